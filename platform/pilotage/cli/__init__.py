@@ -1,0 +1,1 @@
+"""The ``pilotage`` command: a thin shell over the engine."""

@@ -1,0 +1,137 @@
+"""What a person declares of a dataset. Only declarations; ``ingest.py`` and ``validate.py`` carry them out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import polars as pl
+from pydantic import Field as Bounded
+from pydantic import field_validator, model_validator
+
+from pilotage.declaration import Declaration, DeclarationProblem, Name
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
+
+Share = Annotated[float, Bounded(ge=0, le=1)]
+
+
+class Files(Declaration):
+    """Files that another system drops into ``<landing>/<source>/``, in any order, late, repeated or corrected."""
+
+    pattern: str
+    """Regular expression for the file's name; a group ``(?P<day>…)`` (``YYYY-MM-DD``) names the day it holds.
+    Files that do not match are reported, not skipped in silence."""
+    format: Literal["csv", "parquet", "ndjson"]
+    """Also inside ``.gz`` or ``.zip`` (one member)."""
+    separator: str = ","
+    null_values: tuple[str, ...] = ("",)
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise DeclarationProblem(f"pattern {pattern!r} is no regular expression: {error}", fix="Correct it.") from None
+        return pattern
+
+
+class SqlTable(Declaration):
+    """A table of another system's database, read incrementally by a column that only grows."""
+
+    url_setting: Name
+    """The setting (a property of ``Settings``) that holds the SQLAlchemy URL, so that no secret stands in code."""
+    table: str
+    cursor: str
+    """Column that only grows, such as an id; rows above the highest ingested value are new."""
+
+
+class RestEndpoint(Declaration):
+    """A paged JSON endpoint."""
+
+    url: str
+    """``{day}`` in it is replaced by the day asked for."""
+    records: str
+    """Key of the list of records in a page."""
+    next_page: str | None = None
+    """Key of the next page's URL in a page; ``None`` or null in the page ends the reading."""
+    attempts: Annotated[int, Bounded(ge=1, le=10)] = 4
+    timeout: timedelta = timedelta(seconds=20)
+
+
+class Daily(Declaration):
+    """The source is partitioned by day of event time."""
+
+    column: str
+    """Date column of the validated rows."""
+    first: date
+    last: date | None = None
+    """Last day there will ever be; ``None`` for a source that goes on."""
+
+
+class Expectation(Declaration):
+    """A number that DuckDB computes for every batch (a day, or the whole table), and the band it must lie in."""
+
+    name: Name
+    sql: str
+    """Aggregate over the batch's validated and quarantined-free rows, e.g. ``avg(cancelled::int)``."""
+    low: float | None = None
+    high: float | None = None
+    learned: Annotated[float, Bounded(gt=0)] | None = None
+    """Width of the band learned from earlier days: median ± ``learned`` robust standard deviations (1.4826 MAD)."""
+    severity: Literal["block", "warn"]
+    """``block`` keeps the batch from being published; ``warn`` only says so."""
+    why: str
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.low is None and self.high is None and self.learned is None:
+            raise DeclarationProblem("no bound is given, so it can't fail", fix="Give low, high or learned.")
+        return self
+
+
+class SourceSpec(Declaration):
+    """A dataset: where it comes from, what a good row is, what a good day is."""
+
+    name: Name
+    title: str
+    description: str
+    owner: Annotated[str, Bounded(pattern=r"^(team:[a-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
+    read: Files | SqlTable | RestEndpoint
+    columns: dict[str, pl.DataType]
+    """Columns as they are delivered, with the types they are read as."""
+    optional: tuple[str, ...] = ()
+    """Delivered columns that may be missing; they are then null."""
+    prepare: Callable[[pl.LazyFrame], pl.LazyFrame]
+    """Delivered rows → typed rows, one for one: derives, never drops a row."""
+    contract: Callable[[], pa.DataFrameSchema]
+    """Makes the pandera schema of a prepared row. A function, so that pandera loads only where rows are checked."""
+    key: tuple[str, ...]
+    """Columns of the prepared rows that are unique."""
+    tolerated: Share = 0.05
+    """Share of rows in a batch that may break the contract and be quarantined before the batch is refused."""
+    daily: Daily | None = None
+    expectations: tuple[Expectation, ...] = ()
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _instances(cls, columns: Any) -> Any:
+        return {name: dtype() if isinstance(dtype, type) else dtype for name, dtype in dict(columns).items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if isinstance(self.read, Files) and (self.daily is not None) != ("(?P<day>" in self.read.pattern):
+            raise DeclarationProblem(
+                "a daily source of files needs (?P<day>…) in read.pattern, and only a daily one", fix="Add or drop it."
+            )
+        if isinstance(self.read, SqlTable) and self.read.cursor not in self.columns:
+            raise DeclarationProblem(
+                f"read.cursor={self.read.cursor!r} is not among columns", fix=f"Use one of: {', '.join(self.columns)}."
+            )
+        if unknown := sorted(set(self.optional) - set(self.columns)):
+            raise DeclarationProblem(f"optional names {unknown[0]}, which is not among columns", fix="Add or drop it.")
+        return self

@@ -1,0 +1,145 @@
+"""Every error the platform raises on purpose. One base, one tree; no other module defines an exception.
+
+    PilotageError
+    ├── DeclarationError       a ModelSpec or SourceSpec says something impossible
+    ├── ConfigError            a setting, a run configuration or a command line is wrong
+    ├── DataError
+    │   ├── SourceUnavailable  the SQL server or REST endpoint can't be reached, or stopped half way
+    │   ├── UnreadableFile     a landed file can't be read as what it says it is
+    │   ├── SchemaChanged      columns of the source were renamed, dropped, retyped or added
+    │   ├── ContractBreached   more rows break the contract than it tolerates
+    │   ├── ExpectationFailed  an expectation could not be evaluated (not: was not met)
+    │   └── UnpublishedData    downstream asked for data that was not validated
+    ├── LakeError
+    │   ├── CommitConflict     concurrent writers; retries used up
+    │   └── StorageFull        no room while writing; nothing was committed
+    ├── TrainingError          a model can't be trained or evaluated on this data
+    ├── ReleaseError
+    │   ├── BundleCorrupt      a bundle's bytes are not what its manifest says
+    │   ├── RegistryUnavailable MLflow can't be reached
+    │   ├── LedgerConflict     somebody else appended first
+    │   └── NotReleasable      the version may not become champion
+    └── ServingError
+        ├── UnknownModel       404
+        ├── InvalidRequest     422
+        └── ModelNotReady      503
+
+An error takes its culprits as data (keyword arguments, kept in ``details``); its message names the culprit and the
+fix. ``http_status`` is what the one HTTP boundary answers with.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PilotageError(Exception):
+    """Base of every deliberate error.
+
+    Args:
+        message: What is wrong, with the culprit's name.
+        fix: What the reader can do about it, as an imperative sentence.
+        details: The culprits as data, for logs, metadata and HTTP answers. Never secrets.
+    """
+
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, fix: str, **details: object) -> None:
+        self.message = message
+        self.fix = fix
+        self.details = details
+        super().__init__(f"{message} Fix: {fix}")
+
+
+class DeclarationError(PilotageError):
+    """A ModelSpec or SourceSpec says something impossible."""
+
+
+class ConfigError(PilotageError):
+    """A setting, a run configuration or a command line is wrong."""
+
+
+class DataError(PilotageError):
+    """Data is not what was declared."""
+
+
+class SourceUnavailable(DataError):
+    """A SQL server or REST endpoint can't be reached, or stopped half way."""
+
+
+class UnreadableFile(DataError):
+    """A landed file can't be read as what it says it is."""
+
+
+class SchemaChanged(DataError):
+    """Columns of a source were renamed, dropped, retyped or added."""
+
+
+class ContractBreached(DataError):
+    """More rows break the contract than it tolerates."""
+
+
+class ExpectationFailed(DataError):
+    """An expectation could not be evaluated. (One that was not met is a result, not an error.)"""
+
+
+class UnpublishedData(DataError):
+    """Downstream asked for data that was not validated."""
+
+
+class LakeError(PilotageError):
+    """The lake could not do what it was asked."""
+
+
+class CommitConflict(LakeError):
+    """Concurrent writers kept winning; the retries are used up and nothing was written."""
+
+
+class StorageFull(LakeError):
+    """No room was left while writing; nothing was committed."""
+
+
+class TrainingError(PilotageError):
+    """A model can't be trained or evaluated on this data."""
+
+
+class ReleaseError(PilotageError):
+    """A version can't be recorded or released."""
+
+
+class BundleCorrupt(ReleaseError):
+    """A bundle's bytes are not what its manifest says."""
+
+
+class RegistryUnavailable(ReleaseError):
+    """MLflow can't be reached."""
+
+
+class LedgerConflict(ReleaseError):
+    """Somebody else appended to the ledger first."""
+
+
+class NotReleasable(ReleaseError):
+    """The version may not become champion."""
+
+
+class ServingError(PilotageError):
+    """The prediction service can't answer as asked."""
+
+
+class UnknownModel(ServingError):
+    """No model has this name."""
+
+    http_status = 404
+
+
+class InvalidRequest(ServingError):
+    """The request is not what the model's contract asks for."""
+
+    http_status = 422
+
+
+class ModelNotReady(ServingError):
+    """No verified champion is loaded."""
+
+    http_status = 503

@@ -1,0 +1,1 @@
+"""Features: one definition of row and as-of features, for training and for serving."""

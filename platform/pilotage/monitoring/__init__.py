@@ -1,0 +1,1 @@
+"""Monitoring: how the world and the model change after release."""

@@ -1,0 +1,1 @@
+"""Release: bundles, the MLflow registry, the ledger, promotion."""

@@ -1,0 +1,1 @@
+"""Runtime: what a serving process needs and nothing more. Never imports mlflow, dagster, sklearn or pandas."""

@@ -1,0 +1,122 @@
+"""The one reader of the environment: where state lives, which ports, which stores.
+
+Every setting is an environment variable ``PILOTAGE_…`` with a default that works on one machine. Nothing else in the
+project reads ``os.environ``; nothing here opens a file or a connection.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pilotage.errors import ConfigError
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout: where ``workspace.yaml`` and ``definitions.py`` are."""
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+PREFIX = "PILOTAGE_"
+
+
+class Settings(BaseSettings):
+    """Where everything is. Build with ``Settings.load()``; pass it down, never look it up again."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
+
+    home: Path = PROJECT / ".pilotage"
+    """Folder that holds all state. Deleting it resets everything."""
+    host: str = "127.0.0.1"
+    """Address that servers listen on."""
+    dagster_port: Port = 3000
+    mlflow_port: Port = 5000
+    service_port: Port = 8000
+    lake_uri: str = ""
+    """Root of the Delta tables: a folder or ``s3://bucket/prefix``. Default: ``<home>/lake``."""
+    mlflow_uri: str = ""
+    """MLflow tracking and registry store: ``sqlite:///…``, ``postgresql://…`` or a server's URL."""
+    ledger_url: str = ""
+    """SQLAlchemy URL of the ledger. Default: SQLite in ``<home>/ledger.db``."""
+    loans_url: str = ""
+    """SQLAlchemy URL of the database that the loans are read from. Default: ``<home>/landing/loans.db``."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """Threads that one training may use."""
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Reads the ``PILOTAGE_*`` variables of the environment.
+
+        Raises:
+            ConfigError: A variable has a value that does not fit, or a name that no setting has.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        unknown = sorted(key for key in os.environ if key.startswith(PREFIX) and key not in known)
+        if unknown:
+            raise ConfigError(
+                f"No setting is called {', '.join(unknown)}.",
+                fix=f"Unset it, or use one of: {', '.join(sorted(known))}.",
+                unknown=unknown,
+            )
+        try:
+            settings = cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = PREFIX + str(first["loc"][0]).upper()
+            raise ConfigError(
+                f"{name}={first['input']!r} does not fit: {first['msg']}.", fix=f"Correct or unset {name}.", setting=name
+            ) from None
+        return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+
+    @property
+    def landing(self) -> Path:
+        """Folder where other systems drop files: ``<landing>/<source>/<file>``."""
+        return self.home / "landing"
+
+    @property
+    def lake(self) -> str:
+        return self.lake_uri or str(self.home / "lake")
+
+    @property
+    def mlflow(self) -> str:
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlflow-artifacts"
+
+    @property
+    def ledger(self) -> str:
+        return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def loans(self) -> str:
+        return self.loans_url or f"sqlite:///{self.landing / 'loans.db'}"
+
+    @property
+    def candidates(self) -> Path:
+        """Work of training runs before registration: ``<candidates>/<model>/<run>/``."""
+        return self.home / "candidates"
+
+    @property
+    def bundles(self) -> Path:
+        """Verified bundles that serving keeps: ``<bundles>/<model>/<version>/``."""
+        return self.home / "bundles"
+
+    @property
+    def online(self) -> Path:
+        """Online state, one SQLite file a model: ``<online>/<model>.db``."""
+        return self.home / "online"
+
+    @property
+    def reports(self) -> Path:
+        """HTML that the UI links to: Data Docs, drift reports."""
+        return self.home / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"

@@ -1,0 +1,346 @@
+"""What a person declares of a model: one ``ModelSpec`` gives it its whole life.
+
+Only declarations live here, checked when constructed. How they are carried out is in the rooms (``features/``,
+``training/``, ``release/``, ``runtime/``); nothing here reads data, and nothing here knows Dagster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+import polars as pl
+from pydantic import Field as Bounded
+from pydantic import field_validator, model_validator
+
+from pilotage.declaration import Declaration, DeclarationProblem, Name
+from pilotage.expressions import columns_of, to_json
+
+Probability = Annotated[float, Bounded(ge=0, le=1)]
+Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
+Scalar = str | int | float | bool
+
+REQUEST_TYPES: dict[pl.DataType, str] = {
+    pl.String(): "string",
+    pl.Int64(): "integer",
+    pl.Float64(): "number",
+    pl.Boolean(): "boolean",
+    pl.Datetime("us", "UTC"): "date-time",
+}
+"""The types that a request column may have, with their JSON names. Times are UTC."""
+
+
+class RequestField(Declaration):
+    """A column that an application sends with every request. Training reads the same column from the source."""
+
+    name: Name
+    dtype: pl.DataType
+    description: str
+    example: Any
+    """A valid value; it appears in the OpenAPI page and in the first request that a newcomer tries."""
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    one_of: tuple[str, ...] = ()
+    """The allowed values; empty means any."""
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _instance(cls, dtype: Any) -> Any:
+        made = dtype() if isinstance(dtype, type) and issubclass(dtype, pl.DataType) else dtype
+        if made not in REQUEST_TYPES:
+            allowed = ", ".join(str(known) for known in REQUEST_TYPES)
+            raise DeclarationProblem(f"dtype={dtype} can't be sent in a request", fix=f"Use one of: {allowed}.")
+        return made
+
+
+class Latest(Declaration):
+    """As-of feature: columns of the newest row of a source, per key, that was known at the prediction moment."""
+
+    name: Name
+    source: Name
+    on: dict[str, str]
+    """Request column → source column."""
+    columns: dict[str, pl.DataType]
+    """Source column → its type. The column's name in features is ``<name>_<column>``."""
+    known_at: str | None = None
+    """Source column (UTC) that says when the row became known; ``None`` for reference data, which always was."""
+    max_age: timedelta | None = None
+    """Rows older than this count as missing; ``None`` means any age."""
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _instances(cls, columns: Any) -> Any:
+        return {name: dtype() if isinstance(dtype, type) else dtype for name, dtype in dict(columns).items()}
+
+    def outputs(self) -> dict[str, pl.DataType]:
+        """The columns it adds, with their types."""
+        return {f"{self.name}_{column}": dtype for column, dtype in self.columns.items()}
+
+
+class Window(Declaration):
+    """As-of feature: an aggregate of a source's rows, per key, over a time before the prediction moment.
+
+    Rows count when ``at - over < known_at <= at``. ``value`` is an integer, so that sums are exact and the batch and
+    the online answer are the same bits.
+    """
+
+    name: Name
+    source: Name
+    on: dict[str, str]
+    """Request column → source column."""
+    known_at: str
+    """Source column (UTC) that says when the row became known."""
+    over: timedelta
+    aggregate: Literal["count", "sum", "mean"]
+    value: pl.Expr | None = None
+    """Integer or boolean expression over the source's columns; nulls don't count. Not needed for ``count``."""
+    where: pl.Expr | None = None
+    """Only rows for which this holds count."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.aggregate != "count" and self.value is None:
+            raise DeclarationProblem(f"aggregate={self.aggregate!r} has no value", fix="Give value=pl.col(…).")
+        if self.over <= timedelta(0):
+            raise DeclarationProblem(f"over={self.over} is not positive", fix="Give a positive timedelta.")
+        return self
+
+    def outputs(self) -> dict[str, pl.DataType]:
+        """The column it adds, with its type."""
+        return {self.name: pl.Float64() if self.aggregate == "mean" else pl.Int64()}
+
+
+AsOf = Latest | Window
+
+
+class Feature(Declaration):
+    """One input of the model: an expression over request columns and as-of columns.
+
+    A String feature is categorical; its levels are learned from the training rows, and a level never seen is missing.
+    """
+
+    name: Name
+    expr: pl.Expr
+    description: str
+    """In words that a domain expert uses; explanations quote it."""
+    unit: str = ""
+
+
+class Label(Declaration):
+    """What is predicted, and when the truth is known."""
+
+    name: Name
+    expr: pl.Expr
+    """Boolean over the source's columns; null means that the row has no label and is not trained on."""
+    known_at: str | None
+    """Source column (UTC) that says when the label became known; ``None`` where the source has no time."""
+    description: str
+
+
+class TimeSplit(Declaration):
+    """Oldest rows train, the next calibrate, the newest are the holdout; an embargo keeps late labels apart."""
+
+    calibration: timedelta
+    holdout: timedelta
+    embargo: timedelta
+    """Gap before each later part, at least as long as a label takes."""
+    folds: Annotated[int, Bounded(ge=0, le=20)] = 3
+    """Rolling-origin cross-validation folds within the training part; 0 for none."""
+
+
+class HashSplit(Declaration):
+    """For data without a time: a hash of the entity decides, so a row is always in the same part."""
+
+    calibration: Probability
+    holdout: Probability
+    salt: str = "pilotage"
+    folds: Annotated[int, Bounded(ge=0, le=20)] = 5
+
+
+class LightGBM(Declaration):
+    """A LightGBM binary classifier, trained deterministically as a native Booster."""
+
+    rounds: Annotated[int, Bounded(ge=1, le=10_000)] = 200
+    params: dict[str, Scalar] = {}
+    """LightGBM parameters. Objective, seed, threads and the deterministic flags are the platform's."""
+    calibration: Literal["isotonic", "sigmoid", "none"] = "isotonic"
+
+
+class CostMatrix(Declaration):
+    """What each outcome costs; negative numbers are gains. ``positive`` is the predicted or true label."""
+
+    true_positive: float
+    false_positive: float
+    true_negative: float
+    false_negative: float
+
+    @model_validator(mode="after")
+    def _worth_deciding(self) -> Self:
+        if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
+            raise DeclarationProblem(
+                "a wrong decision costs no more than the right one",
+                fix="Give false_positive > true_negative and false_negative > true_positive.",
+            )
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which the positive decision is the cheaper one (Elkan 2001, equation 2), in 0..1."""
+        acting = self.false_positive - self.true_negative
+        missing = self.false_negative - self.true_positive
+        return acting / (acting + missing)
+
+
+class Kpi(Declaration):
+    """The business number that the model is for."""
+
+    name: str
+    unit: str
+    cost: CostMatrix
+
+
+class Gate(Declaration):
+    """What a candidate must show before it may be registered as releasable."""
+
+    at_least: dict[Metric, float] = {}
+    at_most: dict[Metric, float] = {}
+    beat_baselines_in: Metric = "log_loss"
+    not_worse_in: tuple[Metric, ...] = ("log_loss", "brier", "auc")
+    """Compared with the champion, on the same fresh holdout rows."""
+    margin: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
+    """How much worse than the champion is still not worse, as a share of the champion's value."""
+    max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
+    """Median of one prediction by the bundle, features included, milliseconds."""
+    max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0
+
+
+class Fallback(Declaration):
+    """The rule that answers when no model can; every candidate must beat it."""
+
+    rule: pl.Expr
+    """Probability over request and as-of columns; never null."""
+    reason: str
+
+
+class Drift(Declaration):
+    """What is compared with the champion's reference sample."""
+
+    window: timedelta
+    alert_psi: Annotated[float, Bounded(gt=0)] = 0.25
+    """Population stability index from which a feature is reported as drifted."""
+
+
+class Retraining(Declaration):
+    """When the platform trains again by itself, and on what."""
+
+    schedule: str | None = None
+    """Cron expression in the model's time zone; ``None`` for never."""
+    window: timedelta | None = None
+    """Only rows this young at training time; ``None`` for all."""
+
+
+class ModelSpec(Declaration):
+    """A model's declaration. Grain of the population: one row of ``source`` is one thing to predict."""
+
+    name: Name
+    title: str
+    objective: str
+    owner: Annotated[str, Bounded(pattern=r"^(team:[a-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
+    """An e-mail address or ``team:name``."""
+    risk: Literal["minimal", "limited", "high"]
+    intended_use: str
+    limitations: tuple[str, ...]
+    kpi: Kpi
+    source: Name
+    """The source whose validated rows are predicted."""
+    entity: tuple[str, ...]
+    """Columns that identify a row of the source."""
+    event_time: str | None
+    """Column (UTC) of the event; ``None`` for data without a time."""
+    predicts_at: pl.Expr | None
+    """The prediction moment (UTC) over request columns; ``None`` for data without a time."""
+    request: tuple[RequestField, ...]
+    label: Label
+    asof: tuple[AsOf, ...] = ()
+    features: tuple[Feature, ...]
+    split: TimeSplit | HashSplit
+    trainer: LightGBM = LightGBM()
+    gate: Gate
+    fallback: Fallback
+    last_value: pl.Expr | None = None
+    """Baseline: the last known truth about this thing, as a probability over request and as-of columns."""
+    slices: tuple[str, ...] = ()
+    """Request columns or features by whose values the evaluation is told apart."""
+    protected: tuple[str, ...] = ()
+    """Columns of the source that no feature may read."""
+    drift: Drift | None = None
+    retraining: Retraining = Retraining()
+    time_zone: str = "UTC"
+    """IANA name; schedules run in it, and days begin in it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _distinct("request", [field.name for field in self.request])
+        _distinct("asof", [column for item in self.asof for column in item.outputs()])
+        _distinct("features", [feature.name for feature in self.features])
+        available = {field.name for field in self.request}
+        for item in self.asof:
+            _known(f"asof {item.name}", set(item.on), available, "request column")
+        if self.asof and self.predicts_at is None:
+            raise DeclarationProblem("as-of features need a prediction moment", fix="Give predicts_at=….")
+        if (self.event_time is None) != (self.predicts_at is None) or (self.event_time is None) != (
+            self.label.known_at is None
+        ):
+            raise DeclarationProblem(
+                "event_time, predicts_at and label.known_at go together", fix="Give all three, or none of them."
+            )
+        if isinstance(self.split, TimeSplit) and self.event_time is None:
+            raise DeclarationProblem("split=TimeSplit needs event_time", fix="Use HashSplit, or give event_time.")
+        if self.predicts_at is not None:
+            _known("predicts_at", columns_of(self.predicts_at), available, "request column")
+        available |= {column for item in self.asof for column in item.outputs()}
+        for name, expr in self.expressions():
+            _known(name, columns_of(expr), available, "request or as-of column")
+            to_json(expr, name=name)
+        inputs = {feature.name for feature in self.features} | {field.name for field in self.request}
+        _known("slices", set(self.slices), inputs, "request column or feature")
+        read = {column for _, expr in self.expressions() for column in columns_of(expr)}
+        if leaked := sorted(read & set(self.protected)):
+            raise DeclarationProblem(f"features read the protected column {leaked[0]}", fix="Leave it out.")
+        return self
+
+    def expressions(self) -> Iterator[tuple[str, pl.Expr]]:
+        """Every expression over request and as-of columns, with its name: features, fallback rule, last value."""
+        for feature in self.features:
+            yield f"feature {feature.name}", feature.expr
+        yield "fallback.rule", self.fallback.rule
+        if self.last_value is not None:
+            yield "last_value", self.last_value
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of every source it reads, its own first."""
+        return tuple(dict.fromkeys([self.source, *(item.source for item in self.asof)]))
+
+    def state_types(self) -> dict[str, pl.DataType]:
+        """As-of columns with their types."""
+        return {column: dtype for item in self.asof for column, dtype in item.outputs().items()}
+
+    def request_types(self) -> dict[str, pl.DataType]:
+        """Request columns with their types."""
+        return {field.name: field.dtype for field in self.request}
+
+
+def _distinct(where: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DeclarationProblem(f"{where} names {twice[0]} twice", fix="Rename one of them.")
+
+
+def _known(where: str, used: set[str], available: set[str], kind: str) -> None:
+    if missing := sorted(used - available):
+        raise DeclarationProblem(
+            f"{where} reads {missing[0]}, which is no {kind}", fix=f"Use one of: {', '.join(sorted(available))}."
+        )

@@ -1,0 +1,143 @@
+"""What one step of a training run hands to the next: plain frozen records that msgspec writes as JSON.
+
+Only shapes live here. Paths are strings, so that a record reads the same wherever it is opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """The labelled rows of one training run, as one Parquet file. Grain: one row per labelled row of the source.
+
+    Columns: the spec's entity and request columns, ``event_time`` and ``label_known_at`` (UTC; absent for data
+    without a time), every as-of column, every feature (prefixed ``f__`` where a request or as-of column has the same
+    name: see ``features.view.FEATURE_PREFIX``), and ``label`` (Boolean, never null).
+    """
+
+    model: str
+    path: str
+    sha256: str
+    rows: int
+    positives: int
+    first: date | None
+    """First day of event time, in the model's time zone."""
+    last: date | None
+    lake_versions: dict[str, int]
+    """Lake table → Delta version that was read."""
+    feature_fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One hyper-parameter trial of a tuning study."""
+
+    number: int
+    params: dict[str, float | int | str | bool]
+    log_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A value with a bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A trained, calibrated model as a bundle on disk, not yet judged."""
+
+    model: str
+    bundle: str
+    """Folder of the bundle."""
+    bundle_sha256: str
+    """SHA-256 of the bundle's manifest, which names the SHA-256 of every other file."""
+    params: dict[str, float | int | str | bool]
+    rounds: int
+    threads: int
+    parts: dict[str, int]
+    """Part (train, calibration, holdout) → rows."""
+    boundaries: dict[str, datetime]
+    """First event time of each part, UTC; empty for data without a time."""
+    cross_validation: list[dict[str, float]]
+    """One entry per rolling-origin fold: metric → value."""
+    trials: list[Trial] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Metrics of the holdout rows in which ``column`` has ``value``."""
+
+    column: str
+    value: str
+    rows: int
+    metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Candidate and champion on the same rows that neither was trained on."""
+
+    champion_version: int
+    rows: int
+    candidate: dict[str, float]
+    champion: dict[str, float]
+    difference: dict[str, Interval]
+    """Candidate minus champion, paired bootstrap."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a candidate shows on its holdout."""
+
+    model: str
+    rows: int
+    positives: int
+    threshold: float
+    metrics: dict[str, Interval]
+    baselines: dict[str, dict[str, float]]
+    """Baseline (constant, rule, last_value) → metric → value, on the same rows."""
+    slices: list[Slice]
+    months: list[Slice]
+    """Out-of-fold metrics by month over everything the run evaluated."""
+    importance: dict[str, float]
+    """Feature → share of total gain, 0..1."""
+    reliability: list[dict[str, float]]
+    """One entry per bin: predicted, observed, rows."""
+    latency_ms: float
+    bundle_mb: float
+    versus_champion: Comparison | None = None
+    plots: dict[str, str] = field(default_factory=dict)
+    """Plot name → PNG path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Criterion:
+    """One thing that the gate asked, with its evidence."""
+
+    name: str
+    passed: bool
+    measured: float | None
+    threshold: float | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The gate's answer."""
+
+    model: str
+    passed: bool
+    criteria: list[Criterion]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Messages of the criteria that were not met."""
+        return [criterion.message for criterion in self.criteria if not criterion.passed]
