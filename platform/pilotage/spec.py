@@ -304,6 +304,11 @@ class ModelSpec(Declaration):
         for name, expr in self.expressions():
             _known(name, columns_of(expr), available, "request or as-of column")
             to_json(expr, name=name)
+        for feature in self.features:
+            if feature.name in available and not feature.expr.meta.eq(pl.col(feature.name)):
+                raise DeclarationProblem(
+                    f"feature {feature.name} has the name of a column, but is another value", fix="Rename the feature."
+                )
         inputs = {feature.name for feature in self.features} | {field.name for field in self.request}
         _known("slices", set(self.slices), inputs, "request column or feature")
         read = {column for _, expr in self.expressions() for column in columns_of(expr)}

@@ -14,8 +14,8 @@ class TrainingSet:
     """The labelled rows of one training run, as one Parquet file. Grain: one row per labelled row of the source.
 
     Columns: the spec's entity and request columns, ``event_time`` and ``label_known_at`` (UTC; absent for data
-    without a time), every as-of column, every feature (prefixed ``f__`` where a request or as-of column has the same
-    name: see ``features.view.FEATURE_PREFIX``), and ``label`` (Boolean, never null).
+    without a time), every as-of column, every feature, and ``label`` (Boolean, never null). A feature that has the
+    name of a request or as-of column is that column, so no name stands for two things.
     """
 
     model: str
