@@ -17,14 +17,18 @@ from pilotage.spec import (
 )
 
 
-def number(name: str, description: str, example: float, *, nullable: bool = False, minimum: float | None = 0) -> RequestField:
-    return RequestField(name=name, dtype=pl.Float64, description=description, example=example, nullable=nullable,
-                        minimum=minimum)
+def number(
+    name: str, description: str, example: float, *, nullable: bool = False, minimum: float | None = 0
+) -> RequestField:
+    return RequestField(
+        name=name, dtype=pl.Float64, description=description, example=example, nullable=nullable, minimum=minimum
+    )
 
 
 def flag(name: str, description: str, example: int = 0) -> RequestField:
-    return RequestField(name=name, dtype=pl.Int64, description=f"1 if {description}, else 0.", example=example,
-                        minimum=0, maximum=1)
+    return RequestField(
+        name=name, dtype=pl.Int64, description=f"1 if {description}, else 0.", example=example, minimum=0, maximum=1
+    )
 
 
 MODEL = ModelSpec(
@@ -63,10 +67,22 @@ MODEL = ModelSpec(
         number("term_months", "Term of the loan, months.", 360),
         number("credit_lines", "Credit lines on the reports.", 19),
         number("unemployment", "Unemployment rate of the applicant's industry, percent.", 3.2),
-        RequestField(name="mortgage_history", dtype=pl.Int64, minimum=1, maximum=4, example=2,
-                     description="Mortgage payments: 1 none late, 2 no history, 3 one or two late, 4 more."),
-        RequestField(name="consumer_history", dtype=pl.Int64, minimum=1, maximum=6, example=2,
-                     description="Consumer credit: 1 none late … 6 serious delinquencies."),
+        RequestField(
+            name="mortgage_history",
+            dtype=pl.Int64,
+            minimum=1,
+            maximum=4,
+            example=2,
+            description="Mortgage payments: 1 none late, 2 no history, 3 one or two late, 4 more.",
+        ),
+        RequestField(
+            name="consumer_history",
+            dtype=pl.Int64,
+            minimum=1,
+            maximum=6,
+            example=2,
+            description="Consumer credit: 1 none late … 6 serious delinquencies.",
+        ),
         flag("meets_guidelines", "the credit history meets the lender's guidelines", 1),
         flag("public_record", "the applicant filed for bankruptcy"),
         flag("self_employed", "the applicant is self-employed"),
@@ -75,37 +91,60 @@ MODEL = ModelSpec(
         flag("cosigner", "somebody co-signs"),
         flag("gift", "part of the down payment is a gift"),
     ),
-    label=Label(name="approved", expr=pl.col("approve") == 1, known_at=None, description="The application was approved."),
+    label=Label(
+        name="approved", expr=pl.col("approve") == 1, known_at=None, description="The application was approved."
+    ),
     features=(
-        Feature(name="loan_to_value", expr=pl.col("loan_amount") / pl.col("appraised_value"),
-                description="Amount asked for against the appraised value"),
-        Feature(name="loan_to_price", expr=pl.col("loan_amount") / pl.col("price"),
-                description="Amount asked for against the price"),
-        Feature(name="income", expr=pl.col("applicant_income") + pl.col("coapplicant_income"),
-                description="Monthly income of all applicants", unit="USD"),
-        Feature(name="loan_to_income",
-                expr=pl.col("loan_amount") * 1000
-                / (pl.col("applicant_income") + pl.col("coapplicant_income") + 1.0),
-                description="Amount asked for against monthly income"),
-        Feature(name="housing_expense", expr=pl.col("housing_expense"), description="Housing expense of income",
-                unit="percent"),
-        Feature(name="obligations", expr=pl.col("obligations"), description="All obligations of income",
-                unit="percent"),
+        Feature(
+            name="loan_to_value",
+            expr=pl.col("loan_amount") / pl.col("appraised_value"),
+            description="Amount asked for against the appraised value",
+        ),
+        Feature(
+            name="loan_to_price",
+            expr=pl.col("loan_amount") / pl.col("price"),
+            description="Amount asked for against the price",
+        ),
+        Feature(
+            name="income",
+            expr=pl.col("applicant_income") + pl.col("coapplicant_income"),
+            description="Monthly income of all applicants",
+            unit="USD",
+        ),
+        Feature(
+            name="loan_to_income",
+            expr=pl.col("loan_amount") * 1000 / (pl.col("applicant_income") + pl.col("coapplicant_income") + 1.0),
+            description="Amount asked for against monthly income",
+        ),
+        Feature(
+            name="housing_expense",
+            expr=pl.col("housing_expense"),
+            description="Housing expense of income",
+            unit="percent",
+        ),
+        Feature(
+            name="obligations", expr=pl.col("obligations"), description="All obligations of income", unit="percent"
+        ),
         Feature(name="net_worth", expr=pl.col("net_worth"), description="Net worth", unit="thousand USD"),
         Feature(name="liquid_assets", expr=pl.col("liquid_assets"), description="Liquid assets", unit="thousand USD"),
         Feature(name="term_months", expr=pl.col("term_months"), description="Term of the loan", unit="months"),
         Feature(name="credit_lines", expr=pl.col("credit_lines"), description="Credit lines on the reports"),
-        Feature(name="unemployment", expr=pl.col("unemployment"), description="Unemployment in the industry",
-                unit="percent"),
+        Feature(
+            name="unemployment", expr=pl.col("unemployment"), description="Unemployment in the industry", unit="percent"
+        ),
         Feature(name="mortgage_history", expr=pl.col("mortgage_history"), description="Mortgage payment history"),
         Feature(name="consumer_history", expr=pl.col("consumer_history"), description="Consumer credit history"),
-        Feature(name="meets_guidelines", expr=pl.col("meets_guidelines"),
-                description="Credit history meets the guidelines"),
+        Feature(
+            name="meets_guidelines", expr=pl.col("meets_guidelines"), description="Credit history meets the guidelines"
+        ),
         Feature(name="public_record", expr=pl.col("public_record"), description="Bankruptcy on record"),
         Feature(name="self_employed", expr=pl.col("self_employed"), description="Self-employed"),
         Feature(name="unverifiable", expr=pl.col("unverifiable"), description="Unverifiable information"),
-        Feature(name="mortgage_insurance_sought", expr=pl.col("mortgage_insurance_sought"),
-                description="Mortgage insurance was sought"),
+        Feature(
+            name="mortgage_insurance_sought",
+            expr=pl.col("mortgage_insurance_sought"),
+            description="Mortgage insurance was sought",
+        ),
         Feature(name="cosigner", expr=pl.col("cosigner"), description="Somebody co-signs"),
         Feature(name="gift", expr=pl.col("gift"), description="Down payment is partly a gift"),
     ),
@@ -123,8 +162,7 @@ MODEL = ModelSpec(
         margin=0.01,
     ),
     fallback=Fallback(
-        rule=pl.when(pl.col("meets_guidelines") == 1).then(0.93)
-        .otherwise(0.35),
+        rule=pl.when(pl.col("meets_guidelines") == 1).then(0.93).otherwise(0.35),
         reason="The lender's own guidelines on credit history decide most applications.",
     ),
     slices=("self_employed", "mortgage_history"),

@@ -68,7 +68,9 @@ class Settings(BaseSettings):
             first = error.errors()[0]
             name = PREFIX + str(first["loc"][0]).upper()
             raise ConfigError(
-                f"{name}={first['input']!r} does not fit: {first['msg']}.", fix=f"Correct or unset {name}.", setting=name
+                f"{name}={first['input']!r} does not fit: {first['msg']}.",
+                fix=f"Correct or unset {name}.",
+                setting=name,
             ) from None
         return settings.model_copy(update={"home": settings.home.expanduser().absolute()})
 

@@ -36,7 +36,9 @@ class Files(Declaration):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise DeclarationProblem(f"pattern {pattern!r} is no regular expression: {error}", fix="Correct it.") from None
+            raise DeclarationProblem(
+                f"pattern {pattern!r} is no regular expression: {error}", fix="Correct it."
+            ) from None
         return pattern
 
 
