@@ -36,6 +36,14 @@ class Settings(BaseSettings):
     dagster_port: Port = 3000
     mlflow_port: Port = 5000
     service_port: Port = 8000
+    reports_port: Port = 3001
+    """Data Docs and drift reports, as static pages."""
+    dagster_url: str = ""
+    """Where people reach the Dagster UI. Default: ``http://<host>:<dagster_port>``."""
+    mlflow_url: str = ""
+    """Where people reach the MLflow UI."""
+    reports_url: str = ""
+    """Where people reach the reports."""
     lake_uri: str = ""
     """Root of the Delta tables: a folder or ``s3://bucket/prefix``. Default: ``<home>/lake``."""
     mlflow_uri: str = ""
@@ -80,6 +88,23 @@ class Settings(BaseSettings):
         return self.home / "landing"
 
     @property
+    def dagster_ui(self) -> str:
+        return self.dagster_url or f"http://{self.host}:{self.dagster_port}"
+
+    @property
+    def mlflow_ui(self) -> str:
+        return self.mlflow_url or f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def reports_ui(self) -> str:
+        return self.reports_url or f"http://{self.host}:{self.reports_port}"
+
+    @property
+    def service(self) -> str:
+        """Address of the prediction service on this machine."""
+        return f"http://{self.host}:{self.service_port}"
+
+    @property
     def lake(self) -> str:
         return self.lake_uri or str(self.home / "lake")
 
@@ -118,6 +143,11 @@ class Settings(BaseSettings):
     def reports(self) -> Path:
         """HTML that the UI links to: Data Docs, drift reports."""
         return self.home / "reports"
+
+    @property
+    def records(self) -> Path:
+        """What one asset hands to the next, as JSON."""
+        return self.home / "records"
 
     @property
     def dagster_home(self) -> Path:

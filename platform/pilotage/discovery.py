@@ -1,0 +1,64 @@
+"""Finds what people declared: every file of a package must hold one declaration, and one that fails names its file.
+
+Nothing is skipped in silence: a file without the declaration, or two files that declare the same name, is an error.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pilotage.declaration import Declaration
+from pilotage.errors import DeclarationError
+
+D = TypeVar("D", bound=Declaration)
+
+
+def load_declarations(package: str, attribute: str, kind: type[D], *, folder: Path) -> dict[str, D]:
+    """Imports every module of a package and collects one declaration from each.
+
+    Args:
+        package: Dotted name of the package, e.g. ``assets.models``.
+        attribute: Name that each module binds its declaration to, e.g. ``MODEL``.
+        kind: The class that it must be an instance of.
+        folder: Folder of the package.
+
+    Returns:
+        Name → declaration, in the order of the file names.
+
+    Raises:
+        DeclarationError: A file can't be imported, holds no declaration, or repeats a name. Names the file.
+    """
+    found: dict[str, D] = {}
+    for path in sorted(folder.glob("*.py")):
+        if path.stem == "__init__":
+            continue
+        shown = f"{package.replace('.', '/')}/{path.name}"
+        module = _guarded(lambda stem=path.stem: importlib.import_module(f"{package}.{stem}"), shown)  # type: ignore[misc]
+        declaration = getattr(module, attribute, None)
+        if not isinstance(declaration, kind):
+            raise DeclarationError(
+                f"{shown} has no {attribute}.", fix=f"Bind {attribute} = {kind.__name__}(…) in it.", file=shown
+            )
+        name = str(getattr(declaration, "name"))  # noqa: B009 - every kind has a name; Declaration itself has none
+        if name in found:
+            raise DeclarationError(f"{shown} declares {name!r} again.", fix="Give it a name of its own.", file=shown)
+        if name != path.stem:
+            raise DeclarationError(
+                f"{shown} declares {name!r}.", fix=f"Call the file {name}.py, so that a name leads to its file.", file=shown
+            )
+        found[name] = declaration
+    return found
+
+
+def _guarded(load: Callable[[], object], shown: str) -> object:
+    try:
+        return load()
+    except DeclarationError as error:
+        raise DeclarationError(f"{shown}: {error.message}", fix=error.fix, file=shown, **error.details) from error
+    except Exception as error:
+        raise DeclarationError(
+            f"{shown} can't be loaded: {type(error).__name__}: {error}.", fix=f"Correct {shown}.", file=shown
+        ) from error
