@@ -1,0 +1,277 @@
+"""A bundle: one immutable, self-contained folder a version, which serves after the code has moved on.
+
+    manifest.json     what it is, what made it, and the SHA-256 and size of every other file
+    model.txt         the LightGBM model, native text
+    calibrator.json   turns the model's probability into one to be taken at its word
+    categories.json   categorical feature → its levels
+    contract.json     the request's fields
+    features.json     as-of and row features; expressions as JSON, never Python
+    decision.json     threshold, costs, the fallback rule
+    reference.parquet the sample that later data is compared with
+    golden.parquet    requests and their as-of state, with the probability this bundle must give
+
+The ledger remembers the SHA-256 of the manifest, so it vouches for every byte. The same inputs give the same bytes.
+Only the format lives here; ``probe.py`` decides whether a bundle is fit to serve.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pilotage.errors import BundleCorrupt, TrainingError
+from pilotage.expressions import from_json, to_json
+from pilotage.runtime import declared
+from pilotage.runtime.folder import MANIFEST, RESTORE, as_corrupt, publish_folder, read_verified, sha256_of
+from pilotage.runtime.scorer import Calibrator, Scorer
+from pilotage.spec import AsOf, Feature, ModelSpec, RequestField
+
+FORMAT = 1
+FILES = (
+    "calibrator.json",
+    "categories.json",
+    "contract.json",
+    "decision.json",
+    "features.json",
+    "golden.parquet",
+    "model.txt",
+    "reference.parquet",
+)
+EXPECTED = "expected"
+"""Column of golden.parquet: the calibrated probability, 0..1."""
+TOLERANCE = 1e-9
+"""How far a golden answer may be off. LightGBM adds the same doubles on every machine; ``exp`` may differ in the last
+bit between C libraries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """A bundle in memory."""
+
+    sha256: str
+    """Of the manifest."""
+    manifest: dict[str, Any]
+    request: tuple[RequestField, ...]
+    predicts_at: pl.Expr | None
+    asof: tuple[AsOf, ...]
+    features: tuple[Feature, ...]
+    label: str
+    threshold: float
+    costs: dict[str, float]
+    fallback: pl.Expr
+    fallback_reason: str
+    scorer: Scorer
+    reference: pl.DataFrame
+    golden: pl.DataFrame
+
+    @property
+    def model(self) -> str:
+        return str(self.manifest["model"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the feature view."""
+        return str(self.manifest["feature_fingerprint"])
+
+    def state_types(self) -> dict[str, pl.DataType]:
+        """As-of columns with their types."""
+        return {column: dtype for item in self.asof for column, dtype in item.outputs().items()}
+
+    def score(self, frame: pl.DataFrame) -> np.ndarray:
+        """Calibrated probabilities of rows that have the request and as-of columns; shape (rows,)."""
+        return self.scorer.score(self.compute(frame))
+
+    def compute(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """The features of rows that have the request and as-of columns, and nothing else."""
+        return frame.select([feature.expr.alias(feature.name) for feature in self.features])
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    spec: ModelSpec,
+    model_text: str,
+    calibrator: Calibrator,
+    categories: Mapping[str, list[str]],
+    reference: pl.DataFrame,
+    golden: pl.DataFrame,
+    training: Mapping[str, Any],
+    fingerprint: str | None = None,
+    created: datetime | None = None,
+) -> str:
+    """Writes a bundle, whole or not at all, and reads it back.
+
+    Args:
+        directory: A folder that does not exist yet.
+        spec: The model's declaration.
+        model_text: ``Booster.model_to_string()``, trained on ``encode`` of the spec's features, in the spec's order.
+        calibrator: Fitted on the calibration part.
+        categories: Categorical feature → its levels.
+        reference: Feature columns of a sample of the training rows.
+        golden: Request and as-of columns of some rows. With a column ``expected`` (the probability that training saw)
+            the bundle must give the same; without it the bundle's own answers are written down.
+        training: Facts for people and for the registry: rows, days, lake versions… JSON values only. ``created`` and
+            ``feature_fingerprint`` in it stand in for the arguments.
+        fingerprint: Fingerprint of the feature view.
+        created: When, UTC; default now.
+
+    Returns:
+        SHA-256 of the manifest.
+
+    Raises:
+        TrainingError: The bundle answers differently from training, or the folder exists.
+    """
+    if directory.exists():
+        raise TrainingError(f"There is already a bundle in {directory}.", fix="Write to a new folder.")
+    facts = dict(training)
+    made_at = created or datetime.now(UTC)
+    columns = [feature.name for feature in spec.features]
+    scorer = Scorer(model_text, calibrator, dict(categories), columns)
+    golden = _with_expected(spec, scorer, golden)
+    contents: dict[str, bytes] = {
+        "model.txt": model_text.encode(),
+        "calibrator.json": _json({"kind": calibrator.kind, "x": list(calibrator.x), "y": list(calibrator.y)}),
+        "categories.json": _json({name: list(levels) for name, levels in categories.items()}),
+        "contract.json": _json([declared.field_to_json(field) for field in spec.request]),
+        "features.json": _json(
+            {
+                "predicts_at": None if spec.predicts_at is None else to_json(spec.predicts_at, name="predicts_at"),
+                "asof": [declared.asof_to_json(item) for item in spec.asof],
+                "features": [declared.feature_to_json(feature) for feature in spec.features],
+            }
+        ),
+        "decision.json": _json(
+            {
+                "label": spec.label.name,
+                "threshold": spec.kpi.cost.threshold,
+                "costs": spec.kpi.cost.model_dump(),
+                "fallback": to_json(spec.fallback.rule, name="fallback.rule"),
+                "fallback_reason": spec.fallback.reason,
+            }
+        ),
+        "reference.parquet": _parquet(reference),
+        "golden.parquet": _parquet(golden),
+    }
+    manifest = _json(
+        {
+            "format": FORMAT,
+            "model": spec.name,
+            "title": spec.title,
+            "created": made_at.isoformat(),
+            "time_zone": spec.time_zone,
+            "feature_fingerprint": fingerprint or facts.get("feature_fingerprint") or "",
+            "polars": pl.__version__,
+            "lightgbm": installed("lightgbm"),
+            "pilotage": installed("pilotage"),
+            "training": facts,
+            "files": {name: {"sha256": sha256_of(data), "bytes": len(data)} for name, data in contents.items()},
+        }
+    )
+    publish_folder(directory, {**contents, MANIFEST: manifest})
+    sha256 = sha256_of(manifest)
+    verify_golden(read_bundle(directory, sha256=sha256))
+    return sha256
+
+
+def read_bundle(directory: Path, *, sha256: str | None = None) -> Bundle:
+    """Reads a bundle; every byte is checked before anything is parsed.
+
+    Args:
+        directory: The bundle's folder.
+        sha256: What the ledger remembers of the manifest. Without it, a manifest that was rewritten together with a
+            file passes the hashes, and a broken model in it can abort this process: give it, or ``admit`` the bundle.
+
+    Raises:
+        BundleCorrupt: A file is missing, is too many, or has other bytes than the manifest says; or the content is
+            not a bundle.
+    """
+    manifest, contents, digest = read_verified(directory, FILES, sha256=sha256)
+    with as_corrupt(directory):
+        if manifest["format"] != FORMAT:
+            raise BundleCorrupt(f"The bundle in {directory} has the unknown format {manifest['format']}.", fix=RESTORE)
+        calibrator = json.loads(contents["calibrator.json"])
+        features = json.loads(contents["features.json"])
+        decision = json.loads(contents["decision.json"])
+        declared_features = tuple(declared.feature_from_json(item) for item in features["features"])
+        predicts_at = features["predicts_at"]
+        return Bundle(
+            sha256=digest,
+            manifest=manifest,
+            request=tuple(declared.field_from_json(item) for item in json.loads(contents["contract.json"])),
+            predicts_at=None if predicts_at is None else from_json(predicts_at, name="predicts_at"),
+            asof=tuple(declared.asof_from_json(item) for item in features["asof"]),
+            features=declared_features,
+            label=decision["label"],
+            threshold=float(decision["threshold"]),
+            costs=decision["costs"],
+            fallback=from_json(decision["fallback"], name="fallback.rule"),
+            fallback_reason=decision["fallback_reason"],
+            reference=pl.read_parquet(io.BytesIO(contents["reference.parquet"])),
+            golden=pl.read_parquet(io.BytesIO(contents["golden.parquet"])),
+            # Last: by now everything else was readable.
+            scorer=Scorer(
+                contents["model.txt"].decode(),
+                Calibrator(**calibrator),
+                json.loads(contents["categories.json"]),
+                [feature.name for feature in declared_features],
+            ),
+        )
+
+
+def verify_golden(bundle: Bundle) -> None:
+    """Checks that a bundle gives the answers that it was written with.
+
+    Raises:
+        BundleCorrupt: An answer is off by more than ``TOLERANCE``, is no probability, or there is no golden row.
+    """
+    with as_corrupt(f"{bundle.model} {bundle.sha256[:12]}"):
+        golden = bundle.golden
+        if golden.is_empty() or EXPECTED not in golden.columns:
+            raise BundleCorrupt(f"The bundle of {bundle.model} has no golden rows.", fix=RESTORE)
+        got, expected = bundle.score(golden), golden[EXPECTED].to_numpy()
+        # Written so that a NaN fails.
+        right = (np.abs(got - expected) <= TOLERANCE) & (got >= 0) & (got <= 1)
+        if not right.all():
+            row = int(np.argmin(right))
+            raise BundleCorrupt(
+                f"The bundle of {bundle.model} answers {got[row]!r} on golden row {row}, not {expected[row]!r}.",
+                fix=RESTORE,
+                row=row,
+            )
+
+
+def _with_expected(spec: ModelSpec, scorer: Scorer, golden: pl.DataFrame) -> pl.DataFrame:
+    if golden.is_empty():
+        raise TrainingError(f"{spec.name} has no golden rows.", fix="Give at least one row to write_bundle.")
+    columns = [*spec.request_types(), *spec.state_types()]
+    features = golden.select([feature.expr.alias(feature.name) for feature in spec.features])
+    answers = scorer.score(features)
+    if EXPECTED in golden.columns:
+        seen = golden[EXPECTED].to_numpy()
+        # Written so that a NaN fails.
+        if not (np.abs(answers - seen) <= TOLERANCE).all():
+            row = int(np.argmax(np.abs(answers - seen)))
+            raise TrainingError(
+                f"The bundle of {spec.name} answers {answers[row]!r} where training saw {seen[row]!r} (row {row}).",
+                fix="Encode with Scorer.encode, and calibrate with the bundle's own Calibrator.",
+            )
+    return golden.select(columns).with_columns(pl.Series(EXPECTED, answers, dtype=pl.Float64))
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    return buffer.getvalue()
