@@ -1,0 +1,53 @@
+"""Airports and where they are. One file; a newer one replaces it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pilotage.data.source import Files, SourceSpec
+
+if TYPE_CHECKING:
+    import pandera.polars as pa
+
+COLUMNS = {
+    "faa": pl.String,
+    "name": pl.String,
+    "lat": pl.Float64,
+    "lon": pl.Float64,
+    "alt": pl.Int64,
+    "tz": pl.Int64,
+    "dst": pl.String,
+    "tzone": pl.String,
+}
+
+
+def prepare(delivered: pl.LazyFrame) -> pl.LazyFrame:
+    """One row per airport. Degrees, feet, hours from UTC."""
+    return delivered.select(*COLUMNS)
+
+
+def contract() -> pa.DataFrameSchema:
+    import pandera.polars as pa
+
+    return pa.DataFrameSchema(
+        {
+            "faa": pa.Column(pl.String),
+            "lat": pa.Column(pl.Float64, pa.Check.in_range(-90.0, 90.0)),
+            "lon": pa.Column(pl.Float64, pa.Check.in_range(-180.0, 180.0)),
+        }
+    )
+
+
+SOURCE = SourceSpec(
+    name="airports",
+    title="Airports",
+    description="Airports of the United States with position and time zone. Four destinations are not among them.",
+    owner="team:operations-control",
+    read=Files(pattern=r"airports(_\w+)?\.csv(\.gz|\.zip)?", format="csv", null_values=("NA", "")),
+    columns=COLUMNS,
+    prepare=prepare,
+    contract=contract,
+    key=("faa",),
+)
