@@ -16,6 +16,10 @@ from pilotage.declaration import Declaration, DeclarationProblem, Name
 if TYPE_CHECKING:
     import pandera.polars as pa
 
+    MakesContract = Callable[[], pa.DataFrameSchema]
+else:  # pydantic resolves annotations when a spec is made; pandera takes two seconds to load.
+    MakesContract = Callable
+
 Share = Annotated[float, Bounded(ge=0, le=1)]
 
 
@@ -105,12 +109,15 @@ class SourceSpec(Declaration):
     owner: Annotated[str, Bounded(pattern=r"^(team:[a-z0-9_-]+|[^@\s]+@[^@\s]+)$")]
     read: Files | SqlTable | RestEndpoint
     columns: dict[str, pl.DataType]
-    """Columns as they are delivered, with the types they are read as."""
+    """Columns as they are delivered, with the types they are read as.
+
+    In the raw table a delivered column called ``day``, ``source_file``, ``source_sha256`` or ``unparsed`` is named
+    ``delivered_<name>``, since those are the platform's own."""
     optional: tuple[str, ...] = ()
     """Delivered columns that may be missing; they are then null."""
     prepare: Callable[[pl.LazyFrame], pl.LazyFrame]
-    """Delivered rows → typed rows, one for one: derives, never drops a row."""
-    contract: Callable[[], pa.DataFrameSchema]
+    """Rows of the raw table → typed rows, one for one: derives, never drops a row, never fails on a value."""
+    contract: MakesContract
     """Makes the pandera schema of a prepared row. A function, so that pandera loads only where rows are checked."""
     key: tuple[str, ...]
     """Columns of the prepared rows that are unique."""
