@@ -1,0 +1,1 @@
+"""Jobs and schedules: which assets run together, when, and under what cause."""

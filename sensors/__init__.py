@@ -1,0 +1,1 @@
+"""Sensors: they compare what others computed and ask for runs. They compute nothing heavy and change nothing."""

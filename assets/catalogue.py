@@ -1,0 +1,35 @@
+"""Every asset, made from the declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from assets.ingestion import source_assets
+from assets.lineage import model_assets
+from assets.monitoring import monitoring_assets
+from pilotage.data.source import SourceSpec
+from pilotage.errors import DeclarationError
+from pilotage.spec import ModelSpec
+
+
+def all_assets(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
+    """Assets of all sources and models.
+
+    Raises:
+        DeclarationError: A model reads a source that no file declares.
+    """
+    for model in models.values():
+        if missing := sorted(set(model.sources) - set(sources)):
+            raise DeclarationError(
+                f"assets/models/{model.name}.py reads the source {missing[0]!r}, which no file declares.",
+                fix=f"Add assets/sources/{missing[0]}.py, or use one of: {', '.join(sources)}.",
+                model=model.name,
+                source=missing[0],
+            )
+    made = [asset for spec in sources.values() for asset in source_assets(spec)]
+    for spec in models.values():
+        made += model_assets(spec, sources)
+        made += monitoring_assets(spec)
+    return made

@@ -1,0 +1,179 @@
+"""A SourceSpec → its assets: raw as delivered, validated to build on, quarantine to look into.
+
+The rules are the engine's (``pilotage.data``); here is only what Dagster needs to show and run them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.metadata import column_schema, span, table
+from assets.partitions import daily_partitions, days_of
+from pilotage.data.source import Files, RestEndpoint, SourceSpec
+from resources.platform_home import PlatformHome
+
+GROUP = "sources"
+
+
+def source_assets(spec: SourceSpec) -> list[dg.AssetsDefinition]:
+    """Raw, validated and quarantine assets of one source."""
+    return [_raw(spec), _validated(spec)]
+
+
+def raw_key(source: str) -> dg.AssetKey:
+    return dg.AssetKey(["raw", source])
+
+
+def validated_key(source: str) -> dg.AssetKey:
+    return dg.AssetKey(["validated", source])
+
+
+def quarantine_key(source: str) -> dg.AssetKey:
+    return dg.AssetKey(["quarantine", source])
+
+
+def _origin(spec: SourceSpec) -> str:
+    match spec.read:
+        case Files() as files:
+            return f"Files `{files.pattern}` ({files.format}) in the landing folder `{spec.name}/`."
+        case RestEndpoint() as endpoint:
+            return f"REST endpoint `{endpoint.url}`."
+        case table_:
+            return f"SQL table `{table_.table}`, incremental by `{table_.cursor}`."
+
+
+def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=raw_key(spec.name),
+        group_name=GROUP,
+        owners=[spec.owner],
+        kinds={"deltalake", "sql" if not isinstance(spec.read, (Files, RestEndpoint)) else "polars"},
+        description=f"{spec.title}, as delivered. {_origin(spec)}",
+        partitions_def=daily_partitions(spec.daily) if spec.daily else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if spec.daily else None,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "delivery",
+                asset=raw_key(spec.name),
+                description="Every file that landed could be read as what it says it is, and no day is missing.",
+            )
+        ],
+        pool=f"ingest_{spec.name}",
+    )
+    def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+        from pilotage.data.ingest import ingest
+
+        report = ingest(
+            spec,
+            lake=platform.lake,
+            settings=platform.settings,
+            days=days_of(context) if spec.daily else None,
+            run_id=context.run_id,
+            progress=context.log.info,
+        )
+        rejected = [
+            {"file": item.name, "day": item.day, "reason": item.reason, "fix": item.fix} for item in report.rejected
+        ]
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                "dagster/uri": f"{platform.settings.lake}/raw/{spec.name}",
+                "lake_version": report.version,
+                "days": span(report.days),
+                "unchanged": span(report.unchanged),
+                "files": table(
+                    {"file": item.name, "day": item.day, "rows": item.rows, "sha256": item.sha256}
+                    for item in report.files
+                ),
+                "dagster/column_schema": column_schema(spec.columns),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="delivery",
+                    passed=not rejected and not report.missing_days,
+                    severity=dg.AssetCheckSeverity.WARN,
+                    description=_delivery(rejected, [str(day) for day in report.missing_days]),
+                    metadata={
+                        "rejected_files": len(rejected),
+                        "missing_days": len(report.missing_days),
+                        "rejected": table(rejected),
+                        "missing": ", ".join(str(day) for day in report.missing_days) or "none",
+                    },
+                )
+            ],
+        )
+
+    return raw
+
+
+def _delivery(rejected: list[dict[str, object]], missing: list[str]) -> str:
+    parts = [f"{item['file']}: {item['reason']}" for item in rejected[:3]]
+    if missing:
+        parts.append(f"No file for {span(missing)}.")
+    return " ".join(parts) or "Every file could be read; no day is missing."
+
+
+def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
+    key = validated_key(spec.name)
+    blocking = {item.name for item in spec.expectations if item.severity == "block"}
+
+    @dg.multi_asset(
+        name=f"validate_{spec.name}",
+        specs=[
+            dg.AssetSpec(
+                key,
+                deps=[raw_key(spec.name)],
+                group_name=GROUP,
+                owners=[spec.owner],
+                kinds={"pandera", "greatexpectations", "deltalake"},
+                description=f"{spec.description} Only batches that passed their blocking checks are in it.",
+            ),
+            dg.AssetSpec(
+                quarantine_key(spec.name),
+                deps=[raw_key(spec.name)],
+                group_name=GROUP,
+                owners=[spec.owner],
+                kinds={"deltalake"},
+                description=f"Rows of {spec.name} that broke the contract, each with every reason.",
+            ),
+        ],
+        partitions_def=daily_partitions(spec.daily) if spec.daily else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if spec.daily else None,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "contract",
+                asset=key,
+                blocking=True,
+                description=f"Rows fit the contract; at most {spec.tolerated:.0%} of a batch may be quarantined.",
+            ),
+            *(
+                dg.AssetCheckSpec(item.name, asset=key, blocking=item.name in blocking, description=item.why)
+                for item in spec.expectations
+            ),
+        ],
+        pool=f"ingest_{spec.name}",
+    )
+    def validated(
+        context: dg.AssetExecutionContext, platform: PlatformHome
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        from assets.validation import check_results, quarantine_metadata, validated_metadata
+        from pilotage.data.validate import validate
+
+        settings = platform.settings
+        report = validate(
+            spec,
+            lake=platform.lake,
+            reports=settings.reports,
+            days=days_of(context) if spec.daily else None,
+            run_id=context.run_id,
+            progress=context.log.info,
+        )
+        yield dg.MaterializeResult(asset_key=key, metadata=validated_metadata(spec, report, settings))
+        yield dg.MaterializeResult(
+            asset_key=quarantine_key(spec.name), metadata=quarantine_metadata(spec, report, settings)
+        )
+        yield from check_results(spec, report, key, settings)
+
+    return validated

@@ -1,0 +1,277 @@
+"""A ModelSpec → its assets, from features to the registered version.
+
+One function a step. Each reads the record of the step before and hands on its own; the work is the engine's
+(``pilotage.features``, ``pilotage.training``, ``pilotage.release``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import dagster as dg
+
+from assets.ingestion import validated_key
+from assets.metadata import column_schema, span
+from assets.partitions import daily_partitions, days_of, reaches_back
+from pilotage.data.source import SourceSpec
+from pilotage.spec import ModelSpec
+from pilotage.training.records import Candidate, Evaluation, TrainingSet
+from resources.platform_home import PlatformHome
+from resources.training_run import TrainingRun
+
+def model_key(model: str, step: str) -> dg.AssetKey:
+    return dg.AssetKey([model, step])
+
+
+def model_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[dg.AssetsDefinition]:
+    """The lineage of one model."""
+    return [
+        _features(spec, sources),
+        *([_online_state(spec)] if spec.asof else []),
+        _training_set(spec),
+        _trained_model(spec),
+        _evaluation(spec),
+        _registered_version(spec),
+    ]
+
+
+def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDefinition:
+    daily = sources[spec.source].daily
+
+    def depends_on(source: str) -> dg.AssetDep:
+        reads = [item for item in spec.asof if item.source == source]
+        partitioned = daily is not None and sources[source].daily is not None
+        return dg.AssetDep(validated_key(source), partition_mapping=reaches_back(reads) if partitioned else None)
+
+    @dg.asset(
+        key=model_key(spec.name, "features"),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"polars", "deltalake"},
+        description=(
+            f"What the model knew of each row of `{spec.source}` at its prediction moment: row features and "
+            "point-in-time as-of features, with the label where it is known."
+        ),
+        deps=[depends_on(source) for source in spec.sources],
+        partitions_def=daily_partitions(daily) if daily else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
+        pool=f"features_{spec.name}",
+    )
+    def features(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+        from assets.column_lineage import feature_lineage
+        from pilotage.features.build import build_features
+
+        report = build_features(
+            spec,
+            lake=platform.lake,
+            days=days_of(context) if daily else None,
+            run_id=context.run_id,
+            progress=context.log.info,
+        )
+        told = {feature.name: feature.description for feature in spec.features}
+        told |= {field.name: field.description for field in spec.request}
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                "dagster/uri": f"{platform.settings.lake}/features/{spec.name}",
+                "dagster/column_schema": column_schema(report.column_schema, told),
+                "dagster/column_lineage": feature_lineage(spec),
+                "labelled": report.labelled,
+                "days": span(report.days),
+                "fingerprint": report.fingerprint,
+                "lake_version": report.lake_version,
+                "read": report.versions,
+                "null_rates": {name: round(rate, 4) for name, rate in report.null_rates.items() if rate > 0},
+                "seconds": round(report.seconds, 2),
+            }
+        )
+
+    return features
+
+
+def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=model_key(spec.name, "online_state"),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"sqlite", "polars"},
+        description="The newest as-of state, where the prediction service looks it up.",
+        deps=[validated_key(source) for source in spec.sources],
+        pool=f"online_{spec.name}",
+    )
+    def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+        from pilotage.features.online import build_online
+
+        path = platform.settings.online / f"{spec.name}.db"
+        report = build_online(spec, lake=platform.lake, path=path, run_id=context.run_id)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": report.rows,
+                "known_through": str(report.materialised_through),
+                "fingerprint": report.fingerprint,
+                "path": dg.MetadataValue.path(str(path)),
+                "bytes": path.stat().st_size,
+            }
+        )
+
+    return online_state
+
+
+def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=model_key(spec.name, "training_set"),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"polars", "parquet"},
+        description="The labelled rows of one training run, frozen as one file with its SHA-256.",
+        deps=[model_key(spec.name, "features")],
+        pool=f"train_{spec.name}",
+    )
+    def training_set(
+        context: dg.AssetExecutionContext, platform: PlatformHome, training: TrainingRun
+    ) -> dg.Output[TrainingSet]:
+        from pilotage.training.dataset import assemble
+
+        record = assemble(
+            spec,
+            lake=platform.lake,
+            config=training.config,
+            directory=_workspace(platform, spec, context.run_id),
+            progress=context.log.info,
+        )
+        return dg.Output(
+            record,
+            metadata={
+                "dagster/row_count": record.rows,
+                "positives": record.positives,
+                "base_rate": record.positives / record.rows,
+                "days": "all" if record.first is None else span([record.first, record.last]),
+                "sha256": record.sha256,
+                "lake_versions": record.lake_versions,
+                "path": dg.MetadataValue.path(record.path),
+            },
+        )
+
+    return training_set
+
+
+def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=model_key(spec.name, "trained_model"),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"lightgbm"},
+        description="A calibrated LightGBM model as a self-contained bundle, not yet judged.",
+        pool=f"train_{spec.name}",
+        op_tags={"dagster/max_runtime": 3600},
+    )
+    def trained_model(
+        context: dg.AssetExecutionContext, platform: PlatformHome, training: TrainingRun, training_set: TrainingSet
+    ) -> dg.Output[Candidate]:
+        from pilotage.training.train import train
+
+        candidate = train(
+            spec,
+            training_set,
+            config=training.config,
+            directory=_workspace(platform, spec, context.run_id),
+            threads=training.config.threads or platform.settings.threads,
+            progress=context.log.info,
+        )
+        folds = [fold["log_loss"] for fold in candidate.cross_validation]
+        return dg.Output(
+            candidate,
+            metadata={
+                "rounds": candidate.rounds,
+                "params": dict(candidate.params),
+                "rows": dict(candidate.parts),
+                "cross_validated_log_loss": sum(folds) / len(folds) if folds else "not asked for",
+                "tuning_trials": len(candidate.trials),
+                "bundle": dg.MetadataValue.path(candidate.bundle),
+                "bundle_sha256": candidate.bundle_sha256,
+            },
+        )
+
+    return trained_model
+
+
+def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
+    key = model_key(spec.name, "evaluation")
+
+    @dg.asset(
+        key=key,
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"lightgbm", "polars"},
+        description="What the candidate shows on its holdout, beside the baselines and the champion; and the gate.",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "gate", asset=key, description="The candidate may be registered: floors, baselines, champion, budgets."
+            )
+        ],
+        pool=f"train_{spec.name}",
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext,
+        platform: PlatformHome,
+        training: TrainingRun,
+        training_set: TrainingSet,
+        trained_model: Candidate,
+    ) -> Iterator[dg.Output[Evaluation] | dg.AssetCheckResult]:
+        from assets.evaluation import evaluation_metadata, gate_result
+        from pilotage.release.champions import champion
+        from pilotage.training.evaluate import evaluate
+        from pilotage.training.gate import judge
+
+        current = champion(spec.name, settings=platform.settings)
+        result = evaluate(
+            spec,
+            training_set,
+            trained_model,
+            champion_bundle=Path(current.bundle) if current else None,
+            champion_version=current.version if current else None,
+            config=training.config,
+            directory=_workspace(platform, spec, context.run_id),
+            progress=context.log.info,
+        )
+        yield dg.Output(result, metadata=evaluation_metadata(spec, result))
+        yield gate_result(judge(spec, result), key)
+
+    return evaluation
+
+
+def _registered_version(spec: ModelSpec) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=model_key(spec.name, "registered_version"),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds={"mlflow"},
+        description=(
+            "The candidate in MLflow: a registered version if the gate let it pass, and the refusal with its reasons "
+            "if not (then nothing is materialized here, and the champion stays)."
+        ),
+        output_required=False,
+        pool=f"train_{spec.name}",
+    )
+    def registered_version(
+        context: dg.AssetExecutionContext,
+        platform: PlatformHome,
+        training: TrainingRun,
+        training_set: TrainingSet,
+        trained_model: Candidate,
+        evaluation: Evaluation,
+    ) -> Iterator[dg.Output[object] | dg.AssetObservation]:
+        from assets.registration import registration_events
+
+        yield from registration_events(
+            context, spec, platform.settings, training.config, training_set, trained_model, evaluation
+        )
+
+    return registered_version
+
+
+def _workspace(platform: PlatformHome, spec: ModelSpec, run_id: str) -> Path:
+    folder = platform.settings.candidates / spec.name / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,49 @@
+"""Engine reports as Dagster metadata: what people look for in the UI, under the names that the UI knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+
+def column_schema(schema: Mapping[str, pl.DataType], descriptions: Mapping[str, str] | None = None) -> dg.TableSchema:
+    """A Polars schema as the UI's column list."""
+    told = descriptions or {}
+    return dg.TableSchema(
+        columns=[dg.TableColumn(name, type=str(dtype), description=told.get(name)) for name, dtype in schema.items()]
+    )
+
+
+def table(rows: Iterable[Mapping[str, Any]], *, limit: int = 50) -> dg.TableMetadataValue:
+    """Rows as a table in the UI; values that JSON lacks become text."""
+    shown = [{key: _cell(value) for key, value in row.items()} for row in list(rows)[:limit]]
+    columns = list(dict.fromkeys(key for row in shown for key in row)) or ["(nothing)"]
+    records = [dg.TableRecord({key: row.get(key) for key in columns}) for row in shown]
+    schema = dg.TableSchema(columns=[dg.TableColumn(name, type=_type(name, shown)) for name in columns])
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def span(days: Sequence[object]) -> str:
+    """``2013-01-01 … 2013-02-28 (59)``."""
+    told = sorted(str(day) for day in days)
+    if not told:
+        return "none"
+    return told[0] if len(told) == 1 else f"{told[0]} … {told[-1]} ({len(told)})"
+
+
+def _cell(value: Any) -> str | int | float | bool | None:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, (list, tuple)):
+        return "; ".join(str(item) for item in value)
+    return str(value)
+
+
+def _type(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    value = next((row[name] for row in rows if row.get(name) is not None), "")
+    return {bool: "bool", int: "int", float: "float"}.get(type(value), "string")

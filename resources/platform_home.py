@@ -1,0 +1,31 @@
+"""The platform's state as a resource: settings and the lake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from pilotage.settings import Settings
+
+if TYPE_CHECKING:
+    from pilotage.data.lake import Lake
+
+
+class PlatformHome(dg.ConfigurableResource):
+    """Hands out ``Settings`` and the ``Lake``."""
+
+    home: str = Field(default="", description="Folder that holds all state; empty for PILOTAGE_HOME or its default.")
+
+    @property
+    def settings(self) -> Settings:
+        settings = Settings.load()
+        return settings.model_copy(update={"home": Path(self.home).absolute()}) if self.home else settings
+
+    @property
+    def lake(self) -> Lake:
+        from pilotage.data.lake import Lake
+
+        return Lake(self.settings.lake)

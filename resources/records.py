@@ -1,0 +1,44 @@
+"""The IO manager: what one asset hands to the next is a small frozen record, kept as JSON. Never a pickle.
+
+Data itself does not pass through here: tables are in the lake, models are bundles on disk, and a record says where.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pilotage.errors import UnpublishedData
+from resources.platform_home import PlatformHome
+
+
+class RecordIOManager(dg.ConfigurableIOManager):
+    """Writes a dataclass as ``<home>/records/<asset key>.json`` and reads it back as the type that asks for it."""
+
+    platform: dg.ResourceDependency[PlatformHome]
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        import msgspec
+
+        path = self._path(context)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_suffix(f".{context.run_id}.tmp")
+        staged.write_bytes(msgspec.json.format(msgspec.json.encode(obj)))
+        os.replace(staged, path)
+        context.add_output_metadata({"record": dg.MetadataValue.path(str(path))})
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        import msgspec
+
+        path = self._path(context)
+        if not path.exists():
+            name = context.asset_key.to_user_string()
+            raise UnpublishedData(f"{name} has never been materialized.", fix=f"Materialize {name} first.", asset=name)
+        return msgspec.json.decode(path.read_bytes(), type=context.dagster_type.typing_type)
+
+    def _path(self, context: dg.InputContext | dg.OutputContext) -> Path:
+        *folders, name = context.asset_key.path
+        return self.platform.settings.records.joinpath(*folders, f"{name}.json")

@@ -1,0 +1,116 @@
+"""A declaration is checked when it is constructed, and its error names the field, the value and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+from assets.models import load_models
+from assets.models.flight_delay import MODEL as FLIGHT_DELAY
+from assets.models.loan_approval import MODEL as LOAN_APPROVAL
+from pilotage.errors import DeclarationError
+from pilotage.spec import CostMatrix, Feature, Label, Latest, ModelSpec, RequestField, Window
+
+
+def changed(spec: ModelSpec, **fields: Any) -> ModelSpec:
+    values = {name: getattr(spec, name) for name in type(spec).model_fields}
+    return ModelSpec(**(values | fields))
+
+
+def refusal(spec: ModelSpec, **fields: Any) -> str:
+    with pytest.raises(DeclarationError) as caught:
+        changed(spec, **fields)
+    return str(caught.value)
+
+
+def test_both_shipped_models_are_valid_and_found_by_their_file_names() -> None:
+    assert list(load_models()) == ["flight_delay", "loan_approval"]
+
+
+def test_a_name_that_is_no_url_is_refused_with_the_value() -> None:
+    message = refusal(FLIGHT_DELAY, name="Flight Delay")
+    assert "name='Flight Delay'" in message
+    assert "Fix:" in message
+
+
+def test_a_field_that_does_not_exist_is_refused_with_the_ones_that_do() -> None:
+    message = refusal(FLIGHT_DELAY, labell=None)
+    assert "no field labell" in message
+    assert "label" in message.split("Fix:")[1]
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(DeclarationError, match=r"Feature\('x'\): expr is missing"):
+        Feature(name="x", description="")  # type: ignore[call-arg]
+
+
+def test_a_feature_that_reads_an_unknown_column_is_refused_with_the_known_ones() -> None:
+    feature = Feature(name="wind", expr=pl.col("weather_wind"), description="Wind")
+    message = refusal(FLIGHT_DELAY, features=(feature,))
+    assert "feature wind reads weather_wind" in message
+    assert "weather_wind_speed" in message.split("Fix:")[1]
+
+
+def test_a_feature_with_a_python_function_is_refused_because_it_cannot_be_served() -> None:
+    with pytest.warns(pl.exceptions.PolarsInefficientMapWarning):
+        expr = pl.col("distance").map_elements(lambda miles: miles * 1.6, return_dtype=pl.Float64)
+    message = refusal(FLIGHT_DELAY, features=(Feature(name="km", expr=expr, description=""),))
+    assert "feature km holds a Python function" in message
+
+
+def test_a_feature_may_share_a_columns_name_only_if_it_is_that_column() -> None:
+    message = refusal(FLIGHT_DELAY, features=(Feature(name="distance", expr=pl.col("distance") * 2, description=""),))
+    assert "feature distance has the name of a column" in message
+
+
+def test_two_features_of_one_name_are_refused() -> None:
+    twice = (Feature(name="miles", expr=pl.col("distance"), description=""),) * 2
+    assert "features names miles twice" in refusal(FLIGHT_DELAY, features=twice)
+
+
+def test_an_as_of_feature_keyed_by_a_column_that_no_request_has_is_refused() -> None:
+    lookup = Latest(name="plane", source="planes", on={"tail": "tailnum"}, columns={"year": pl.Int64})
+    assert "asof plane reads tail" in refusal(FLIGHT_DELAY, asof=(lookup,))
+
+
+def test_a_protected_column_cannot_be_a_feature() -> None:
+    request = (*LOAN_APPROVAL.request, RequestField(name="black", dtype=pl.Int64, description="", example=0))
+    features = (*LOAN_APPROVAL.features, Feature(name="group", expr=pl.col("black"), description=""))
+    assert "protected column black" in refusal(LOAN_APPROVAL, request=request, features=features)
+
+
+def test_event_time_prediction_moment_and_label_time_go_together() -> None:
+    timeless = Label(name="late", expr=pl.col("late"), known_at=None, description="")
+    assert "go together" in refusal(FLIGHT_DELAY, label=timeless)
+
+
+def test_a_window_needs_a_value_unless_it_counts() -> None:
+    with pytest.raises(DeclarationError, match="has no value"):
+        Window(name="w", source="s", on={"a": "a"}, known_at="t", over=timedelta(hours=1), aggregate="mean")
+
+
+def test_a_request_column_of_a_type_that_json_lacks_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="can't be sent in a request"):
+        RequestField(name="x", dtype=pl.Decimal, description="", example=1)
+
+
+def test_the_decision_threshold_is_where_both_decisions_cost_the_same() -> None:
+    cost = FLIGHT_DELAY.kpi.cost
+    p = cost.threshold
+    acting = p * cost.true_positive + (1 - p) * cost.false_positive
+    waiting = p * cost.false_negative + (1 - p) * cost.true_negative
+    assert acting == pytest.approx(waiting)
+
+
+def test_a_cost_matrix_that_rewards_wrong_decisions_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="costs no more than the right one"):
+        CostMatrix(true_positive=1, false_positive=0, true_negative=0, false_negative=2)
+
+
+def test_a_declaration_is_frozen() -> None:
+    with pytest.raises((DeclarationError, dataclasses.FrozenInstanceError, ValueError)):
+        FLIGHT_DELAY.owner = "team:other"  # type: ignore[misc]
