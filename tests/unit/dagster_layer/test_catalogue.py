@@ -1,0 +1,100 @@
+"""What Dagster sees, spelled out by hand: a name that changes breaks operators' bookmarks, runs and alerts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+import definitions
+from definitions import defs
+
+ROOT = Path(__file__).resolve().parents[3]
+
+SOURCES = ("airlines", "airports", "flights", "loans", "planes", "weather")
+FLIGHT_DELAY = (
+    "features",
+    "online_state",
+    "training_set",
+    "trained_model",
+    "evaluation",
+    "registered_version",
+    "drift_report",
+)
+LOAN_APPROVAL = ("features", "training_set", "trained_model", "evaluation", "registered_version")
+
+ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") for source in SOURCES}
+ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
+
+JOBS = {
+    "ingest_daily",
+    "ingest_tables",
+    "new_data",
+    "features_flight_delay",
+    "train_flight_delay",
+    "features_loan_approval",
+    "train_loan_approval",
+}
+SCHEDULES = {"nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
+SENSORS = {"new_files"}
+
+HEAVY = (
+    "bentoml deltalake duckdb evidently great_expectations lightgbm matplotlib mlflow optuna pandas pandera scipy "
+    "sklearn sqlalchemy.orm"
+).split()
+
+
+def test_the_asset_keys_are_these() -> None:
+    assert {key.to_user_string() for key in defs.resolve_all_asset_keys()} == ASSETS
+
+
+def test_the_jobs_are_these() -> None:
+    names = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert names == JOBS
+
+
+def test_schedules_and_sensors_are_these_and_run_on_a_fresh_instance() -> None:
+    repository = defs.get_repository_def()
+    assert {schedule.name for schedule in repository.schedule_defs} == SCHEDULES
+    assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
+    assert all(item.default_status.name == "RUNNING" for item in (*repository.schedule_defs, *repository.sensor_defs))
+
+
+def test_every_asset_has_an_owner_a_group_a_kind_and_a_description() -> None:
+    for spec in defs.resolve_all_asset_specs():
+        name = spec.key.to_user_string()
+        assert spec.owners, name
+        assert spec.group_name != "default", name
+        assert spec.kinds, name
+        assert spec.description, name
+
+
+def test_every_job_and_schedule_and_sensor_says_what_it_is_for() -> None:
+    repository = defs.get_repository_def()
+    jobs = [job for job in defs.resolve_all_job_defs() if not job.name.startswith("__")]
+    for item in (*jobs, *repository.schedule_defs, *repository.sensor_defs):
+        assert item.description, item.name
+
+
+@pytest.mark.parametrize("job", sorted(JOBS))
+def test_every_job_resolves_to_a_graph_that_runs_without_configuration(job: str) -> None:
+    resolved = defs.resolve_job_def(job)
+    assert resolved.graph.node_dict
+    assert dg.validate_run_config(resolved, {})
+
+
+def test_loading_the_code_location_imports_no_heavy_library() -> None:
+    code = f"import sys, definitions; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert out.split() == []
+
+
+def test_a_model_that_reads_an_undeclared_source_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = definitions.load_sources()
+    del sources["planes"]
+    monkeypatch.setattr(definitions, "load_sources", lambda: sources)
+    with pytest.raises(Exception, match=r"assets/models/flight_delay\.py reads the source 'planes'"):
+        definitions.build_defs()
