@@ -1,0 +1,110 @@
+"""The drift report as a page to look at: our numbers on top, Evidently's pictures of every feature below.
+
+Evidently's own verdicts count for nothing (see ``psi.py`` for why); its pictures are of a bounded sample, since a
+million rows would take it a minute and 2 GB.
+"""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pilotage.monitoring.drift import DriftReport
+
+MAX_ROWS = 5_000
+"""Rows that are drawn of each sample."""
+
+
+def write_html(report: DriftReport, *, current: pl.DataFrame, reference: pl.DataFrame, path: Path) -> None:
+    """Writes one self-contained page; a reader sees the old page or the new one, never half of it.
+
+    Args:
+        report: The numbers.
+        current: The model's features now.
+        reference: The same columns of the reference sample.
+        path: File to write; its folder is made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        drawn = _draw(current, reference, drawing)
+        page = drawing.read_text(encoding="utf-8") if drawn else "<!doctype html><html><body></body></html>"
+        head, body, rest = page.partition("<body>")
+        drawing.write_text(head + body + _summary(report, drawn) + rest, encoding="utf-8")
+        drawing.replace(path)
+    finally:
+        drawing.unlink(missing_ok=True)
+
+
+def _draw(current: pl.DataFrame, reference: pl.DataFrame, path: Path) -> list[str]:
+    """Draws what Evidently can draw: it raises on a column without a single value. Returns the columns drawn."""
+    names = [name for name in current.columns if _has_values(current[name]) and _has_values(reference[name])]
+    if not names:
+        return []
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    numbers = [name for name in names if reference[name].dtype.is_numeric()]
+    others = [name for name in names if name not in numbers]
+    definition = DataDefinition(numerical_columns=numbers or None, categorical_columns=others or None)
+    # Methods are named, because the defaults change with the number of rows.
+    preset = DataDriftPreset(columns=names, num_method="wasserstein", cat_method="jensenshannon")
+    snapshot = Report([preset]).run(
+        Dataset.from_pandas(_sampled(current, numbers, others), definition),
+        Dataset.from_pandas(_sampled(reference, numbers, others), definition),
+    )
+    snapshot.save_html(str(path))
+    return names
+
+
+def _has_values(series: pl.Series) -> bool:
+    return bool(series.fill_nan(None).is_not_null().any() if series.dtype.is_float() else series.is_not_null().any())
+
+
+def _sampled(frame: pl.DataFrame, numbers: list[str], others: list[str]) -> pd.DataFrame:
+    few = frame.sample(min(MAX_ROWS, frame.height), seed=0)
+    return few.select(
+        *[pl.col(name).cast(pl.Float64) for name in numbers], *[pl.col(name).cast(pl.String) for name in others]
+    ).to_pandas()
+
+
+def _summary(report: DriftReport, drawn: list[str]) -> str:
+    rows = "".join(
+        f"<tr{' class=drifted' if one.drifted else ''}><td>{escape(one.feature)}</td><td>{one.psi:.3f}</td>"
+        f"<td>{one.noise:.3f}</td><td>{one.null_rate:.1%}</td><td>{one.reference_null_rate:.1%}</td>"
+        f"<td>{'drifted' if one.drifted else ''}</td></tr>"
+        for one in report.features
+    )
+    below = (
+        f"Below, Evidently's pictures of {len(drawn)} features, from at most {MAX_ROWS:,} rows of each sample. Its own "
+        "verdicts use other limits and are not what Pilotage acts on."
+        if drawn
+        else "No feature has values in both samples, so there is nothing to draw."
+    )
+    return f"""
+<style>
+  .pilotage {{ font: 14px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
+  .pilotage table {{ border-collapse: collapse; width: 100%; }}
+  .pilotage th, .pilotage td {{ border-bottom: 1px solid #ddd; padding: .25rem .5rem; text-align: right; }}
+  .pilotage th:first-child, .pilotage td:first-child {{ text-align: left; }}
+  .pilotage .drifted {{ background: #fff1e5; }}
+</style>
+<section class="pilotage">
+<h1>Drift of {escape(report.model)}</h1>
+<p>{report.rows:,} rows now, {report.reference_rows:,} in the champion's reference sample;
+{len(report.drifted)} of {len(report.features)} features drifted (PSI of {report.alert_psi:g} or more, and more than
+noise).</p>
+<table>
+<tr><th>feature</th><th>PSI</th><th>noise</th><th>null</th><th>null in reference</th><th></th></tr>
+{rows}
+</table>
+<p>{below}</p>
+</section>
+"""
