@@ -1,0 +1,284 @@
+"""The lake: Delta tables named ``<room>/<table>``, read by Polars and DuckDB, written by delta-rs.
+
+Every write is one atomic commit that either happened or did not. Nothing here knows sources, contracts or models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, properties
+from pilotage.data.lake_types import same_types, storable
+from pilotage.errors import CommitConflict, LakeError, UnpublishedData
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*/[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What one write did."""
+
+    table: str
+    version: int
+    rows: int
+    """Rows written; a day that became empty counts none."""
+    days: list[date]
+    """Days replaced; empty for a table without days."""
+
+
+class Lake:
+    """The tables under one root: a folder, or ``s3://bucket/prefix``.
+
+    Args:
+        uri: The root.
+        storage_options: Passed to the object store as they are (``AWS_ENDPOINT_URL``, …). Without them the store
+            finds its credentials as its own tools do.
+    """
+
+    def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
+        self.uri = uri.rstrip("/")
+        self._options = dict(storage_options or {})
+
+    # Reading
+
+    def exists(self, table: str) -> bool:
+        return self._open(table) is not None
+
+    def tables(self) -> list[str]:
+        """Every table of the lake, sorted."""
+        from pyarrow import fs
+
+        store, root = fs.FileSystem.from_uri(self.uri) if self._remote else (fs.LocalFileSystem(), self.uri)
+        found = []
+        for room in store.get_file_info(fs.FileSelector(root, allow_not_found=True)):
+            if room.type == fs.FileType.Directory:
+                inside = store.get_file_info(fs.FileSelector(room.path))
+                found += [f"{room.base_name}/{table.base_name}" for table in inside if table.base_name[:1].isalpha()]
+        return sorted(name for name in found if _NAME.fullmatch(name) and self.exists(name))
+
+    def version(self, table: str) -> int:
+        """The newest version. Raises ``UnpublishedData`` if there is no such table."""
+        return int(self._require(table).version())
+
+    def versions(self, tables: Iterable[str]) -> dict[str, int]:
+        return {table: self.version(table) for table in tables}
+
+    def scan(
+        self, table: str, *, first: date | None = None, last: date | None = None, version: int | None = None
+    ) -> pl.LazyFrame:
+        """The rows of one version (by default the newest), of the days ``first`` to ``last`` inclusive.
+
+        Raises:
+            UnpublishedData: There is no such table, or it has no such version.
+        """
+        frame = pl.scan_delta(self._require(table, version=version), storage_options=self._options or None)
+        if first is not None:
+            frame = frame.filter(pl.col(DAY) >= first)
+        if last is not None:
+            frame = frame.filter(pl.col(DAY) <= last)
+        return frame
+
+    def days(self, table: str) -> list[date]:
+        """The days that hold rows, sorted; none if there is no such table."""
+        opened = self._open(table)
+        if opened is None:
+            return []
+        values = (partition.get(DAY) for partition in opened.partitions())
+        return sorted(date.fromisoformat(value) for value in values if value)
+
+    def schema(self, table: str) -> pl.Schema:
+        return self.scan(table).collect_schema()
+
+    def file_uris(self, table: str, *, first: date | None = None, last: date | None = None) -> list[str]:
+        """The Parquet files of the newest version, for engines that read Parquet themselves."""
+        bounds = [f"{DAY} {sign} '{day}'" for sign, day in ((">=", first), ("<=", last)) if day is not None]
+        return sorted(self._require(table).file_uris(file_pruning_predicate=" AND ".join(bounds) or None))
+
+    def history(self, table: str, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest commits first, each with ``version``, ``timestamp``, ``operation`` and its note's keys."""
+        return list(self._require(table).history(limit))
+
+    # Writing
+
+    def replace_days(self, table: str, frame: pl.DataFrame, days: Sequence[date], *, note: Mapping[str, str]) -> Commit:
+        """Replaces exactly these days in one commit; a day without rows becomes empty. Other days stay.
+
+        Columns that the table does not have yet are added, null in the days that were there before.
+
+        Args:
+            frame: Rows of these days, with the Date column ``day``.
+            note: Goes into the commit, where ``history`` shows it.
+
+        Raises:
+            CommitConflict: Other writers of the same days kept winning.
+            StorageFull: No room was left; nothing was committed.
+            LakeError: A column has another type than in the table, a type that Delta has not, or rows of other days.
+        """
+        wanted = sorted(set(days))
+        if not wanted:
+            raise LakeError(f"{table}: replace_days was called without days.", fix="Give the days to replace.")
+        strangers = frame.filter(~pl.col(DAY).is_in(wanted) | pl.col(DAY).is_null())[DAY].unique().to_list()
+        if strangers:
+            raise LakeError(
+                f"{table}: rows of {strangers[0]} are among those of {wanted[0]} … {wanted[-1]}.",
+                fix="Give only rows of the days that are replaced.",
+                days=strangers,
+            )
+        rows = storable(frame, table).sort(DAY, maintain_order=True)
+
+        def write(opened: DeltaTable | None) -> int:
+            if opened is None:
+                return self._create(table, rows, note, partition_by=[DAY])
+            same_types(opened, rows, table)
+            return self._write(opened, rows, note, mode="overwrite", schema_mode="merge", predicate=day_ranges(wanted))
+
+        return Commit(table=table, version=commit(table, self._open, write), rows=rows.height, days=wanted)
+
+    def replace(self, table: str, frame: pl.DataFrame, *, note: Mapping[str, str]) -> Commit:
+        """Replaces a whole table that has no days, its columns included. Raises as ``replace_days`` does."""
+        rows = storable(frame, table)
+
+        def write(opened: DeltaTable | None) -> int:
+            if opened is None:
+                return self._create(table, rows, note)
+            return self._write(opened, rows, note, mode="overwrite", schema_mode="overwrite")
+
+        return Commit(table=table, version=commit(table, self._open, write), rows=rows.height, days=[])
+
+    def append(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        *,
+        note: Mapping[str, str],
+        app_id: str,
+        sequence: int,
+        after: int | None = None,
+        by_day: bool = False,
+    ) -> Commit:
+        """Adds rows once: what this ``app_id`` wrote with this or a higher ``sequence`` is not written again.
+
+        Args:
+            after: The sequence that this one follows; a table that is elsewhere is a ``CommitConflict`` at once, so
+                that the caller reads again from where the table is.
+            by_day: Whether a table that has to be made is partitioned by ``day``.
+
+        Raises:
+            CommitConflict: As said, or other writers kept winning.
+            StorageFull: No room was left; nothing was committed.
+        """
+        from deltalake import Transaction
+
+        rows = storable(frame, table)
+        written = rows.height
+
+        def write(opened: DeltaTable | None) -> int:
+            nonlocal written
+            at = None if opened is None else opened.transaction_version(app_id)
+            if opened is not None and at is not None and at >= sequence:
+                written = 0
+                return int(opened.version())
+            if after is not None and (at if at is not None else after) != after:
+                raise CommitConflict(
+                    f"{table}: {app_id} is at {at}, not at {after}.", fix="Read again from there.", table=table, at=at
+                )
+            mark = [Transaction(app_id, sequence)]
+            if opened is None:
+                return self._create(table, rows, note, partition_by=[DAY] if by_day else None, transactions=mark)
+            same_types(opened, rows, table)
+            return self._write(opened, rows, note, mode="append", schema_mode="merge", transactions=mark)
+
+        days = rows[DAY].drop_nulls().unique().sort().to_list() if by_day else []
+        version = commit(table, self._open, write)
+        return Commit(table=table, version=version, rows=written, days=days)
+
+    def sequence(self, table: str, app_id: str) -> int | None:
+        """The highest sequence that this ``app_id`` has appended, or ``None``."""
+        opened = self._open(table)
+        return None if opened is None else opened.transaction_version(app_id)
+
+    # Inside
+
+    @property
+    def _remote(self) -> bool:
+        return "://" in self.uri
+
+    def _path(self, table: str) -> str:
+        if not _NAME.fullmatch(table):
+            raise LakeError(
+                f"{table!r} is no name of a table.", fix="Use <room>/<table> in lower_snake_case, as in raw/flights."
+            )
+        return f"{self.uri}/{table}"
+
+    def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._path(table), version=version, storage_options=self._options or None)
+        except TableNotFoundError:
+            return None
+
+    def _require(self, table: str, *, version: int | None = None) -> DeltaTable:
+        from deltalake.exceptions import DeltaError
+
+        try:
+            opened = self._open(table, version=version)
+        except DeltaError as error:
+            if version is None:
+                raise LakeError(f"{table} can't be opened: {error}", fix="Look at its _delta_log.") from error
+            opened = None
+        if opened is None:
+            which = table if version is None else f"version {version} of {table}"
+            room, name = table.split("/")
+            raise UnpublishedData(
+                f"There is no {which} in the lake {self.uri}.",
+                fix=f"Materialise the asset {room}/{name} first; `pilotage up` does it for the sample data.",
+                table=table,
+            )
+        return opened
+
+    def _create(
+        self,
+        table: str,
+        rows: pl.DataFrame,
+        note: Mapping[str, str],
+        *,
+        partition_by: list[str] | None = None,
+        transactions: list[Any] | None = None,
+    ) -> int:
+        from deltalake import write_deltalake
+
+        write_deltalake(
+            self._path(table),
+            rows,
+            mode="error",  # Of two that create at once, the second sees a conflict and writes into the first one's.
+            partition_by=partition_by,
+            configuration=CONFIGURATION,
+            storage_options=self._options or None,
+            commit_properties=properties(note, transactions),
+        )
+        return 0
+
+    def _write(
+        self,
+        opened: DeltaTable,
+        rows: pl.DataFrame,
+        note: Mapping[str, str],
+        *,
+        transactions: list[Any] | None = None,
+        **how: Any,
+    ) -> int:
+        from deltalake import write_deltalake
+
+        write_deltalake(opened, rows, commit_properties=properties(note, transactions), **how)
+        return int(opened.version())

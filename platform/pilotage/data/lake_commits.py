@@ -1,0 +1,108 @@
+"""How a commit to a Delta table is made: tried on the newest version, again after a conflict, with errors that have
+names. Knows delta-rs; knows nothing of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from pilotage.errors import CommitConflict, LakeError, PilotageError, StorageFull
+
+if TYPE_CHECKING:
+    from deltalake import CommitProperties, DeltaTable
+
+DAY = "day"
+"""The partition column of every daily table, a ``pl.Date``."""
+
+ATTEMPTS = 12
+"""Commits that are tried before concurrent writers win for good; about ten seconds."""
+
+CONFIGURATION = {
+    # The commits say which files the rows came from, and auditors ask years later: never expire the log.
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+}
+
+_NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
+
+
+class _Conflict(Exception):
+    """Another commit came in between: try again on the version that it made."""
+
+
+def commit(
+    table: str, open_table: Callable[[str], DeltaTable | None], write: Callable[[DeltaTable | None], int]
+) -> int:
+    """Runs ``write`` on the newest version of the table, and again after every conflict.
+
+    Returns:
+        What ``write`` returned: the version it made.
+
+    Raises:
+        CommitConflict: Other writers won every time.
+        StorageFull: No room was left; nothing was committed.
+        LakeError: Anything else that the store could not do.
+    """
+    from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+    def once() -> int:
+        try:
+            return write(open_table(table))
+        except PilotageError:
+            raise
+        except Exception as error:
+            raise _named(error, table) from error
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(_Conflict),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.02, max=2),
+    )
+    try:
+        return retrying(once)
+    except RetryError as error:
+        raise CommitConflict(
+            f"{table}: other writers won {ATTEMPTS} times in a row; nothing was written.",
+            fix="Run it again when fewer runs write the same days.",
+            table=table,
+        ) from error
+
+
+def properties(note: Mapping[str, str], transactions: list[Any] | None) -> CommitProperties:
+    """The note and the marks that go into a commit."""
+    from deltalake import CommitProperties
+
+    return CommitProperties(custom_metadata=dict(note), app_transactions=transactions)
+
+
+def day_ranges(days: Sequence[date]) -> str:
+    """Predicate of these sorted days; consecutive ones as one range, so that a year is no list of 365."""
+    runs: list[list[date]] = []
+    for day in days:
+        if runs and (day - runs[-1][1]).days == 1:
+            runs[-1][1] = day
+        else:
+            runs.append([day, day])
+    return " OR ".join(f"({DAY} >= '{first}' AND {DAY} <= '{last}')" for first, last in runs)
+
+
+def _named(error: Exception, table: str) -> Exception:
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    text = str(error)
+    if any(sign in text for sign in _NO_SPACE):
+        return StorageFull(
+            f"No room is left to write {table}; nothing was committed.",
+            fix="Free space on the disk that holds the lake, then run it again.",
+            table=table,
+        )
+    # Of two that create a table at once, the second writes into the first one's.
+    created_meanwhile = isinstance(error, DeltaError | OSError) and "already exists" in text
+    if isinstance(error, CommitFailedError) or created_meanwhile:
+        return _Conflict(text)
+    if isinstance(error, DeltaError | OSError):
+        return LakeError(
+            f"{table} can't be written: {text}", fix="Remove the cause and run it again; nothing was committed."
+        )
+    return error
