@@ -22,7 +22,8 @@
     └── ServingError
         ├── UnknownModel       404
         ├── InvalidRequest     422
-        └── ModelNotReady      503
+        ├── ModelNotReady      503
+        └── StateUnavailable   503
 
 An error takes its culprits as data (keyword arguments, kept in ``details``); its message names the culprit and the
 fix. ``http_status`` is what the one HTTP boundary answers with.
@@ -141,5 +142,11 @@ class InvalidRequest(ServingError):
 
 class ModelNotReady(ServingError):
     """No verified champion is loaded."""
+
+    http_status = 503
+
+
+class StateUnavailable(ServingError):
+    """The online store is missing, damaged, or does not hold what the model asks for."""
 
     http_status = 503
