@@ -265,7 +265,7 @@ class Lake:
             partition_by=partition_by,
             configuration=CONFIGURATION,
             storage_options=self._options or None,
-            commit_properties=properties(note, transactions),
+            commit_properties=properties(note, transactions, creates=True),
         )
         return 0
 

@@ -69,11 +69,17 @@ def commit(
         ) from error
 
 
-def properties(note: Mapping[str, str], transactions: list[Any] | None) -> CommitProperties:
-    """The note and the marks that go into a commit."""
+def properties(note: Mapping[str, str], transactions: list[Any] | None, *, creates: bool = False) -> CommitProperties:
+    """The note and the marks that go into a commit.
+
+    Args:
+        creates: Whether the commit makes the table. delta-rs repeats a creation that another one preceded as an
+            append, without looking at what that one wrote: rows would be there twice. So that is never repeated.
+    """
     from deltalake import CommitProperties
 
-    return CommitProperties(custom_metadata=dict(note), app_transactions=transactions)
+    retries = {"max_commit_retries": 0} if creates else {}
+    return CommitProperties(custom_metadata=dict(note), app_transactions=transactions, **retries)
 
 
 def day_ranges(days: Sequence[date]) -> str:
