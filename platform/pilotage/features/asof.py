@@ -19,6 +19,8 @@ from pilotage.errors import DeclarationError
 from pilotage.features.timeline import KNOWN_AT, STATE_TYPES, Newest, Timeline, Totals, stored_type
 from pilotage.spec import AsOf, Latest, Window
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 Key = tuple[int | str, ...]
 Query = tuple[str, Key, int]
 """A timeline's name, a key, and a moment in microseconds since 1970 UTC."""
@@ -184,7 +186,7 @@ def _seek(asked: pl.DataFrame, lookup: Lookup, before: timedelta, timeline: pl.D
     left = asked.select(
         (pl.col("_at") - before).alias("_t"), *(pl.col(c).alias(k) for c, k in zip(lookup.on, keys, strict=True))
     )
-    # Polars can't check order within groups, and warns. Both are sorted: ``asked`` by moment, timelines by key and moment.
+    # Polars can't check the order within groups, and warns; ``asked`` and every timeline are sorted by moment.
     joined = left.join_asof(
         timeline, left_on="_t", right_on=KNOWN_AT, by=keys, strategy="backward", coalesce=False, check_sortedness=False
     )
@@ -278,4 +280,4 @@ def _stored(series: pl.Series) -> pl.Series:
 
 def microseconds(moment: datetime) -> int:
     """Microseconds since 1970 UTC, exactly."""
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return (moment - EPOCH) // timedelta(microseconds=1)
