@@ -29,28 +29,36 @@ def load_declarations(package: str, attribute: str, kind: type[D], *, folder: Pa
         Name → declaration, in the order of the file names.
 
     Raises:
-        DeclarationError: A file can't be imported, holds no declaration, or repeats a name. Names the file.
+        DeclarationError: A file can't be imported, holds no declaration, or one of another name. Names the file.
     """
     found: dict[str, D] = {}
     for path in sorted(folder.glob("*.py")):
         if path.stem == "__init__":
             continue
-        shown = f"{package.replace('.', '/')}/{path.name}"
-        module = _guarded(lambda stem=path.stem: importlib.import_module(f"{package}.{stem}"), shown)  # type: ignore[misc]
-        declaration = getattr(module, attribute, None)
-        if not isinstance(declaration, kind):
-            raise DeclarationError(
-                f"{shown} has no {attribute}.", fix=f"Bind {attribute} = {kind.__name__}(…) in it.", file=shown
-            )
-        name = str(getattr(declaration, "name"))  # noqa: B009 - every kind has a name; Declaration itself has none
-        if name in found:
-            raise DeclarationError(f"{shown} declares {name!r} again.", fix="Give it a name of its own.", file=shown)
-        if name != path.stem:
-            raise DeclarationError(
-                f"{shown} declares {name!r}.", fix=f"Call the file {name}.py, so that a name leads to its file.", file=shown
-            )
-        found[name] = declaration
+        # A declaration has the name of its file, so none can repeat another's.
+        found[path.stem] = load_declaration(package, attribute, kind, path=path)
     return found
+
+
+def load_declaration(package: str, attribute: str, kind: type[D], *, path: Path) -> D:
+    """Imports one file of a package and takes the declaration out of it.
+
+    Raises:
+        DeclarationError: The file can't be imported, holds no declaration, or declares another name than its own.
+    """
+    shown = f"{package.replace('.', '/')}/{path.name}"
+    module = _guarded(lambda: importlib.import_module(f"{package}.{path.stem}"), shown)
+    declaration = getattr(module, attribute, None)
+    if not isinstance(declaration, kind):
+        raise DeclarationError(
+            f"{shown} has no {attribute}.", fix=f"Bind {attribute} = {kind.__name__}(…) in it.", file=shown
+        )
+    name = str(getattr(declaration, "name"))  # noqa: B009 - every kind has a name; Declaration itself has none
+    if name != path.stem:
+        raise DeclarationError(
+            f"{shown} declares {name!r}.", fix=f"Call the file {name}.py, so that a name leads to its file.", file=shown
+        )
+    return declaration
 
 
 def _guarded(load: Callable[[], object], shown: str) -> object:
