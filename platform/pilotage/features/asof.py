@@ -1,49 +1,28 @@
-"""As-of features: what was known at the prediction moment, looked up in timelines, for many rows or for one.
+"""As-of features: what was known at the prediction moment, for many rows at once, by joins on timelines.
 
-``attach`` answers from frames (training), ``answer`` from a ``StateLookup`` (serving). Both ask the same timelines at
-the same moments, and all arithmetic between them is on integers, so the answers are the same bits. What is read, and
-from where, is decided by the callers.
+``attach`` answers from frames (training); ``state.py`` answers the same for a few rows from a store. Both ask the
+same timelines at the same moments, and all arithmetic between them is on integers, so the answers are the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from functools import cached_property
 
 import polars as pl
 
 from pilotage import expressions
 from pilotage.errors import DeclarationError
-from pilotage.features.timeline import KNOWN_AT, STATE_TYPES, Newest, Timeline, Totals, stored_type
+from pilotage.features.timeline import KNOWN_AT, STATE_TYPES, Newest, Timeline, Totals
 from pilotage.spec import AsOf, Latest, Window
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Key = tuple[int | str, ...]
-Query = tuple[str, Key, int]
-"""A timeline's name, a key, and a moment in microseconds since 1970 UTC."""
-Hit = tuple[Any, ...]
-"""``known_at`` in microseconds since 1970 UTC, then the payload as stored."""
 Reader = Callable[[str, datetime | None, datetime | None], pl.LazyFrame]
 """Gives the validated rows of a source: at least those that became known from ``since`` to ``until`` (UTC)."""
 
 
-class StateLookup(Protocol):
-    """Where serving looks up state: ``OnlineStore``, or a fake."""
-
-    def lookups(self, queries: Sequence[Query], *, earliest: int) -> list[Hit | None]:
-        """Answers each query with the newest row at or before its moment, all from one state.
-
-        Args:
-            queries: What to look up.
-            earliest: The earliest prediction moment among them, in microseconds; state that does not reach back so far
-                must refuse rather than answer with less than was known.
-        """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Lookup:
     """One as-of declaration, resolved: which timeline it asks, by which request columns, and how long before."""
 
@@ -52,15 +31,20 @@ class Lookup:
     on: tuple[str, ...]
     """Request columns, in the order of the timeline's keys."""
 
-    @property
+    @cached_property
     def reach(self) -> timedelta | None:
         """How long before the prediction moment a fact can still matter; ``None`` for ever."""
         return self.declared.over if isinstance(self.declared, Window) else self.declared.max_age
 
-    @property
+    @cached_property
     def before(self) -> tuple[timedelta, ...]:
         """How long before the prediction moment it asks its timeline."""
         return (timedelta(0), self.declared.over) if isinstance(self.declared, Window) else (timedelta(0),)
+
+    @cached_property
+    def outputs(self) -> dict[str, pl.DataType]:
+        """The columns it adds, with their types."""
+        return self.declared.outputs()
 
 
 def resolve(declared: Iterable[AsOf], request: Mapping[str, pl.DataType]) -> tuple[Lookup, ...]:
@@ -175,7 +159,7 @@ def attach(
             if place not in found:
                 found[place] = _seek(asked, lookup, before, timelines[lookup.timeline.name])
             hits.append(found[place])
-        answers.append(_answers(lookup.declared, asked.get_column("_at"), hits))
+        answers.append(_answers(lookup, asked.get_column("_at"), hits))
     state = pl.concat(answers, how="horizontal").sort("_row").drop("_row")
     return population.hstack(state)
 
@@ -193,14 +177,13 @@ def _seek(asked: pl.DataFrame, lookup: Lookup, before: timedelta, timeline: pl.D
     return joined.select(KNOWN_AT, *lookup.timeline.payload)
 
 
-def _answers(declared: AsOf, moments: pl.Series, hits: Sequence[pl.DataFrame]) -> pl.DataFrame:
+def _answers(lookup: Lookup, moments: pl.Series, hits: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    declared = lookup.declared
     if isinstance(declared, Latest):
         fresh = pl.lit(True)
         if declared.max_age is not None:
             fresh = moments - pl.col(KNOWN_AT) <= declared.max_age
-        return hits[0].select(
-            pl.when(fresh).then(pl.col(f"p{i}")).alias(name) for i, name in enumerate(declared.outputs())
-        )
+        return hits[0].select(pl.when(fresh).then(pl.col(f"p{i}")).alias(name) for i, name in enumerate(lookup.outputs))
     now, then = (hit.select(pl.col("p0", "p1").fill_null(0)) for hit in hits)
     count, total = (now.get_column(name) - then.get_column(name) for name in ("p0", "p1"))
     frame = pl.DataFrame({"count": count, "sum": total})
@@ -208,76 +191,3 @@ def _answers(declared: AsOf, moments: pl.Series, hits: Sequence[pl.DataFrame]) -
     return frame.select(
         {"count": pl.col("count"), "sum": pl.col("sum"), "mean": mean}[declared.aggregate].alias(declared.name)
     )
-
-
-def answer(requests: pl.DataFrame, moments: pl.Series, lookups: Sequence[Lookup], state: StateLookup) -> pl.DataFrame:
-    """The as-of columns of a few rows, by look-ups in plain Python: for one row cheaper than any join.
-
-    Args:
-        requests: One row per thing to predict, with the request columns.
-        moments: The prediction moment of each row (UTC).
-        lookups: What to look up.
-        state: Where.
-    """
-    at: list[int] = moments.cast(pl.Int64).to_list()
-    values = {
-        name: _stored(requests.get_column(name)).to_list() for name in {n for lookup in lookups for n in lookup.on}
-    }
-    queries: dict[Query, None] = {}
-    places: list[list[list[Query | None]]] = []
-    for lookup in lookups:
-        keys: list[Key] = list(zip(*(values[name] for name in lookup.on), strict=True))
-        asked: list[list[Query | None]] = []
-        for before in lookup.before:
-            offset = before // timedelta(microseconds=1)
-            asked.append([
-                None if None in key else (lookup.timeline.name, key, moment - offset)
-                for key, moment in zip(keys, at, strict=True)
-            ])  # fmt: skip
-        queries.update((query, None) for column in asked for query in column if query is not None)
-        places.append(asked)
-    found: dict[Query | None, Hit | None] = {None: None}
-    if queries:
-        found.update(zip(queries, state.lookups(list(queries), earliest=min(at)), strict=True))
-    columns: list[pl.Series] = []
-    for lookup, asked in zip(lookups, places, strict=True):
-        columns.extend(_columns(lookup.declared, at, [[found[query] for query in column] for column in asked]))
-    return pl.DataFrame(columns)
-
-
-def _columns(declared: AsOf, at: list[int], hits: list[list[Hit | None]]) -> list[pl.Series]:
-    """Does for a few rows what ``_answers`` does for many."""
-    if isinstance(declared, Latest):
-        oldest = None if declared.max_age is None else declared.max_age // timedelta(microseconds=1)
-        kept = [
-            hit if hit is not None and (oldest is None or moment - hit[0] <= oldest) else None
-            for hit, moment in zip(hits[0], at, strict=True)
-        ]
-        return [
-            pl.Series(name, [None if hit is None else hit[i] for hit in kept], stored_type(dtype)).cast(dtype)
-            for i, (name, dtype) in enumerate(declared.outputs().items(), start=1)
-        ]
-    none = (0, 0, 0)
-    sums = [
-        (now[1] - then[1], now[2] - then[2])
-        for now, then in ((now or none, then or none) for now, then in zip(*hits, strict=True))
-    ]
-    match declared.aggregate:
-        case "count":
-            return [pl.Series(declared.name, [count for count, _ in sums], pl.Int64)]
-        case "sum":
-            return [pl.Series(declared.name, [total for _, total in sums], pl.Int64)]
-        case "mean":
-            # Both to float first, as Polars divides integers; Python alone would divide huge ones more exactly.
-            means = [float(total) / float(count) if count else None for count, total in sums]
-            return [pl.Series(declared.name, means, pl.Float64)]
-
-
-def _stored(series: pl.Series) -> pl.Series:
-    wanted = stored_type(series.dtype)
-    return series if series.dtype == wanted else series.cast(wanted)
-
-
-def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970 UTC, exactly."""
-    return (moment - EPOCH) // timedelta(microseconds=1)

@@ -20,13 +20,14 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.errors import StorageFull
-from pilotage.features.asof import EPOCH, Lookup, read_timelines
+from pilotage.features.asof import Lookup, read_timelines
+from pilotage.features.state import EPOCH
 from pilotage.features.store import APPLICATION_ID, FORMAT, OnlineStore, StoreMeta
 from pilotage.features.timeline import KNOWN_AT, Newest, Timeline, stored_type
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 
-REACH = timedelta(days=14)
+REACH = timedelta(days=30)
 """How far back before the newest fact the store answers, unless told otherwise."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

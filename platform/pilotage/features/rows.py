@@ -15,78 +15,78 @@ from pilotage.errors import DeclarationError
 from pilotage.spec import ModelSpec
 
 
-def compute_features(features: ModelSpec | Mapping[str, pl.Expr], frame: pl.DataFrame) -> pl.DataFrame:
-    """Adds every feature to a frame of request and as-of columns.
+class RowFeatures:
+    """The features of a model, checked once against the columns they are computed from.
 
-    Integers become Int64 and floats Float64, so that a feature has the same type in the lake, in a bundle and in a
-    request. Grain and order of the rows stay.
-
-    Args:
-        features: A spec, or feature name → expression.
-        frame: Request and as-of columns; other columns are carried along.
-
-    Raises:
-        DeclarationError: A feature can't be computed on these columns, or is no number, boolean or string.
+    Integers become Int64 and floats Float64, so that a feature has the same type in the lake, in a bundle and in an
+    answer.
     """
-    expressions = _expressions(features)
-    try:
-        computed = frame.with_columns(**expressions)
-    except PolarsError as error:
-        raise _explain(expressions, frame, error) from error
-    casts: dict[str, pl.DataType] = {}
-    for name in expressions:
-        dtype = computed.schema[name]
-        wanted = feature_type(name, dtype)
-        if wanted != dtype:
-            casts[name] = wanted
-    return computed.cast(casts) if casts else computed  # type: ignore[arg-type]
+
+    def __init__(self, features: Mapping[str, pl.Expr], columns: Mapping[str, pl.DataType]) -> None:
+        """Checks every feature.
+
+        Args:
+            features: Feature name → expression.
+            columns: Request and as-of columns with their types.
+
+        Raises:
+            DeclarationError: A feature looks at other rows, does not fit the columns, or is no number, boolean or
+                string.
+        """
+        self.schema: dict[str, pl.DataType] = {}
+        """Features with their types, in the order of declaration."""
+        self._expressions: dict[str, pl.Expr] = {}
+        empty = pl.DataFrame(schema=dict(columns))
+        for name, expr in features.items():
+            require_row_wise(f"Feature {name}", expr)
+            try:
+                dtype = empty.select(expr.alias(name)).schema[name]
+            except PolarsError as error:
+                raise _uncomputable(name, error) from error
+            self.schema[name] = _kept_type(name, dtype)
+            self._expressions[name] = expr if dtype == self.schema[name] else expr.cast(self.schema[name])
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> RowFeatures:
+        """The features of a spec."""
+        return cls({each.name: each.expr for each in spec.features}, {**spec.request_types(), **spec.state_types()})
+
+    def compute(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Adds every feature to a frame of request and as-of columns; other columns and the order of rows stay.
+
+        Raises:
+            DeclarationError: A feature can't be computed from these values.
+        """
+        try:
+            return frame.with_columns(**self._expressions)
+        except PolarsError as error:
+            raise self._culprit(frame, error) from error
+
+    def _culprit(self, frame: pl.DataFrame, error: PolarsError) -> DeclarationError:
+        """Finds the feature that fails, which Polars does not name."""
+        for name, expr in self._expressions.items():
+            try:
+                frame.select(expr)
+            except PolarsError as failure:
+                return _uncomputable(name, failure)
+        return DeclarationError(f"The features can't be computed together: {error}.", fix="Correct their expressions.")
 
 
-def feature_schema(
-    features: ModelSpec | Mapping[str, pl.Expr], columns: Mapping[str, pl.DataType] | None = None
-) -> dict[str, pl.DataType]:
-    """Feature → its type, in the order of declaration.
-
-    Args:
-        features: A spec, or feature name → expression.
-        columns: Request and as-of columns with their types; a spec knows its own.
-
-    Raises:
-        DeclarationError: A feature looks at other rows, does not fit the columns, or is no number, boolean or string.
-    """
-    if isinstance(features, ModelSpec):
-        columns = {**features.request_types(), **features.state_types()}
-    expressions = _expressions(features)
-    for name, expr in expressions.items():
-        require_row_wise(f"feature {name}", expr)
-    computed = compute_features(expressions, pl.DataFrame(schema=dict(columns or {})))
-    return {name: computed.schema[name] for name in expressions}
+def feature_schema(spec: ModelSpec) -> dict[str, pl.DataType]:
+    """Feature → its type, in the order of declaration. Raises as ``RowFeatures`` does."""
+    return RowFeatures.of(spec).schema
 
 
-def feature_type(name: str, dtype: pl.DataType) -> pl.DataType:
-    """The type that a feature of this type is kept as: Int64, Float64, Boolean or String.
-
-    Raises:
-        DeclarationError: A model can't take a value of this type.
-    """
-    if dtype.is_integer():
-        return pl.Int64()
-    if dtype.is_float():
-        return pl.Float64()
-    if dtype in (pl.Boolean(), pl.String()):
-        return dtype
-    raise DeclarationError(
-        f"Feature {name} is {dtype}, which no model can take.",
-        fix="Make it a number, a boolean or a string: a duration by .dt.total_minutes(), an empty literal by a cast.",
-        feature=name,
-    )
+def compute_features(spec: ModelSpec, frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds every feature of a spec to a frame of request and as-of columns. Raises as ``RowFeatures`` does."""
+    return RowFeatures.of(spec).compute(frame)
 
 
 def require_row_wise(name: str, expr: pl.Expr) -> None:
     """Refuses an expression whose value in one row depends on other rows.
 
     Raises:
-        DeclarationError: It aggregates, shifts, ranks, sorts, filters or names several columns at once.
+        DeclarationError: It aggregates, shifts, ranks, sorts, filters, or names several columns at once.
     """
     if not _row_wise(expr):
         raise DeclarationError(
@@ -106,19 +106,19 @@ def _row_wise(expr: pl.Expr) -> bool:
     return separable and all(_row_wise(step) for step in meta.pop())
 
 
-def _expressions(features: ModelSpec | Mapping[str, pl.Expr]) -> Mapping[str, pl.Expr]:
-    if isinstance(features, ModelSpec):
-        return {feature.name: feature.expr for feature in features.features}
-    return features
+def _kept_type(name: str, dtype: pl.DataType) -> pl.DataType:
+    if dtype.is_integer():
+        return pl.Int64()
+    if dtype.is_float():
+        return pl.Float64()
+    if dtype in (pl.Boolean(), pl.String()):
+        return dtype
+    raise DeclarationError(
+        f"Feature {name} is {dtype}, which no model can take.",
+        fix="Make it a number, a boolean or a string: a duration by .dt.total_minutes(), an empty literal by a cast.",
+        feature=name,
+    )
 
 
-def _explain(expressions: Mapping[str, pl.Expr], frame: pl.DataFrame, error: PolarsError) -> DeclarationError:
-    """Finds the feature that fails, which Polars does not name."""
-    for name, expr in expressions.items():
-        try:
-            frame.with_columns(**{name: expr})
-        except PolarsError as failure:
-            return DeclarationError(
-                f"Feature {name} can't be computed: {failure}.", fix="Correct its expression.", feature=name
-            )
-    return DeclarationError(f"The features can't be computed together: {error}.", fix="Correct their expressions.")
+def _uncomputable(name: str, error: PolarsError) -> DeclarationError:
+    return DeclarationError(f"Feature {name} can't be computed: {error}.", fix="Correct its expression.", feature=name)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pilotage.errors import StateUnavailable
-from pilotage.features.asof import EPOCH, Hit, Key, Query, microseconds
+from pilotage.features.state import EPOCH, Hit, Key, Query, microseconds
 
 APPLICATION_ID = 0x50494C54
 """``PILT`` in the SQLite header: this file is an online store."""

@@ -12,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 import polars as pl
 from polars.exceptions import PolarsError
@@ -39,7 +40,7 @@ def stored_type(dtype: pl.DataType) -> pl.DataType:
     return pl.String() if dtype == pl.String() else pl.Int64()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Timeline(ABC):
     """What a timeline is made of. Two declarations that need the same facts share one."""
 
@@ -49,18 +50,18 @@ class Timeline(ABC):
     known_at: str | None
     """Source column (UTC); ``None`` for reference data, which always was known."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Names its content: the same in every process and for every spec that needs the same facts."""
         keys = [(column, str(dtype)) for column, dtype in self.keys]
         text = json.dumps([self.source, keys, self.known_at, self._content()])
         return f"{self.source}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    @property
+    @cached_property
     def key_names(self) -> list[str]:
         return [f"k{i}" for i in range(len(self.keys))]
 
-    @property
+    @cached_property
     def columns(self) -> set[str]:
         """Source columns that it reads."""
         known_at = set() if self.known_at is None else {self.known_at}
@@ -126,7 +127,7 @@ class Timeline(ABC):
             ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Newest(Timeline):
     """Timeline of ``Latest``: the payload is the declared columns."""
 
@@ -153,7 +154,7 @@ class Newest(Timeline):
         return facts.sort(*named, *self.payload).unique(named, keep="last", maintain_order=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Totals(Timeline):
     """Timeline of ``Window``: the payload is the running count and the running sum, per key.
 

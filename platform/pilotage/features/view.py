@@ -12,9 +12,10 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from pilotage.errors import DataError, DeclarationError, SchemaChanged
-from pilotage.features.asof import Lookup, Reader, StateLookup, answer, attach, read_timelines, resolve
+from pilotage.features.asof import Lookup, Reader, attach, read_timelines, resolve
 from pilotage.features.definition import Definition
-from pilotage.features.rows import compute_features, feature_schema, require_row_wise
+from pilotage.features.rows import RowFeatures, require_row_wise
+from pilotage.features.state import StateLookup, answer
 from pilotage.features.timeline import MOMENT, Timeline
 from pilotage.spec import ModelSpec, Window
 
@@ -40,9 +41,8 @@ class FeatureView:
                 for expr in (item.value, item.where):
                     if expr is not None:
                         require_row_wise(f"as-of feature {item.name}", expr)
-        self.schema: dict[str, pl.DataType] = feature_schema(
-            self.definition.features, {**self.request_types, **self.state_types}
-        )
+        self._rows = RowFeatures(self.definition.features, {**self.request_types, **self.state_types})
+        self.schema: dict[str, pl.DataType] = self._rows.schema
         """Features with their types, in the order of declaration."""
         self._check_moment()
 
@@ -76,9 +76,10 @@ class FeatureView:
             SchemaChanged: A request column is missing or has another type.
             DataError: A row has no prediction moment.
         """
+        schema = frame.schema
         for name, dtype in self.request_types.items():
-            if frame.schema.get(name) != dtype:
-                found = frame.schema.get(name, "missing")
+            if schema.get(name) != dtype:
+                found = schema.get(name, "missing")
                 raise SchemaChanged(
                     f"Request column {name} is {found}, not {dtype}.", fix="Publish it as declared.", column=name
                 )
@@ -117,7 +118,7 @@ class FeatureView:
                 first, last = moments.dt.min(), moments.dt.max()
                 timelines = read_timelines(self.lookups, read, first=first, last=last)  # type: ignore[arg-type]
                 population = attach(population, moments, self.lookups, timelines)
-        return compute_features(self.definition.features, population)
+        return self._rows.compute(population)
 
     def online(self, requests: pl.DataFrame, store: StateLookup | None) -> pl.DataFrame:
         """Computes features of one or a few requests from the latest state.
@@ -133,7 +134,7 @@ class FeatureView:
             StateUnavailable: The store can't answer.
             DataError: The requests are not as declared.
         """
-        return compute_features(self.definition.features, self.with_state(requests, store))
+        return self._rows.compute(self.with_state(requests, store))
 
     def with_state(self, requests: pl.DataFrame, store: StateLookup | None) -> pl.DataFrame:
         """Adds the as-of columns alone: what a fallback rule needs. Arguments and errors as ``online``."""

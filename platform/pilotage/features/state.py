@@ -1,0 +1,108 @@
+"""As-of features of one or a few rows, looked up in state: plain Python, which for one row is cheaper than any join.
+
+Does what ``asof.attach`` does for many rows. What keeps the state, and how fresh it is, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import polars as pl
+
+from pilotage.features.asof import Lookup
+from pilotage.features.timeline import stored_type
+from pilotage.spec import Latest
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Key = tuple[int | str, ...]
+Query = tuple[str, Key, int]
+"""A timeline's name, a key, and a moment in microseconds since 1970 UTC."""
+Hit = tuple[Any, ...]
+"""``known_at`` in microseconds since 1970 UTC, then the payload as stored."""
+
+
+class StateLookup(Protocol):
+    """Where serving looks up state: ``OnlineStore``, or a fake."""
+
+    def lookups(self, queries: Sequence[Query], *, earliest: int) -> list[Hit | None]:
+        """Answers each query with the newest row at or before its moment, all from one state.
+
+        Args:
+            queries: What to look up.
+            earliest: The earliest prediction moment among them, in microseconds; state that does not reach back so far
+                must refuse rather than answer with less than was known.
+        """
+
+
+def microseconds(time: datetime | timedelta) -> int:
+    """Microseconds (of a moment: since 1970 UTC), exactly."""
+    return (time if isinstance(time, timedelta) else time - EPOCH) // timedelta(microseconds=1)
+
+
+def answer(requests: pl.DataFrame, moments: pl.Series, lookups: Sequence[Lookup], state: StateLookup) -> pl.DataFrame:
+    """The as-of columns of a few rows.
+
+    Args:
+        requests: One row per thing to predict, with the request columns.
+        moments: The prediction moment of each row (UTC).
+        lookups: What to look up.
+        state: Where.
+    """
+    at: list[int] = moments.cast(pl.Int64).to_list()
+    values = {name: _stored(requests, name) for name in {name for lookup in lookups for name in lookup.on}}
+    asked = [_queries(lookup, values, at) for lookup in lookups]
+    # Windows of several lengths share look-ups, and so do rows with the same key and moment: ask each once.
+    queries = list({query: None for each in asked for column in each for query in column if query is not None})
+    found: dict[Query | None, Hit | None] = {None: None}
+    if queries:
+        found.update(zip(queries, state.lookups(queries, earliest=min(at)), strict=True))
+    columns: list[list[Any]] = []
+    for lookup, each in zip(lookups, asked, strict=True):
+        columns.extend(_answers(lookup, at, [[found[query] for query in column] for column in each]))
+    types = {name: dtype for lookup in lookups for name, dtype in lookup.outputs.items()}
+    stored = {name: stored_type(dtype) for name, dtype in types.items()}
+    # By rows: for one row Polars builds a frame four times as fast as by columns.
+    frame = pl.DataFrame(list(zip(*columns, strict=True)), schema=stored, orient="row")
+    return frame.cast({name: dtype for name, dtype in types.items() if dtype != stored[name]})
+
+
+def _stored(requests: pl.DataFrame, name: str) -> list[Any]:
+    column = requests.get_column(name)
+    kept = stored_type(column.dtype)
+    return (column if column.dtype == kept else column.cast(kept)).to_list()
+
+
+def _queries(lookup: Lookup, values: dict[str, list[Any]], at: list[int]) -> list[list[Query | None]]:
+    """What the look-up asks for each row, at each of its moments; nothing for a key with a null in it."""
+    keys: list[Key] = list(zip(*(values[name] for name in lookup.on), strict=True))
+    timeline = lookup.timeline.name
+    return [
+        [None if None in key else (timeline, key, moment - before) for key, moment in zip(keys, at, strict=True)]
+        for before in map(microseconds, lookup.before)
+    ]
+
+
+def _answers(lookup: Lookup, at: list[int], hits: list[list[Hit | None]]) -> list[list[Any]]:
+    """The columns of one look-up. Every rule here stands in ``asof`` too; a property test holds them together."""
+    declared = lookup.declared
+    if isinstance(declared, Latest):
+        rows = hits[0]
+        if declared.max_age is not None:
+            oldest = microseconds(declared.max_age)
+            rows = [hit if hit and moment - hit[0] <= oldest else None for hit, moment in zip(rows, at, strict=True)]
+        return [[hit[i] if hit else None for hit in rows] for i in range(1, len(lookup.outputs) + 1)]
+    none = (0, 0, 0)
+    pairs = [(now or none, then or none) for now, then in zip(*hits, strict=True)]
+    counts = [now[1] - then[1] for now, then in pairs]
+    sums = [now[2] - then[2] for now, then in pairs]
+    match declared.aggregate:
+        case "count":
+            return [counts]
+        case "sum":
+            return [sums]
+        case "mean":
+            # Both to float first, as Polars divides integers; Python alone would divide huge ones more exactly.
+            return [[float(total) / float(count) if count else None for total, count in zip(sums, counts, strict=True)]]
