@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pilotage.data.source import Files, SourceSpec
+from pilotage.data.source import Expectation, Files, SourceSpec
 
 if TYPE_CHECKING:
     import pandera.polars as pa
@@ -22,7 +22,14 @@ def prepare(delivered: pl.LazyFrame) -> pl.LazyFrame:
 def contract() -> pa.DataFrameSchema:
     import pandera.polars as pa
 
-    return pa.DataFrameSchema({"carrier": pa.Column(pl.String), "name": pa.Column(pl.String)})
+    return pa.DataFrameSchema(
+        {"carrier": pa.Column(pl.String, pa.Check.str_matches(r"^[A-Z0-9]{2}$")), "name": pa.Column(pl.String)}
+    )
+
+
+EXPECTATIONS = (
+    Expectation(name="airlines", sql="count(*)", low=1, severity="block", why="A register has entries."),
+)
 
 
 SOURCE = SourceSpec(
@@ -36,4 +43,5 @@ SOURCE = SourceSpec(
     prepare=prepare,
     contract=contract,
     key=("carrier",),
+    expectations=EXPECTATIONS,
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pilotage.data.source import Files, SourceSpec
+from pilotage.data.source import Expectation, Files, SourceSpec
 
 if TYPE_CHECKING:
     import pandera.polars as pa
@@ -33,11 +33,23 @@ def contract() -> pa.DataFrameSchema:
 
     return pa.DataFrameSchema(
         {
-            "faa": pa.Column(pl.String),
+            # Small fields have codes with digits, such as 04G.
+            "faa": pa.Column(pl.String, pa.Check.str_matches(r"^[A-Z0-9]{3,4}$")),
+            "name": pa.Column(pl.String),
             "lat": pa.Column(pl.Float64, pa.Check.in_range(-90.0, 90.0)),
             "lon": pa.Column(pl.Float64, pa.Check.in_range(-180.0, 180.0)),
+            "alt": pa.Column(pl.Int64, pa.Check.in_range(-1500, 20_000)),
+            "tz": pa.Column(pl.Int64, pa.Check.in_range(-12, 14)),
+            "dst": pa.Column(pl.String, pa.Check.isin(["A", "U", "N"])),
+            "tzone": pa.Column(pl.String, nullable=True),
         }
     )
+
+
+EXPECTATIONS = (
+    Expectation(name="airports", sql="count(*)", low=1000, severity="block",
+                why="The register has some 1,450 airports; far fewer means that the file was cut."),
+)
 
 
 SOURCE = SourceSpec(
@@ -50,4 +62,5 @@ SOURCE = SourceSpec(
     prepare=prepare,
     contract=contract,
     key=("faa",),
+    expectations=EXPECTATIONS,
 )

@@ -89,6 +89,8 @@ class Expectation(Declaration):
     high: float | None = None
     learned: Annotated[float, Bounded(gt=0)] | None = None
     """Width of the band learned from earlier days: median ± ``learned`` robust standard deviations (1.4826 MAD)."""
+    narrowest: Annotated[float, Bounded(ge=0)] = 0.0
+    """Half width that a learned band has at least, in the unit of the number."""
     severity: Literal["block", "warn"]
     """``block`` keeps the batch from being published; ``warn`` only says so."""
     why: str
@@ -143,4 +145,11 @@ class SourceSpec(Declaration):
             )
         if unknown := sorted(set(self.optional) - set(self.columns)):
             raise DeclarationProblem(f"optional names {unknown[0]}, which is not among columns", fix="Add or drop it.")
+        names = [item.name for item in self.expectations]
+        if taken := sorted(name for name in names if names.count(name) > 1 or name in ("day", "passed", "unmet")):
+            raise DeclarationProblem(f"the name {taken[0]} of an expectation is taken", fix="Rename it.")
+        if self.daily is None and any(item.learned for item in self.expectations):
+            raise DeclarationProblem(
+                "an expectation learns from earlier days, and the source has none", fix="Give low or high, or daily=…."
+            )
         return self

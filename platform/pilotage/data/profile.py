@@ -1,0 +1,115 @@
+"""The numbers of each batch, measured by one DuckDB query, and their history in ``profile/<source>``.
+
+Only measuring and remembering: bands are learned in ``bands.py``, judging is in ``expectations.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pilotage.data.bands import WINDOW, Band, Measured
+from pilotage.data.source import Expectation, SourceSpec
+from pilotage.errors import ExpectationFailed
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from pilotage.data.lake import Lake
+
+
+def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Sequence[date | None]) -> list[Measured]:
+    """Evaluates every expectation's SQL on every batch, in one pass over the rows.
+
+    Args:
+        rows: Rows that passed the contract. In SQL, a time is a TIMESTAMP in UTC.
+        batch: Each row's batch.
+        batches: The batches asked for. One without rows is measured too (``count(*)`` is 0 there), but what is null
+            for want of rows is left out of its values.
+
+    Returns:
+        One record for each of ``batches``, in their order.
+
+    Raises:
+        ExpectationFailed: The SQL of an expectation can't be evaluated.
+    """
+    if not spec.expectations:
+        return [Measured(day=day, values={}) for day in batches]
+    import duckdb
+
+    times = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Datetime)]
+    table = rows.with_columns(pl.col(times).dt.replace_time_zone(None), batch.alias("_batch")).to_arrow()
+    numbers = ", ".join(_number(item) for item in spec.expectations)
+    with duckdb.connect() as connection:
+        connection.register("validated", table)
+        try:
+            grouped = connection.execute(f"SELECT _batch, {numbers} FROM validated GROUP BY _batch")  # noqa: S608
+            found = {day: values for day, *values in grouped.fetchall()}
+            nothing = connection.execute(f"SELECT {numbers} FROM validated WHERE false").fetchall()[0]  # noqa: S608
+        except duckdb.Error as error:
+            raise _culprit(connection, spec, error) from error
+    names = [item.name for item in spec.expectations]
+    empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None}
+    return [
+        Measured(day=day, values=dict(zip(names, found[day], strict=True)) if day in found else empty)
+        for day in batches
+    ]
+
+
+def past(lake: Lake, spec: SourceSpec, *, before: date) -> list[Measured]:
+    """What earlier runs measured on the days before one, oldest first: as many as a band can use."""
+    table = f"profile/{spec.name}"
+    if not lake.exists(table):
+        return []
+    names = [item.name for item in spec.expectations]
+    frame = lake.scan(table).filter(pl.col("day") < before).sort("day").tail(2 * WINDOW).collect()
+    known = [name for name in names if name in frame.columns]
+    return [
+        Measured(
+            day=row["day"],
+            values={name: row[name] for name in known},
+            passed=row["passed"],
+            unmet=frozenset(row["unmet"]),
+        )
+        for row in frame.iter_rows(named=True)
+    ]
+
+
+def as_frame(spec: SourceSpec, batches: Iterable[Measured], bands: Iterable[dict[str, Band]]) -> pl.DataFrame:
+    """Rows of ``profile/<source>``: one for each batch, with each number and its band."""
+    schema: dict[str, pl.DataType] = {"day": pl.Date(), "passed": pl.Boolean(), "unmet": pl.List(pl.String())}
+    for item in spec.expectations:
+        schema |= {item.name: pl.Float64(), f"{item.name}_low": pl.Float64(), f"{item.name}_high": pl.Float64()}
+    rows = []
+    for batch, own in zip(batches, bands, strict=True):
+        row: dict[str, object] = {"day": batch.day, "passed": batch.passed, "unmet": sorted(batch.unmet)}
+        for name, band in own.items():
+            row |= {name: batch.values[name], f"{name}_low": band.low, f"{name}_high": band.high}
+        rows.append(row)
+    return pl.DataFrame(rows, schema=schema)
+
+
+def _number(item: Expectation) -> str:
+    return f'CAST(({item.sql}) AS DOUBLE) AS "{item.name}"'
+
+
+def _culprit(connection: duckdb.DuckDBPyConnection, spec: SourceSpec, error: Exception) -> ExpectationFailed:
+    """Names the one expectation whose SQL fails; the query of all of them only says that something does."""
+    for item in spec.expectations:
+        try:
+            connection.execute(f"SELECT _batch, {_number(item)} FROM validated GROUP BY _batch")  # noqa: S608
+        except Exception as own:
+            return ExpectationFailed(
+                f"Expectation {item.name} of {spec.name} can't be evaluated: {own}",
+                fix=f"Correct its SQL in assets/sources/{spec.name}.py: {item.sql}",
+                source=spec.name,
+                expectation=item.name,
+            )
+    return ExpectationFailed(
+        f"The expectations of {spec.name} can't be evaluated together: {error}",
+        fix="Look at the message of DuckDB.",
+        source=spec.name,
+    )
