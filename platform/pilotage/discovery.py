@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pilotage.blanks import require_filled
 from pilotage.declaration import Declaration
 from pilotage.errors import DeclarationError
 
@@ -44,9 +45,10 @@ def load_declaration(package: str, attribute: str, kind: type[D], *, path: Path)
     """Imports one file of a package and takes the declaration out of it.
 
     Raises:
-        DeclarationError: The file can't be imported, holds no declaration, or declares another name than its own.
+        DeclarationError: The file has blanks, can't be imported, holds no declaration, or declares another name.
     """
     shown = f"{package.replace('.', '/')}/{path.name}"
+    require_filled(path, shown=shown)
     module = _guarded(lambda: importlib.import_module(f"{package}.{path.stem}"), shown)
     declaration = getattr(module, attribute, None)
     if not isinstance(declaration, kind):

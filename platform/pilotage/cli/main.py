@@ -1,0 +1,242 @@
+"""The ``pilotage`` command. Here are its commands, their options and their help; the work is done elsewhere.
+
+Nothing heavy is imported before a command runs, so that ``--help`` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pilotage.errors import ConfigError, PilotageError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Commands(click.Group):
+    """Lists commands in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings=CONTEXT)
+@click.version_option(package_name="pilotage", message="pilotage %(version)s")
+def cli() -> None:
+    """A data and training platform on Dagster: from the sandbox into production, and kept there.
+
+    All state is in PILOTAGE_HOME (default: .pilotage/ in the project). Every setting is an environment variable
+    PILOTAGE_…; see docs/how-to/run-locally.md.
+    """
+
+
+@cli.command(short_help="Start everything, and make the first champions.")
+@click.option("--no-sample", is_flag=True, help="Don't land the sample data and don't train on it.")
+@click.option(
+    "--exit-when-ready", is_flag=True, help="Stop as soon as everything serves, and print what was there as JSON."
+)
+@click.option("--plain", is_flag=True, help="Print lines instead of a live display, as it does into a pipe.")
+def up(no_sample: bool, exit_when_ready: bool, plain: bool) -> None:
+    """Start everything; on an empty home, land data and train and release the first champions.
+
+    Starts the Dagster UI and daemon, the MLflow UI, the reports and the prediction service, shows their addresses and
+    health, and stops them all on Ctrl-C. A start that was interrupted goes on where it stopped.
+    """
+    from pilotage.cli.up import Options, up
+
+    sys.exit(up(_settings(), Options(sample=not no_sample, exit_when_ready=exit_when_ready, plain=plain)))
+
+
+@cli.command(short_help="What is in production, and how it is doing.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(models: tuple[str, ...], as_json: bool) -> None:
+    """What is in production, since when, trained when and on what data, promoted by whom, and how it is doing."""
+    from pilotage.cli.console import print_json
+    from pilotage.cli.status import report, show
+
+    found = report(_settings(), list(models))
+    print_json(found) if as_json else show(found)
+
+
+@cli.command(short_help="Train a model from one file, and judge it.")
+@click.argument("model")
+@click.option(
+    "--config",
+    "-c",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML file: data version, hyper-parameters, resources, evaluation criteria. Default: as the model declares.",
+)
+def train(model: str, config: Path | None) -> None:
+    """Train MODEL in a Dagster run, from one file, and say what the gate says.
+
+    Exit code 0: registered as a version that may be promoted. 3: the gate refused it (the champion stays). 1: failed.
+    """
+    from pilotage.cli.train import train
+
+    sys.exit(train(_settings(), model, config))
+
+
+@cli.command(short_help="Make a version the champion.")
+@click.argument("model")
+@click.argument("version", type=click.IntRange(min=1))
+@click.option("--why", required=True, help="The reason, for the record.")
+@click.option("--actor", default=None, help="Who decides. Default: your user name.")
+def promote(model: str, version: int, why: str, actor: str | None) -> None:
+    """Make VERSION of MODEL the champion: the prediction service takes it up without a restart."""
+    from pilotage.cli.release import promote
+
+    promote(_settings(), model, version, why=why, actor=actor)
+
+
+@cli.command(short_help="Query the lake with DuckDB.")
+@click.argument("query")
+@click.option("--csv", "form", flag_value="csv", help="Print CSV.")
+@click.option("--json", "form", flag_value="json", help="Print a JSON list with one object a row.")
+@click.option("--limit", default=100, show_default=True, help="Rows shown as a table; CSV and JSON print all.")
+def sql(query: str, form: str | None, limit: int) -> None:
+    """Query the lake with DuckDB. Tables: raw.flights, validated.flights, quarantine.flights, features.flight_delay …
+
+    pilotage sql "select day, count(*) from validated.flights group by day order by day"
+    """
+    from pilotage.cli.sql import show
+
+    show(_settings(), query, form=form or "table", limit=limit)
+
+
+@cli.group(cls=Commands, short_help="Write the first file of a source or a model.")
+def new() -> None:
+    """Write the first file of a source or a model, with blanks to fill in."""
+
+
+@new.command("source", short_help="Write assets/sources/NAME.py: a dataset.")
+@click.argument("name")
+@click.option(
+    "--from",
+    "read",
+    type=click.Choice(["files", "sql", "rest"]),
+    default="files",
+    show_default=True,
+    help="Landed files, a SQL table, or a REST endpoint.",
+)
+@click.option("--daily/--whole", default=True, show_default=True, help="One batch a day, or one table (SQL always is).")
+def new_source(name: str, read: str, daily: bool) -> None:
+    """Write assets/sources/NAME.py: where a dataset comes from, what a good row is, what a good day is."""
+    from pilotage.cli.scaffold import scaffold, source_flags
+
+    scaffold("source", name, flags=source_flags(read, daily=daily))
+
+
+@new.command("model", short_help="Write assets/models/NAME.py: a model.")
+@click.argument("name")
+@click.option("--time/--no-time", default=True, show_default=True, help="Whether its data has an event time.")
+def new_model(name: str, time: bool) -> None:
+    """Write assets/models/NAME.py: what is predicted, from what, and when it is good enough."""
+    from pilotage.cli.scaffold import scaffold
+
+    scaffold("model", name, flags={"time" if time else "notime"})
+
+
+@cli.command(short_help="Load every declaration, and say which files are fine.")
+def check() -> None:
+    """Load every declaration, and say of each file whether it is fine. Exit code 1 if one is not."""
+    from pilotage.cli.check import check
+
+    sys.exit(check())
+
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@cli.command(short_help="Publish more days of the sample data.")
+@click.argument("source", type=click.Choice(["flights", "weather"]))
+@click.option("--from", "first", type=DAY, required=True, help="First day, YYYY-MM-DD.")
+@click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
+def land(source: str, first: Any, last: Any) -> None:
+    """Publish more sample days into the landing folder, as the airline's export job would."""
+    from pilotage.cli.land import land
+
+    land(_settings(), source, first.date(), last.date())
+
+
+@cli.group(hidden=True)
+def setup() -> None:
+    """Steps of `pilotage up`, each a process of its own. The last line they print is their result."""
+
+
+@setup.command("store")
+def setup_store() -> None:
+    from pilotage.cli.release import create_store
+
+    create_store(_settings())
+
+
+@setup.command("land")
+def setup_land() -> None:
+    from pilotage.cli.runs import RESULT
+    from pilotage.cli.sample import land
+
+    click.echo(f"{RESULT}{land(_settings(), progress=click.echo)}")
+
+
+@setup.command("missing")
+def setup_missing() -> None:
+    import json
+    from dataclasses import asdict
+
+    from pilotage.cli.missing import find
+    from pilotage.cli.runs import RESULT
+
+    click.echo(f"{RESULT}{json.dumps(asdict(find(_settings())))}")
+
+
+@setup.command("release")
+@click.argument("model")
+def setup_release(model: str) -> None:
+    from pilotage.cli.release import release_first
+
+    release_first(_settings(), model)
+
+
+def _settings() -> Any:
+    from pilotage.settings import Settings
+
+    return Settings.load()
+
+
+def main() -> None:
+    """Entry point: turns deliberate errors into a message and an exit code, and leaves the others their traceback."""
+    sys.exit(run(lambda: cli.main(standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Runs a command and gives its exit code: 1 for what went wrong, 2 for what was asked wrongly, 130 for Ctrl-C."""
+    from pilotage.cli.console import print_error
+
+    try:
+        result = command()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped.", err=True)
+        return 130
+    except ConfigError as error:
+        print_error(error)
+        return 2
+    except PilotageError as error:
+        print_error(error)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output has seen enough. Nothing may be flushed into the closed pipe at exit.
+        sys.stdout = None
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The servers of an instance: how each is started, and how to see over HTTP that it is well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pilotage.cli import home
+from pilotage.cli.runs import OWNER, alive
+from pilotage.cli.supervisor import Program
+from pilotage.settings import PROJECT, Settings
+
+TIMEOUT_SECONDS = 3.0
+
+UNFINISHED = """query { runsOrError(filter: {statuses: [STARTING, STARTED, CANCELING, NOT_STARTED]}, limit: 200) {
+  ... on Runs { results { runId tags { key value } } } } }"""
+CANCEL = """mutation($runs: [String!]!) { terminateRuns(runIds: $runs,
+  terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename } }"""
+
+DAEMONS = """query { instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
+LOCATIONS = """query { workspaceOrError { ... on Workspace { locationEntries {
+  name loadStatus locationOrLoadError { ... on PythonError { message } } } } } }"""
+
+
+def address(settings: Settings, port: int) -> str:
+    """Where a server is reached from this machine."""
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104 - compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def dagster(settings: Settings) -> Program:
+    """The Dagster web UI."""
+    url = address(settings, settings.dagster_port)
+    command = _tool("dagster-webserver", "-w", str(PROJECT / "workspace.yaml"), "-h", settings.host)
+    command += ["-p", str(settings.dagster_port), "--log-level", "warning", "--code-server-log-level", "warning"]
+    check = partial(_locations, url)
+    return _program(settings, name="Dagster", log="dagster", command=command, url=url, check=check)
+
+
+def daemon(settings: Settings) -> Program:
+    """Dagster's daemon: schedules, sensors, the run queue. It has no address; the web UI knows how it is."""
+    command = _tool("dagster-daemon", "run", "-w", str(PROJECT / "workspace.yaml"), "--log-level", "info")
+    url = address(settings, settings.dagster_port)
+    check = partial(_daemons, url)
+    return _program(settings, name="Dagster daemon", log="daemon", command=command, url="", check=check)
+
+
+def mlflow(settings: Settings) -> Program:
+    """The MLflow UI, on the same store that runs write to."""
+    url = address(settings, settings.mlflow_port)
+    port = settings.mlflow_port
+    hosts = sorted({"localhost", "127.0.0.1", settings.host})
+    command = _tool("mlflow", "server", "--backend-store-uri", settings.mlflow, "--registry-store-uri", settings.mlflow)
+    command += ["--default-artifact-root", str(settings.mlflow_artifacts), "--no-serve-artifacts"]
+    command += ["--host", settings.host, "--port", str(port), "--workers", "1"]
+    # A page of another origin that resolves its name to loopback would otherwise reach the registry.
+    command += ["--allowed-hosts", ",".join(f"{host}:{port}" for host in hosts)]
+    return _program(
+        settings, name="MLflow", log="mlflow", command=command, url=url, check=lambda: answers(f"{url}/health")
+    )
+
+
+def reports(settings: Settings) -> Program:
+    """Data Docs and drift reports, as static pages."""
+    url = address(settings, settings.reports_port)
+    command = [sys.executable, "-m", "pilotage.cli.reports", "--folder", str(settings.reports)]
+    command += ["--host", settings.host, "--port", str(settings.reports_port)]
+    return _program(
+        settings, name="Reports", log="reports", command=command, url=url, check=lambda: answers(f"{url}/-/health")
+    )
+
+
+def service(settings: Settings) -> Program:
+    """The prediction service."""
+    url = address(settings, settings.service_port)
+    command = [sys.executable, "-m", "serving", "--host", settings.host, "--port", str(settings.service_port)]
+    return _program(
+        settings,
+        name="Prediction service",
+        log="service",
+        command=command,
+        url=url,
+        check=lambda: answers(f"{url}/readyz"),
+    )
+
+
+def health(settings: Settings) -> list[dict[str, Any]]:
+    """Asks every server once; one entry a server."""
+    asked = []
+    for make in (dagster, daemon, mlflow, reports, service):
+        program = make(settings)
+        trouble = program.check() if program.check else None
+        url = {"url": program.url} if program.url else {"url": ""}
+        asked.append({"name": program.name, **url, "healthy": trouble is None, "detail": trouble or ""})
+    return asked
+
+
+def has_store(settings: Settings) -> bool:
+    """Whether MLflow's store is there. One that is no SQLite file is made ready by ``pilotage setup store``."""
+    prefix = "sqlite:///"
+    return settings.mlflow.startswith(prefix) and Path(settings.mlflow.removeprefix(prefix)).exists()
+
+
+def end_lost_runs(settings: Settings) -> list[str]:
+    """Marks runs as cancelled whose process is gone: Dagster itself would show them as running for an hour.
+
+    Called when we have just taken the home's lock, so nothing that an earlier instance started is alive; a run that
+    somebody started beside it, by ``pilotage train``, carries its owner's process in a tag.
+
+    Returns:
+        Ids of the runs.
+    """
+    url = address(settings, settings.dagster_port)
+    found = graphql(url, UNFINISHED)["runsOrError"].get("results", [])
+    lost = []
+    for run in found:
+        owner = next((tag["value"] for tag in run["tags"] if tag["key"] == OWNER), "")
+        if not (owner and alive(owner)):
+            lost.append(str(run["runId"]))
+    if lost:
+        graphql(url, CANCEL, runs=lost)
+    return lost
+
+
+def graphql(url: str, query: str, **variables: Any) -> dict[str, Any]:
+    """One query to the Dagster web server.
+
+    Raises:
+        OSError: It can't be reached.
+        ValueError: It answers something else than data.
+    """
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    answer = _get(f"{url}/graphql", body)
+    if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
+        raise ValueError(f"Dagster answered {answer!r}")
+    data: dict[str, Any] = answer["data"]
+    return data
+
+
+def _program(
+    settings: Settings, *, name: str, log: str, command: list[str], url: str, check: Callable[[], str | None]
+) -> Program:
+    return Program(
+        name=name,
+        command=command,
+        log=home.logs(settings) / f"{log}.log",
+        check=check,
+        url=url,
+        variables=home.variables(settings),
+    )
+
+
+def _tool(name: str, *arguments: str) -> list[str]:
+    """A console script of our own environment, wherever PATH points."""
+    return [str(Path(sys.executable).parent / name), *arguments]
+
+
+def _get(url: str, body: bytes | None = None) -> Any:
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
+    # No proxy of the environment has a say in what is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+        text = response.read()
+        if "json" not in (response.headers.get("Content-Type") or ""):
+            return text.decode(errors="replace")
+        return json.loads(text)
+
+
+def answers(url: str) -> str | None:
+    """``None`` if a GET succeeds, else what is wrong in a few words."""
+    try:
+        _get(url)
+    except urllib.error.HTTPError as error:
+        return _reason(error)
+    except (OSError, ValueError) as error:
+        return _unreachable(error)
+    return None
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What a server that answers with an error says about it."""
+    try:
+        told = json.loads(error.read(2_000))
+    except (OSError, ValueError):
+        told = None
+    text = ""
+    if isinstance(told, dict):
+        text = str(told.get("message") or told.get("error") or told.get("detail") or "")
+    return text[:120] or f"answers {error.code}"
+
+
+def _unreachable(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return "no answer yet" if isinstance(reason, ConnectionRefusedError) else f"no answer: {reason}"
+
+
+def _locations(url: str) -> str | None:
+    """Whether the web server has loaded the project's definitions."""
+    try:
+        entries = graphql(url, LOCATIONS)["workspaceOrError"].get("locationEntries", [])
+    except (OSError, ValueError) as error:
+        return _unreachable(error)
+    for entry in entries:
+        if entry["loadStatus"] != "LOADED":
+            return "loading definitions"
+        if message := (entry.get("locationOrLoadError") or {}).get("message"):
+            return f"definitions don't load: {message.strip().splitlines()[0][:160]}"
+    return None if entries else "no definitions"
+
+
+def _daemons(url: str) -> str | None:
+    try:
+        statuses = graphql(url, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+    except (OSError, ValueError) as error:
+        return _unreachable(error)
+    ill = [status["daemonType"].lower() for status in statuses if status["required"] and not status["healthy"]]
+    return f"no heartbeat of {', '.join(ill)}" if ill else None

@@ -1,0 +1,185 @@
+"""``pilotage status``: what is in production, and how it is doing. Read from the ledger, never guessed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pilotage.cli import declared, home, servers
+from pilotage.cli.console import out
+from pilotage.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pilotage.release.state import ModelState, Release
+
+
+def states(settings: Settings) -> dict[str, ModelState]:
+    """What the ledger says of every model."""
+    from pilotage.release.ledger import SqlLedger
+    from pilotage.release.state import fold
+
+    ledger = SqlLedger(settings.ledger)
+    try:
+        return fold(ledger.events())
+    finally:
+        ledger.close()
+
+
+def newest_releasable(state: ModelState | None) -> int | None:
+    """The newest version that passed its gate; ``None`` if none did."""
+    return max(state.versions) if state is not None and state.versions else None
+
+
+def in_production(release: Release) -> dict[str, Any]:
+    """A champion in the few words that ``pilotage up`` shows."""
+    return {
+        "model": release.model,
+        "version": release.version,
+        "since": _iso(release.promoted_at),
+        "by": release.actor,
+        "detail": f"since {_local(release.promoted_at)}, {data_words(release.facts)}",
+    }
+
+
+def report(settings: Settings, names: list[str]) -> dict[str, Any]:
+    """The whole status as JSON values: the instance, its servers, and each model."""
+    from pilotage.errors import ConfigError
+
+    instance = home.is_up(settings)
+    known = states(settings)
+    specs = declared.models()
+    every = [*specs, *sorted(set(known) - set(specs))]
+    if unknown := [name for name in names if name not in every]:
+        raise ConfigError(
+            f"There is no model {unknown[0]!r}.", fix=f"Use one of: {', '.join(every)}.", model=unknown[0]
+        )
+    return {
+        "home": str(settings.home),
+        "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
+        "servers": servers.health(settings),
+        "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
+    }
+
+
+def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
+    champion = state.champion if state else None
+    refused = state.refused[-1] if state and state.refused else None
+    waiting = [number for number in (state.versions if state else {}) if champion is None or number > champion.version]
+    return {
+        "model": name,
+        "title": spec.title if spec else None,
+        "owner": spec.owner if spec else None,
+        "risk": spec.risk if spec else None,
+        "declared": spec is not None,
+        "champion": None if champion is None else _champion(champion, state),
+        "waiting_versions": sorted(waiting),
+        "versions": sorted(state.versions) if state else [],
+        "releases": [
+            {"version": past.version, "since": _iso(past.promoted_at), "by": past.actor, "why": past.why}
+            for past in (state.history if state else ())
+        ],
+        "last_refusal": None
+        if refused is None
+        else {"at": _iso(refused.at), "reasons": list(refused.reasons), "mlflow_run_id": refused.mlflow_run_id},
+    }
+
+
+def _champion(release: Release, state: ModelState | None) -> dict[str, Any]:
+    version = state.versions.get(release.version) if state else None
+    facts = dict(release.facts)
+    return {
+        "version": release.version,
+        "since": _iso(release.promoted_at),
+        "promoted_by": release.actor,
+        "why": release.why,
+        "trained_at": _iso(release.trained_at),
+        "trained_because": version.cause if version else None,
+        "data": {key: value for key, value in facts.items() if key != "metrics"},
+        "metrics": facts.get("metrics"),
+        "bundle_sha256": release.bundle_sha256,
+        "mlflow_run_id": release.mlflow_run_id,
+        "dagster_run": version.run_url if version else None,
+    }
+
+
+def show(status: dict[str, Any]) -> None:
+    """Prints a report for people."""
+    console = out()
+    for model in status["models"]:
+        console.print(_panel(model))
+    console.print(_servers(status))
+
+
+def _panel(model: dict[str, Any]) -> RenderableType:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    champion = model["champion"]
+    if champion is None:
+        grid.add_row("in production", Text("nothing", style="yellow"))
+        newest = model["waiting_versions"][-1:]
+        step = (
+            f"pilotage promote {model['model']} {newest[0]} --why …" if newest else f"pilotage train {model['model']}"
+        )
+        grid.add_row("next", step)
+    else:
+        grid.add_row("in production", Text(f"version {champion['version']}", style="bold green"))
+        grid.add_row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
+        because = f" ({champion['trained_because']})" if champion["trained_because"] else ""
+        grid.add_row("trained", f"{_local(champion['trained_at'])}{because}, on {data_words(champion['data'])}")
+        if champion["metrics"]:
+            grid.add_row("at the gate", _metrics(champion["metrics"]))
+        if model["waiting_versions"]:
+            grid.add_row("waiting", f"version {', '.join(map(str, model['waiting_versions']))}")
+    if model["last_refusal"]:
+        refusal = model["last_refusal"]
+        grid.add_row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
+    grid.add_row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else "no longer declared")
+    return Panel(
+        grid, title=f"[bold]{model['model']}[/] {model['title'] or ''}", title_align="left", border_style="dim"
+    )
+
+
+def _servers(status: dict[str, Any]) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for server in status["servers"]:
+        style = "green" if server["healthy"] else "red" if status["up"] else "dim"
+        grid.add_row(server["name"], server["url"], Text(server["detail"] or "healthy", style=style))
+    if not status["up"]:
+        grid.add_row(Text("Pilotage is not running on this home.", style="yellow"), "pilotage up", "")
+    return grid
+
+
+def data_words(facts: Any) -> str:
+    """What a version was trained on, in words."""
+    rows = facts.get("rows")
+    days = f" from {facts['first']} to {facts['last']}" if facts.get("first") and facts.get("last") else ""
+    return f"{rows:,} rows{days}" if isinstance(rows, int) else "data that its record names"
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    shown = []
+    for name, value in metrics.items():
+        number = value.get("value") if isinstance(value, dict) else value
+        if isinstance(number, int | float):
+            shown.append(f"{name} {number:.4g}")
+    return ", ".join(shown)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _local(moment: datetime | str) -> str:
+    """A moment in the reader's time zone, to the minute."""
+    parsed = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return parsed.astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,135 @@
+"""``pilotage train``: a training run from one file, and what the gate says to it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from pilotage.cli import declared, home, runs, servers
+from pilotage.cli.console import err, out
+from pilotage.errors import RegistryUnavailable, TrainingError
+from pilotage.settings import Settings
+
+if TYPE_CHECKING:
+    from pilotage.release.events import Event
+
+REFUSED = 3
+"""Exit code of a training whose candidate the gate refused."""
+
+
+def train(settings: Settings, name: str, file: Path | None) -> int:
+    """Checks the file, runs the model's training job, and says what became of it.
+
+    Returns:
+        Exit code: 0 registered, 3 refused by the gate.
+
+    Raises:
+        ConfigError: The file is wrong; nothing was started.
+        TrainingError: The run failed.
+    """
+    from pilotage.training.config import TrainConfig
+
+    spec = declared.model(name)
+    config = TrainConfig.from_file(file) if file else TrainConfig()
+    config.check(spec)
+    home.prepare(settings)
+    if not servers.has_store(settings):
+        _make_store(settings)
+    before = _last_event(settings)
+    values = config.model_dump(mode="json", exclude_unset=True)
+    began = time.monotonic()
+
+    def progress(text: str) -> None:
+        click.echo(f"[{time.monotonic() - began:6.1f} s] {text}", err=True)
+
+    work = runs.dagster_job(
+        f"train_{name}",
+        settings=settings,
+        cause="manual",
+        progress=progress,
+        config={"resources": {"training": {"config": values}}} if values else None,
+    )
+    result = _obedient(work)
+    if not result.ok:
+        raise TrainingError(
+            f"Training of {name} failed{f' in {runs.readable(result.failed_step)}' if result.failed_step else ''}: "
+            f"{result.error}",
+            fix=f"See {work.log}" + (f" or {settings.dagster_ui}/runs/{result.run_id}" if result.run_id else ""),
+            model=name,
+            run_id=result.run_id,
+        )
+    return _tell(settings, name, _decision(settings, name, result.run_id, before), result.run_id)
+
+
+def _tell(settings: Settings, name: str, event: Event, run_id: str) -> int:
+    console = out()
+    console.print(f"Run: {settings.dagster_ui}/runs/{run_id}", highlight=False)
+    if event.kind == "registered":
+        console.print(f"[bold green]{name} version {event.version} passed its gate and is registered.[/]")
+        console.print(f'Release it: pilotage promote {name} {event.version} --why "…"', highlight=False)
+        return 0
+    console.print(f"[bold red]The gate refused this candidate of {name}.[/] The champion stays.")
+    for reason in event.payload["reasons"]:
+        console.print(f"  - {reason}", highlight=False, markup=False)
+    return REFUSED
+
+
+def _decision(settings: Settings, name: str, run_id: str, before: int) -> Event:
+    """The ledger's event about this run: what it registered, or why it was refused."""
+    from pilotage.release.ledger import SqlLedger
+
+    ledger = SqlLedger(settings.ledger)
+    try:
+        events = [event for event in ledger.events(after=before) if event.model == name]
+    finally:
+        ledger.close()
+    decided = [event for event in events if event.kind in ("registered", "refused")]
+    ours = [event for event in decided if run_id in str(event.payload.get("run_url", ""))] or decided
+    if not ours:
+        raise TrainingError(
+            f"The run of {name} ended well, but registered nothing and refused nothing.",
+            fix=f"Look at {settings.dagster_ui}/runs/{run_id}.",
+            model=name,
+            run_id=run_id,
+        )
+    return ours[-1]
+
+
+def _last_event(settings: Settings) -> int:
+    from pilotage.cli.status import states
+
+    return max((state.sequence for state in states(settings).values()), default=0)
+
+
+def _obedient(work: runs.Work) -> runs.RunResult:
+    """Runs it so that Ctrl-C and SIGTERM end the run in order, and not only us."""
+    stopped = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        work.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        result = work.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if stopped:
+        err().print("Stopped; nothing was registered.")
+        sys.exit(130)
+    return result
+
+
+def _make_store(settings: Settings) -> None:
+    work = runs.pilotage("setup", "store", settings=settings, log="store", progress=lambda _: None)
+    result = _obedient(work)
+    if not result.ok:
+        raise RegistryUnavailable(f"MLflow's store could not be made: {result.error}", fix=f"See {work.log}.")

@@ -1,0 +1,236 @@
+"""``pilotage up``: everything on one machine, watched and stopped in order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from pilotage.cli import home, servers
+from pilotage.cli.board import Board, PlainBoard, make_board
+from pilotage.cli.bootstrap import Bootstrap
+from pilotage.cli.console import out
+from pilotage.cli.ports import require_free
+from pilotage.cli.supervisor import Supervisor
+from pilotage.settings import Settings
+
+TICK_SECONDS = 0.2
+ENDING_SECONDS = 20.0
+"""Seconds that programs of an earlier start, which was killed, may still need to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The flags of the command."""
+
+    sample: bool = True
+    exit_when_ready: bool = False
+    plain: bool = False
+
+
+class Orders:
+    """Counts orders to stop: Ctrl-C, SIGTERM, the terminal going away."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def install(self) -> None:
+        # Our own handlers also undo the SIGINT that a shell ignores for jobs in its background.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def up(settings: Settings, options: Options) -> int:
+    """Runs until it is told to stop.
+
+    Returns:
+        Exit code: 0 after a clean stop (or when it already runs), 1 when something had failed.
+    """
+    orders = Orders()
+    orders.install()
+    home.prepare(settings)
+    lock = home.HomeLock(settings)
+    if (running := lock.take()) is not None:
+        _already(settings, running, options)
+        return 0
+    try:
+        # Programs of a start that was killed end by themselves, within seconds.
+        require_free(settings, patience=ENDING_SECONDS if lock.unclean else 0)
+        return _Up(settings, options, orders, lock).run()
+    finally:
+        lock.release()
+
+
+def _already(settings: Settings, running: home.Instance, options: Options) -> None:
+    if options.exit_when_ready:
+        print(json.dumps({"already_running": True, "pid": running.pid, "addresses": running.addresses}))
+        return
+    out().print(f"Pilotage already runs on {settings.home}" + (f" (process {running.pid})." if running.pid else "."))
+    for name, url in running.addresses.items():
+        out().print(f"  {name:<20} {url}", highlight=False)
+    out().print("Stop it with Ctrl-C where it runs" + (f", or: kill {running.pid}" if running.pid else ""))
+
+
+class _Up:
+    """One run of the command, from the lock to the last process."""
+
+    def __init__(self, settings: Settings, options: Options, orders: Orders, lock: home.HomeLock) -> None:
+        self._settings = settings
+        self._options = options
+        self._orders = orders
+        self._lock = lock
+        self._began = time.monotonic()
+        self._board: Board = (
+            PlainBoard(sys.stderr) if options.exit_when_ready else make_board(out(), plain=options.plain)
+        )
+        self._supervisor = Supervisor()
+        add = self._supervisor.add
+        self._dagster = add(servers.dagster(settings))
+        self._mlflow = add(servers.mlflow(settings))
+        self._reports = add(servers.reports(settings))
+        self._service = add(servers.service(settings))
+        self._daemon = add(servers.daemon(settings))
+        self._board.servers = self._supervisor.programs
+        self._bootstrap = Bootstrap(settings, self._board, dagster_answers=self._dagster_answers)
+        self._trouble = ""
+        self._ready = False
+
+    def run(self) -> int:
+        self._lock.describe(addresses=self._addresses())
+        with self._board.shown():
+            self._supervisor.watch()
+            main = threading.Thread(target=self._guarded, name="bootstrap", daemon=True)
+            main.start()
+            try:
+                self._watch(main)
+            finally:
+                failures = self._failures()
+                self._board.headlined("Stopping")
+                self._stop(main)
+        if self._options.exit_when_ready:
+            print(json.dumps(self._summary(failures)))
+        for failure in failures:
+            print(failure, file=sys.stderr)
+        return 1 if failures else 0
+
+    def _failures(self) -> list[str]:
+        found = [*self._bootstrap.outcome.failures, *([self._trouble] if self._trouble else [])]
+        return found + [f"{s.program.name}: {s.detail}" for s in self._supervisor.programs if s.state == "failed"]
+
+    def _guarded(self) -> None:
+        try:
+            self._start()
+        except Exception as error:  # The boundary of the thread: shown, and the exit code.
+            self._trouble = f"{type(error).__name__}: {error}"
+            self._board.headlined(f"Failed: {self._trouble}")
+
+    def _start(self) -> None:
+        """The order of things: what others wait for first, what competes with the first lineage last."""
+        start = self._supervisor.start
+        fresh = not servers.has_store(self._settings)
+        start(self._dagster)
+        start(self._reports)
+        if fresh and not self._bootstrap.store():
+            return
+        start(self._mlflow)
+        if not fresh or not self._options.sample:
+            start(self._service)
+        if self._wait(self._dagster_answers):
+            servers.end_lost_runs(self._settings)
+        if self._options.sample:
+            self._board.headlined("Making the first champions" if fresh else "Looking after the champions")
+            self._bootstrap.run(fresh=fresh)
+        if self._service.state == "waiting":
+            start(self._service)
+        # Its sensor would otherwise ingest the same days beside us.
+        start(self._daemon)
+
+    def _watch(self, main: threading.Thread) -> None:
+        while not self._orders.count:
+            self._supervisor.tick()
+            self._board.refresh()
+            if not main.is_alive() and not self._ready:
+                if self._is_ready():
+                    self._announce()
+                elif self._options.exit_when_ready and self._hopeless():
+                    return
+            if self._ready and self._options.exit_when_ready:
+                return
+            time.sleep(TICK_SECONDS)
+
+    def _is_ready(self) -> bool:
+        """Serving: every server is well, and the service has champions where there should be some."""
+        if self._bootstrap.outcome.failures or self._trouble:
+            return False
+        well = all(
+            supervised.state == "healthy" for supervised in self._supervisor.programs if supervised is not self._service
+        )
+        # Without the sample data there may be no champion, and without one the service is not ready; it runs, though.
+        return well and (self._service.state == "healthy" or not self._options.sample)
+
+    def _hopeless(self) -> bool:
+        failed = any(supervised.state == "failed" for supervised in self._supervisor.programs)
+        return failed or bool(self._bootstrap.outcome.failures or self._trouble)
+
+    def _announce(self) -> None:
+        self._ready = True
+        self._lock.describe(addresses=self._addresses(), ready=True)
+        took = time.monotonic() - self._began
+        self._board.headlined(f"Serving at {self._service.program.url} after {took:.0f} s. Ctrl-C stops everything.")
+
+    def _stop(self, main: threading.Thread) -> None:
+        """Within a bounded time: the bootstrap's steps and the servers end side by side."""
+        before = self._orders.count
+
+        def harsh() -> bool:
+            return self._orders.count > max(before, 1)
+
+        self._bootstrap.stop()
+        killed = self._supervisor.stop(harsh=harsh)
+        deadline = time.monotonic() + (1 if harsh() else 10)
+        while main.is_alive() and time.monotonic() < deadline:
+            main.join(0.1)
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=3)
+        if killed:
+            self._board.note(f"Did not end in time and was killed: {', '.join(killed)}")
+        self._board.headlined("Stopped")
+
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        while not self._orders.count:
+            if condition():
+                return True
+            time.sleep(TICK_SECONDS)
+        return False
+
+    def _dagster_answers(self) -> bool:
+        return servers.answers(f"{self._dagster.program.url}/server_info") is None
+
+    def _addresses(self) -> dict[str, str]:
+        return {s.program.name: s.program.url for s in self._supervisor.programs if s.program.url}
+
+    def _summary(self, failures: list[str]) -> dict[str, Any]:
+        return {
+            "ready": self._ready,
+            "seconds": round(time.monotonic() - self._began, 1),
+            "home": str(self._settings.home),
+            "addresses": self._addresses(),
+            "champions": self._bootstrap.outcome.champions,
+            "steps": self._bootstrap.outcome.steps,
+            "failures": failures,
+        }
