@@ -1,0 +1,215 @@
+"""The compose file, without a container engine: it parses, fits together, and starts commands that exist."""
+
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pilotage.settings import PREFIX, PROJECT, Settings
+
+OURS = ("code", "webserver", "daemon", "mlflow", "service")
+
+
+@cache
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return compose()["services"]
+
+
+def variables() -> dict[str, set[str]]:
+    """Variable of the compose file → the ways in which it is asked for (``:?…``, ``:-…`` or nothing)."""
+    found: dict[str, set[str]] = {}
+    text = (PROJECT / "docker-compose.yml").read_text().replace("$$", "")
+    for name, way in re.findall(r"\$\{(\w+)((?::[?-])?)", text):
+        found.setdefault(name, set()).add(way)
+    return found
+
+
+def mounts(service: dict[str, Any]) -> list[tuple[str, str]]:
+    """Source and target of each volume of a service."""
+    pairs = []
+    for volume in service.get("volumes", []):
+        source, target = re.sub(r"\$\{\w+:-(\w+)\}", r"\1", volume).split(":")[:2]
+        pairs.append((source, target))
+    return pairs
+
+
+def test_every_part_that_a_team_needs_is_there():
+    assert {"postgres", "migrate", "proxy", *OURS} == set(services())
+
+
+def test_what_it_refers_to_exists():
+    whole = compose()
+    for name, service in services().items():
+        assert set(service.get("depends_on", {})) <= set(services()), name
+        assert set(service.get("networks", [])) <= set(whole["networks"]), name
+        assert set(service.get("secrets", [])) <= set(whole["secrets"]), name
+        for source, _ in mounts(service):
+            assert source in whole["volumes"] or (PROJECT / source).exists(), f"{name}: {source}"
+        for other, condition in service.get("depends_on", {}).items():
+            if condition["condition"] == "service_healthy":
+                assert "healthcheck" in services()[other], f"{name} waits for the health of {other}"
+    used = {source for service in services().values() for source, _ in mounts(service)}
+    assert set(whole["volumes"]) <= used
+
+
+def test_nobody_waits_for_themselves():
+    done: set[str] = set()
+    while len(done) < len(services()):
+        free = {name for name, one in services().items() if name not in done and set(one.get("depends_on", {})) <= done}
+        assert free, f"these wait for each other: {sorted(set(services()) - done)}"
+        done |= free
+
+
+def test_only_the_proxy_is_reachable_and_only_from_this_machine():
+    published = {name: service["ports"] for name, service in services().items() if "ports" in service}
+    assert list(published) == ["proxy"]
+    assert published["proxy"] == [f"127.0.0.1:{port}:{port}" for port in (3000, 3001, 5000, 8000)]
+    assert compose()["networks"]["back"] == {"internal": True}
+
+
+def test_every_container_is_confined():
+    for name, service in services().items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service.get("privileged") is None, name
+        unprivileged_image = "unprivileged" in service.get("image", "")
+        assert unprivileged_image or service["user"] not in ("root", "0"), name
+
+
+def test_every_server_says_whether_it_is_well():
+    assert [name for name, service in services().items() if "healthcheck" not in service] == ["migrate"]
+
+
+def test_there_is_no_default_password():
+    asked = variables()
+    for name in ("POSTGRES_PASSWORD", "DAGSTER_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "LEDGER_DB_PASSWORD", "DOMAIN"):
+        assert ":?" in asked[name], f"{name} must be required"
+        assert ":-" not in asked[name]
+    text = (PROJECT / "docker-compose.yml").read_text()
+    assert re.findall(r"(?i)password\w*:(?![?-])\s*(?!\$\{)\S+", text) == []
+
+
+def test_the_script_makes_every_variable_and_secret_that_is_required(tmp_path: Path):
+    (tmp_path / "deploy").mkdir()
+    script = tmp_path / "deploy" / "make-secrets"
+    script.write_bytes((PROJECT / "deploy" / "make-secrets").read_bytes())
+    script.chmod(0o755)
+    done = subprocess.run([script, "pilotage.example", "ada"], capture_output=True, text=True, check=False)
+    if "openssl" in done.stderr:
+        pytest.skip("openssl is not installed")
+    assert done.returncode == 0, done.stderr
+    made = dict(re.findall(r"^(\w+)=(.+)$", (tmp_path / ".env").read_text(), re.MULTILINE))
+    assert {name for name, ways in variables().items() if ":-" not in ways} == set(made)
+    assert made["DOMAIN"] == "pilotage.example"
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "deploy" / "secrets").stat().st_mode & 0o077 == 0
+    for secret in compose()["secrets"].values():
+        assert (tmp_path / secret["file"]).stat().st_size > 0
+    people = (tmp_path / "deploy/secrets/people").read_text()
+    assert people.startswith("ada:$6$")
+
+    again = subprocess.run([script, "elsewhere.example"], capture_output=True, text=True, check=True)
+    assert again.stdout == "", "a second run must leave everything as it is"
+    assert (tmp_path / "deploy/secrets/people").read_text() == people
+
+
+def test_settings_know_every_variable_that_they_are_given():
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    given = set(re.findall(rf"\b({PREFIX}\w+)=", dockerfile))
+    for service in services().values():
+        given |= {name for name in service.get("environment", {}) if name.startswith(PREFIX)}
+    assert given <= known
+    assert {"PILOTAGE_HOME", "PILOTAGE_MLFLOW_URI", "PILOTAGE_LEDGER_URL", "PILOTAGE_DAGSTER_URL"} <= given
+
+
+@cache
+def flags_of(*command: str) -> str:
+    """The help of a command of our environment."""
+    if command[:2] == ("python", "-m"):
+        call = [sys.executable, *command[1:]]
+    else:
+        call = [str(Path(sys.executable).parent / command[0]), *command[1:]]
+    done = subprocess.run([*call, "--help"], cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout + done.stderr if done.returncode == 0 else ""
+
+
+@pytest.mark.slow
+def test_every_command_exists_and_knows_its_options():
+    commands = {name: services()[name]["command"] for name in (*OURS, "migrate")}
+    checks = {f"health of {name}": services()[name]["healthcheck"]["test"][1:] for name in ("code", "daemon")}
+    wanted = []
+    for name, command in {**commands, **checks}.items():
+        words = [word for word in command if not word.startswith("--")]
+        first = next((place for place, word in enumerate(command) if word.startswith("--")), len(command))
+        options = [word for word in command[first:] if word.startswith("--")]
+        assert words, name
+        wanted.append((name, tuple(command[:first]), options))
+    with ThreadPoolExecutor(2) as pool:
+        for (name, command, options), told in zip(wanted, pool.map(lambda one: flags_of(*one[1]), wanted), strict=True):
+            assert told, f"{name}: {' '.join(command)} does not run"
+            for option in options:
+                assert re.search(rf"(?<![\w-]){option}(?![\w-])", told), f"{name}: {command[0]} has no {option}"
+
+
+def test_dagster_is_configured_as_on_one_machine_but_for_its_storage():
+    deployed = yaml.safe_load((PROJECT / "deploy/dagster.yaml").read_text())
+    embedded = yaml.safe_load((PROJECT / "platform/pilotage/cli/templates/dagster.yaml").read_text())
+    storage = {"storage", "compute_logs", "local_artifact_storage"}
+    assert {key: value for key, value in deployed.items() if key not in storage} == embedded
+    assert storage <= set(deployed)
+
+
+def test_dagster_accepts_its_configuration(monkeypatch: pytest.MonkeyPatch):
+    from dagster._config import process_config, resolve_to_config_type
+    from dagster._core.instance.config import dagster_instance_config_schema
+
+    monkeypatch.setenv("DAGSTER_DB_PASSWORD", "secret")
+    config = yaml.safe_load((PROJECT / "deploy/dagster.yaml").read_text())
+    checked = process_config(resolve_to_config_type(dagster_instance_config_schema()), config)
+    assert checked.success, checked.errors
+    storage = config["storage"]["postgres"]["postgres_db"]
+    assert storage["password"] == {"env": "DAGSTER_DB_PASSWORD"}
+    for name in ("migrate", "code", "webserver", "daemon"):
+        assert "DAGSTER_DB_PASSWORD" in services()[name]["environment"], name
+
+
+def test_the_web_server_finds_the_code_location_where_it_listens():
+    (location,) = yaml.safe_load((PROJECT / "deploy/workspace.yaml").read_text())["load_from"]
+    command = services()["code"]["command"]
+    assert location["grpc_server"]["host"] == "code"
+    assert str(location["grpc_server"]["port"]) == command[command.index("--port") + 1]
+
+
+def test_the_image_has_what_the_commands_need_and_runs_as_nobody_special():
+    lines = (PROJECT / "Dockerfile").read_text()
+    assert "--require-hashes" in lines
+    assert re.search(r"^USER 10001:10001$", lines, re.MULTILINE)
+    for copied in re.findall(r"^COPY (?:--\S+ )*(?!--)(.+) \S+$", lines, re.MULTILINE):
+        for source in copied.split():
+            assert source.startswith("/") or (PROJECT / source).exists(), source
+    allowed = [line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for copied in re.findall(r"^COPY (?!--from)(?:--\S+ )*(?!--)(.+) \S+$", lines, re.MULTILINE):
+        for source in copied.split():
+            assert source in allowed, f"{source} is kept out by .dockerignore"
+
+
+def test_volumes_belong_to_the_user_of_the_image():
+    """A new volume takes over the owner of the folder that it covers; one that is missing would be root's."""
+    dockerfile = (PROJECT / "Dockerfile").read_text()
+    made = re.search(r"for folder in ([\w/ ]+); do", dockerfile)
+    folders = {f"/var/lib/{name}" for name in made.group(1).split()}
+    for name in OURS:
+        for _, target in mounts(services()[name]):
+            assert target in folders, f"{name}: {target}"
