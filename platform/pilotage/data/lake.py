@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
@@ -162,14 +162,14 @@ class Lake:
         note: Mapping[str, str],
         app_id: str,
         sequence: int,
-        after: int | None = None,
+        after: int | Literal["anything"] | None = "anything",
         by_day: bool = False,
     ) -> Commit:
         """Adds rows once: what this ``app_id`` wrote with this or a higher ``sequence`` is not written again.
 
         Args:
-            after: The sequence that this one follows; a table that is elsewhere is a ``CommitConflict`` at once, so
-                that the caller reads again from where the table is.
+            after: The sequence that this one follows (``None``: nothing before it). A table that is elsewhere is a
+                ``CommitConflict`` at once, so that the caller reads again from where the table is.
             by_day: Whether a table that has to be made is partitioned by ``day``.
 
         Raises:
@@ -187,7 +187,7 @@ class Lake:
             if opened is not None and at is not None and at >= sequence:
                 written = 0
                 return int(opened.version())
-            if after is not None and (at if at is not None else after) != after:
+            if after not in ("anything", at):
                 raise CommitConflict(
                     f"{table}: {app_id} is at {at}, not at {after}.", fix="Read again from there.", table=table, at=at
                 )

@@ -1,0 +1,66 @@
+"""Bytes of a landed file → bytes of its content, out of ``.gz`` or ``.zip``. Knows no formats and no sources."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+
+from pilotage.errors import UnreadableFile
+
+_AGAIN = "Land the file again, whole; the broken one stays where it is until then."
+
+
+def unpack(data: bytes, name: str) -> bytes:
+    """The content of a file, whatever it is packed in. What it is packed in is seen in its first bytes.
+
+    Raises:
+        UnreadableFile: It is empty, truncated, corrupt, or not what its name says.
+    """
+    if not data:
+        raise UnreadableFile(f"{name} is empty: 0 bytes.", fix=_AGAIN, file=name)
+    if data.startswith(b"\x1f\x8b"):
+        return _gunzip(data, name)
+    if data.startswith(b"PK\x03\x04") or data.startswith(b"PK\x05\x06"):
+        return _unzip(data, name)
+    for ending, kind in ((".gz", "gzip"), (".zip", "zip")):
+        if name.endswith(ending):
+            raise UnreadableFile(
+                f"{name} is no {kind} file, though its name says so.",
+                fix=f"Land it packed, or without {ending}.",
+                file=name,
+            )
+    return data
+
+
+def _gunzip(data: bytes, name: str) -> bytes:
+    try:
+        return gzip.decompress(data)
+    except EOFError:
+        raise UnreadableFile(
+            f"{name} is truncated: the gzip stream ends after {len(data)} bytes without its end marker.",
+            fix=_AGAIN,
+            file=name,
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UnreadableFile(f"{name} is a corrupt gzip file: {error}.", fix=_AGAIN, file=name) from None
+
+
+def _unzip(data: bytes, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__")]
+            if len(members) != 1:
+                listed = ", ".join(item.filename for item in members[:5]) or "none"
+                raise UnreadableFile(
+                    f"{name} holds {len(members)} files ({listed}) instead of one.",
+                    fix="Land each file in a zip of its own.",
+                    file=name,
+                )
+            return archive.read(members[0])
+    except zipfile.BadZipFile as error:
+        raise UnreadableFile(f"{name} is a truncated or corrupt zip file: {error}.", fix=_AGAIN, file=name) from None
+    except (zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError: a member with a password. NotImplementedError: a compression that Python does not know.
+        raise UnreadableFile(f"{name} can't be unzipped: {error}.", fix=_AGAIN, file=name) from None

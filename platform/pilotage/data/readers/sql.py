@@ -1,0 +1,162 @@
+"""Tables of another system's database, read by SQLAlchemy URL above a cursor. Reads only; never shows a password."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from pilotage.data import cells
+from pilotage.data.readers import Offer, Parcel, Rows
+from pilotage.data.schema_changes import compare_names, refuse
+from pilotage.data.source import SourceSpec, SqlTable
+from pilotage.errors import DeclarationError, SourceUnavailable, UnreadableFile
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Table
+
+CHUNK = 100_000
+"""Rows that are read, and committed, at once."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class SqlReader:
+    """The rows of a table above a cursor, in the cursor's order, a chunk at a time.
+
+    Args:
+        url: SQLAlchemy URL.
+
+    Raises:
+        DeclarationError: The cursor is neither an integer nor a time.
+    """
+
+    adds = True
+
+    def __init__(self, spec: SourceSpec, read: SqlTable, url: str, *, chunk: int = CHUNK) -> None:
+        kind = spec.columns[read.cursor]
+        if not (kind.is_integer() or isinstance(kind, pl.Datetime)):
+            raise DeclarationError(
+                f"SourceSpec({spec.name!r}): the cursor {read.cursor} is {kind}, which has no order to continue from.",
+                fix="Use an integer or a Datetime column that only grows.",
+            )
+        self._spec = spec
+        self._read = read
+        self._url = url
+        self._chunk = chunk
+
+    def offers(self, days: Sequence[date] | None, *, position: int | None) -> list[Offer]:  # noqa: ARG002
+        """The table, once, if it has rows above ``position``. A database is not asked by days, but by its cursor."""
+        from sqlalchemy import select
+
+        with self._connection() as (connection, table):
+            query = self._above(select(table.c[self._read.cursor]), table, position).limit(1)
+            found = connection.execute(query).first()
+        return [] if found is None else [Offer(name=self._read.table, day=None)]
+
+    def fetch(self, offer: Offer, *, position: int | None) -> Parcel:
+        from sqlalchemy import select
+
+        with self._connection() as (connection, table):
+            names = [column.name for column in table.columns]
+            changes = compare_names(self._spec.columns, names, optional=self._spec.optional)
+            refuse(changes, f"{offer.name} in {self._shown}")
+            declared = [table.c[name] for name in self._spec.columns if name in names]
+            query = self._above(select(*declared), table, position)
+            query = query.order_by(table.c[self._read.cursor]).limit(self._chunk)
+            records = [dict(row) for row in connection.execute(query).mappings()]
+        if not records:
+            raise SourceUnavailable(
+                f"{offer.name} in {self._shown} has lost the rows above {self._read.cursor}={position}.",
+                fix="Ask its owner who deletes rows from it.",
+            )
+        frame, retyped = cells.from_records(records, self._spec.columns)
+        refuse([*retyped, *changes], f"{offer.name} in {self._shown}")
+        digest = hashlib.sha256(json.dumps(records, default=str, sort_keys=True).encode()).hexdigest()
+        rows = Rows(frame=frame, extra=tuple(changes))
+        return Parcel(sha256=digest, rows=lambda: rows, position=self._position(frame, offer))
+
+    def _position(self, frame: pl.DataFrame, offer: Offer) -> int:
+        cursor = frame[self._read.cursor]
+        if cursor.null_count():
+            raise UnreadableFile(
+                f"{offer.name}: {self._read.cursor} of {cursor.null_count()} rows is no {cursor.dtype}.",
+                fix="Correct those rows in the database, or declare the column as it is.",
+            )
+        return int(cursor.cast(pl.Int64).max())  # type: ignore[arg-type]  # A Datetime is its microseconds.
+
+    def _above(self, query: Any, table: Table, position: int | None) -> Any:
+        if position is None:
+            return query
+        kind = self._spec.columns[self._read.cursor]
+        value: object = position
+        if isinstance(kind, pl.Datetime):
+            value = _EPOCH + timedelta(microseconds=position)
+            if kind.time_zone is None:
+                value = value.replace(tzinfo=None)
+        return query.where(table.c[self._read.cursor] > value)
+
+    @contextmanager
+    def _connection(self) -> Iterator[tuple[Connection, Table]]:
+        """A connection and the reflected table. Errors name the server and never the password."""
+        from sqlalchemy import MetaData, Table, create_engine
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
+
+        setting = self._read.url_setting
+        try:
+            engine = create_engine(self._existing())
+        except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+            raise SourceUnavailable(
+                f"The setting {setting} is no usable SQLAlchemy URL ({type(error).__name__}).",
+                fix=f"Correct {setting} (dialect://user:password@host/database), and install the dialect's driver.",
+            ) from None
+        try:
+            with engine.connect() as connection:
+                yield connection, Table(self._read.table, MetaData(), autoload_with=connection)
+        except NoSuchTableError:
+            raise SourceUnavailable(
+                f"{self._shown} has no table {self._read.table}.",
+                fix=f"Correct read.table of the source {self._spec.name}, or grant access to it.",
+            ) from None
+        except SQLAlchemyError as error:
+            raise SourceUnavailable(
+                f"{self._shown} can't be read: {self._without_secrets(error)}.",
+                fix=f"Start the database, or correct the setting {setting}; nothing was ingested from it.",
+            ) from None
+        finally:
+            engine.dispose()
+
+    def _existing(self) -> URL:
+        """The URL. SQLite would make an empty database where there is none, and then miss the table."""
+        from sqlalchemy import make_url
+
+        url = make_url(self._url)
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+            raise SourceUnavailable(
+                f"There is no database {url.database}, which the source {self._spec.name} is read from.",
+                fix=f"Make it, or correct the setting {self._read.url_setting}.",
+            )
+        return url
+
+    @property
+    def _shown(self) -> str:
+        """The URL without its secrets."""
+        from sqlalchemy import make_url
+
+        return make_url(self._url).set(query={}).render_as_string(hide_password=True)
+
+    def _without_secrets(self, error: Exception) -> str:
+        """The first line of the driver's own words."""
+        from sqlalchemy import make_url
+
+        url = make_url(self._url)
+        cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
+        for secret in (url.password, *(value for value in url.query.values() if isinstance(value, str))):
+            cause = cause.replace(str(secret), "***") if secret else cause
+        return cause

@@ -1,0 +1,225 @@
+"""Deliveries that replace: of each day (or table) the newest readable one ends up in the lake.
+
+The state is compared, never remembered: what the lake holds is read from its rows, and after each commit the source is
+listed again. A run that commits an older file than another run just did therefore sees the newer one, and corrects it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import polars as pl
+
+from pilotage.data.cells import UNPARSED
+from pilotage.data.ingested import IngestedFile, RejectedFile, SetAside
+from pilotage.data.lake import Lake
+from pilotage.data.lake_commits import DAY
+from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_rows
+from pilotage.data.readers import Offer, Parcel, Reader
+from pilotage.data.source import SourceSpec
+from pilotage.errors import CommitConflict, SchemaChanged, UnreadableFile
+
+COMMIT_ROWS = 4_000_000
+"""Rows from which on a commit is made before further files are read, to bound memory. A year of flights has 337,000."""
+
+ROUNDS = 20
+"""Times that the source is listed again because it changed meanwhile."""
+
+Slot = date | None
+"""What a delivery replaces: its day, or the whole table."""
+
+
+@dataclass(slots=True)
+class Done:
+    """What has been done so far."""
+
+    files: list[IngestedFile] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    rejected: list[RejectedFile] = field(default_factory=list)
+    set_aside: list[SetAside] = field(default_factory=list)
+    extra_columns: list[str] = field(default_factory=list)
+    offered: set[date] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Read:
+    """A delivery whose rows are in memory."""
+
+    offer: Offer
+    sha256: str
+    rows: pl.DataFrame
+
+
+class Reconciliation:
+    """One run of one source.
+
+    Args:
+        reader: One whose parcels replace.
+    """
+
+    def __init__(
+        self, spec: SourceSpec, reader: Reader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+    ) -> None:
+        self._spec = spec
+        self._reader = reader
+        self._lake = lake
+        self._run_id = run_id
+        self._progress = progress
+        self._table = f"raw/{spec.name}"
+        self._settled: dict[Slot, Offer] = {}
+        self._unusable: set[Offer] = set()
+        self._sha: dict[Offer, str] = {}
+        self._done = Done()
+
+    def run(self, days: Sequence[date] | None) -> Done:
+        for _ in range(ROUNDS):
+            offers = self._reader.offers(days, position=None)
+            self._done.offered |= {offer.day for offer in offers if offer.day}
+            newest = _newest(offer for offer in offers if offer not in self._unusable)
+            todo = [offer for slot, offer in newest.items() if self._settled.get(slot) != offer]
+            if not todo:
+                self._set_aside(offers, newest)
+                return self._done
+            self._settle(sorted(todo, key=lambda offer: (offer.day or date.min, offer.name)))
+        raise CommitConflict(
+            f"{self._spec.name}: its deliveries changed {ROUNDS} times while they were ingested.",
+            fix="Run it again when fewer files land.",
+        )
+
+    def _settle(self, todo: list[Offer]) -> None:
+        """Reads these deliveries and commits those that the lake does not hold."""
+        held = self._held([offer.day for offer in todo])
+        batch: list[_Read] = []
+        self._progress(f"Reading {len(todo)} deliveries of {self._spec.name}.")
+        for number, offer in enumerate(todo, start=1):
+            if (read := self._fetch(offer, held)) is not None:
+                batch.append(read)
+            if sum(read.rows.height for read in batch) >= COMMIT_ROWS:
+                self._commit(batch, held)
+                batch = []
+            if number % 100 == 0:
+                self._progress(f"{number} of {len(todo)} deliveries of {self._spec.name} read.")
+        self._commit(batch, held)
+
+    def _fetch(self, offer: Offer, held: dict[Slot, set[str]]) -> _Read | None:
+        """The rows of a delivery; ``None`` if the lake holds it already or it can't be used."""
+        try:
+            parcel = self._parcel(offer)
+            if held.get(offer.day) == {parcel.sha256}:
+                self._settled[offer.day] = offer
+                if offer.name not in {file.name for file in self._done.files}:
+                    self._done.unchanged.append(offer.name)
+                return None
+            rows = parcel.rows()
+        except (UnreadableFile, SchemaChanged) as error:
+            self._reject(offer, error.message, error.fix)
+            return None
+        for change in rows.extra:
+            if change.column not in self._done.extra_columns:
+                self._done.extra_columns.append(change.column)
+        raw = raw_rows(self._spec, rows.frame, name=offer.name, sha256=parcel.sha256, day=offer.day)
+        return _Read(offer, parcel.sha256, raw)
+
+    def _commit(self, batch: list[_Read], held: dict[Slot, set[str]]) -> None:
+        batch = self._of_their_day(batch) if self._spec.daily else batch
+        if not batch:
+            return
+        files = [
+            IngestedFile(
+                name=read.offer.name,
+                sha256=read.sha256,
+                day=read.offer.day,
+                rows=read.rows.height,
+                replaced=read.offer.day in held,
+                unparsed=read.rows.filter(pl.col(UNPARSED).list.len() > 0).height,
+            )
+            for read in batch
+        ]
+        rows = pl.concat([read.rows for read in batch])
+        note = commit_note(self._spec, self._run_id, files)
+        if self._spec.daily:
+            commit = self._lake.replace_days(self._table, rows, [file.day for file in files if file.day], note=note)
+        else:
+            commit = self._lake.replace(self._table, rows, note=note)
+        self._progress(
+            f"Wrote {rows.height:,} rows of {len(files)} deliveries to {self._table}, version {commit.version}."
+        )
+        self._done.files = [file for file in self._done.files if file.day not in {new.day for new in files}] + files
+        self._settled |= {read.offer.day: read.offer for read in batch}
+
+    def _of_their_day(self, batch: list[_Read]) -> list[_Read]:
+        """The deliveries whose rows are of the day that their name says. A row whose day can't be read is no proof."""
+        if not batch:
+            return []
+        rows = pl.concat([read.rows for read in batch])
+        strangers = (
+            rows.select(pl.col(DAY), pl.col(SOURCE_FILE), says=days_of(self._spec, rows))
+            .filter(pl.col("says") != pl.col(DAY))
+            .group_by(SOURCE_FILE)
+            .agg(pl.len(), pl.col("says").min().alias("first"), pl.col("says").max().alias("last"))
+        )
+        wrong = {name: (count, first, last) for name, count, first, last in strangers.iter_rows()}
+        for read in batch:
+            name = read.offer.name
+            if name in wrong:
+                count, first, last = wrong[name]
+                others = f"{first}" if first == last else f"{first} to {last}"
+                twin = next(
+                    (one.name for one, sha in self._sha.items() if sha == read.sha256 and one.name != name), None
+                )
+                same = f" It has the same bytes as {twin}." if twin else ""
+                self._reject(
+                    read.offer,
+                    f"{name} holds {count} of {read.rows.height} rows of {others}, not of {read.offer.day}.{same}",
+                    "Land it under the name of the day that it holds, or with the rows of the day that its name says.",
+                )
+        return [read for read in batch if read.offer.name not in wrong]
+
+    def _held(self, slots: Sequence[Slot]) -> dict[Slot, set[str]]:
+        """SHA-256s of the deliveries whose rows the lake holds for these days (or the table)."""
+        if not self._lake.exists(self._table):
+            return {}
+        if not self._spec.daily:
+            shas = self._lake.scan(self._table).select(pl.col(SOURCE_SHA256).unique()).collect().to_series()
+            return {None: set(shas.to_list())} if shas.len() else {}
+        days = sorted(slot for slot in slots if slot)
+        rows = self._lake.scan(self._table, first=days[0], last=days[-1]).select(DAY, SOURCE_SHA256).unique().collect()
+        held: dict[Slot, set[str]] = {}
+        for day, sha in rows.iter_rows():
+            held.setdefault(day, set()).add(sha)
+        return held
+
+    def _parcel(self, offer: Offer) -> Parcel:
+        parcel = self._reader.fetch(offer, position=None)
+        self._sha[offer] = parcel.sha256
+        return parcel
+
+    def _reject(self, offer: Offer, reason: str, fix: str) -> None:
+        self._unusable.add(offer)
+        self._done.rejected.append(RejectedFile(name=offer.name, day=offer.day, reason=reason, fix=fix))
+        self._progress(f"Rejected {offer.name}: {reason}")
+
+    def _set_aside(self, offers: Sequence[Offer], newest: dict[Slot, Offer]) -> None:
+        """Says which usable files are not the one that counts for their day, and whether they are duplicates of it."""
+        for offer in offers:
+            counts = newest.get(offer.day)
+            if counts is None or counts == offer or offer in self._unusable:
+                continue
+            try:
+                same = (self._sha.get(offer) or self._parcel(offer).sha256) == self._sha.get(counts)
+            except UnreadableFile as error:
+                self._reject(offer, error.message, error.fix)
+                continue
+            self._done.set_aside.append(SetAside(name=offer.name, day=offer.day, by=counts.name, same=same))
+
+
+def _newest(offers: Iterable[Offer]) -> dict[Slot, Offer]:
+    """Of each day (or the table) the delivery that was modified last; of two at once, the last by name."""
+    newest: dict[Slot, Offer] = {}
+    for offer in offers:
+        there = newest.get(offer.day)
+        if there is None or (offer.modified_ns, offer.name) > (there.modified_ns, there.name):
+            newest[offer.day] = offer
+    return newest

