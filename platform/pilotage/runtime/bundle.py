@@ -249,6 +249,11 @@ def verify_golden(bundle: Bundle) -> None:
             )
 
 
+def verify_files(directory: Path, *, sha256: str | None = None) -> str:
+    """Checks every byte of a bundle, and parses nothing but the manifest. Returns the manifest's SHA-256."""
+    return read_verified(directory, FILES, sha256=sha256)[2]
+
+
 def _with_expected(spec: ModelSpec, scorer: Scorer, golden: pl.DataFrame) -> pl.DataFrame:
     if golden.is_empty():
         raise TrainingError(f"{spec.name} has no golden rows.", fix="Give at least one row to write_bundle.")

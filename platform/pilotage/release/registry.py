@@ -1,0 +1,256 @@
+"""Takes a judged candidate into the records: always an MLflow run and a ledger event, and a version if the gate passed.
+
+Idempotent by the bundle's SHA-256: run again after a failure, it completes what is missing and registers once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+import polars as pl
+
+from pilotage.errors import RegistryUnavailable
+from pilotage.release import mlflow_store
+from pilotage.release.events import Draft
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.records import Provenance, Refused, Registered
+from pilotage.release.run_log import tags_of, write_run
+from pilotage.release.state import ModelState, fold
+from pilotage.runtime.bundle import Bundle
+from pilotage.runtime.probe import admit
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from pilotage.training.records import Candidate, Evaluation, TrainingSet, Verdict
+
+COMPLETE = "complete"
+"""Tag of a run to which everything was written."""
+_BUNDLE = "bundle"
+_CODE = Path(__file__).with_name("pyfunc_model.py")
+
+
+def record(
+    spec: ModelSpec,
+    *,
+    settings: Settings,
+    training_set: TrainingSet,
+    candidate: Candidate,
+    evaluation: Evaluation,
+    verdict: Verdict,
+    provenance: Provenance,
+    config: Mapping[str, Any],
+    ledger: Ledger | None = None,
+) -> Registered | Refused:
+    """Records a candidate, and registers it as a version if its gate passed.
+
+    Raises:
+        BundleCorrupt: The bundle is not what training wrote; nothing is recorded.
+        RegistryUnavailable: MLflow failed. Nothing is half-registered: a version counts once the ledger has it.
+    """
+    from filelock import FileLock
+
+    book = ledger or SqlLedger(settings.ledger)
+    bundle = admit(Path(candidate.bundle), sha256=candidate.bundle_sha256)
+    tags = tags_of(training_set=training_set, candidate=candidate, verdict=verdict, provenance=provenance)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    # A step that was started twice must not register twice.
+    with FileLock(settings.home / f".record-{spec.name}.lock"), mlflow_store.session(settings) as client:
+        if (known := _recorded(spec, settings, book, candidate, client)) is not None:
+            return known
+        experiment = mlflow_store.experiment_id(client, spec.name, settings)
+        run_id = _run(client, experiment, tags)
+        if run_id is None:
+            run_id = _start(client, experiment, tags, provenance)
+            try:
+                _log(
+                    client,
+                    run_id,
+                    bundle,
+                    spec=spec,
+                    settings=settings,
+                    training_set=training_set,
+                    candidate=candidate,
+                    evaluation=evaluation,
+                    verdict=verdict,
+                    config=config,
+                )
+            except BaseException:
+                _give_up(client, run_id)
+                raise
+        run_page = mlflow_store.page(settings, f"experiments/{experiment}/runs/{run_id}")
+        if not verdict.passed:
+            book.append(
+                Draft(
+                    model=spec.name,
+                    kind="refused",
+                    actor=provenance.actor,
+                    cause=provenance.cause,
+                    payload={
+                        "mlflow_run_id": run_id,
+                        "run_url": provenance.run_url,
+                        "bundle_sha256": candidate.bundle_sha256,
+                        "reasons": verdict.reasons,
+                    },
+                )
+            )
+            return Refused(model=spec.name, mlflow_run_id=run_id, url=run_page, reasons=verdict.reasons)
+        version = _register(client, run_id, spec, tags)
+        home = _bundle_home(client, run_id, settings, spec.name, version)
+        book.append(
+            Draft(
+                model=spec.name,
+                kind="registered",
+                version=version,
+                actor=provenance.actor,
+                cause=provenance.cause,
+                payload={
+                    "bundle": str(home),
+                    "bundle_sha256": candidate.bundle_sha256,
+                    "mlflow_run_id": run_id,
+                    "run_url": provenance.run_url,
+                    "trained_at": bundle.manifest["created"],
+                    "facts": {
+                        "rows": training_set.rows,
+                        "first": training_set.first and training_set.first.isoformat(),
+                        "last": training_set.last and training_set.last.isoformat(),
+                        "lake_versions": training_set.lake_versions,
+                        "feature_fingerprint": training_set.feature_fingerprint,
+                        "git_commit": provenance.git_commit,
+                        "metrics": {name: interval.value for name, interval in evaluation.metrics.items()},
+                    },
+                },
+            )
+        )
+        return _registered(fold(book.events())[spec.name], candidate.bundle_sha256, settings)
+
+
+def _recorded(
+    spec: ModelSpec, settings: Settings, book: Ledger, candidate: Candidate, client: MlflowClient
+) -> Registered | Refused | None:
+    """What an earlier attempt finished."""
+    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    if state.version_of(candidate.bundle_sha256):
+        return _registered(state, candidate.bundle_sha256, settings)
+    for refusal in state.refused:
+        if refusal.bundle_sha256 == candidate.bundle_sha256:
+            experiment = mlflow_store.experiment_id(client, spec.name, settings)
+            url = mlflow_store.page(settings, f"experiments/{experiment}/runs/{refusal.mlflow_run_id}")
+            return Refused(model=spec.name, mlflow_run_id=refusal.mlflow_run_id, url=url, reasons=list(refusal.reasons))
+    return None
+
+
+def _registered(state: ModelState, bundle_sha256: str, settings: Settings) -> Registered:
+    version = state.version_of(bundle_sha256)
+    if version is None:
+        raise RegistryUnavailable(
+            f"The ledger lost the version of {state.model} that it was just told.", fix="Check the ledger's storage."
+        )
+    return Registered(
+        model=state.model,
+        version=version.version,
+        mlflow_run_id=version.mlflow_run_id,
+        url=mlflow_store.page(settings, f"models/{state.model}/versions/{version.version}"),
+        bundle=version.bundle,
+        bundle_sha256=bundle_sha256,
+    )
+
+
+def _run(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> str | None:
+    """The complete run of an earlier attempt that failed afterwards."""
+    query = f"tags.bundle_sha256 = '{tags['bundle_sha256']}' and tags.{COMPLETE} = 'true'"
+    runs = client.search_runs([experiment], query, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _start(client: MlflowClient, experiment: str, tags: Mapping[str, str], provenance: Provenance) -> str:
+    name = f"{provenance.cause} {tags['last_day'] or tags['bundle_sha256'][:8]}"
+    return str(client.create_run(experiment, run_name=name, tags=dict(tags)).info.run_id)
+
+
+def _log(client: MlflowClient, run_id: str, bundle: Bundle, *, candidate: Candidate, **records: Any) -> None:
+    import mlflow
+
+    with mlflow.start_run(run_id=run_id, nested=mlflow.active_run() is not None):
+        write_run(client, run_id, candidate=candidate, **records)
+        if records["verdict"].passed:
+            _log_model(bundle, Path(candidate.bundle))
+        client.set_tag(run_id, COMPLETE, "true")
+
+
+def _log_model(bundle: Bundle, folder: Path) -> None:
+    import mlflow
+
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(_CODE),
+        artifacts={_BUNDLE: str(folder)},
+        signature=_signature(bundle),
+        # Given, not inferred: to infer them MLflow imports everything (6.6 s).
+        pip_requirements=[
+            f"pilotage=={bundle.manifest['pilotage']}",
+            f"polars=={bundle.manifest['polars']}",
+            f"lightgbm=={bundle.manifest['lightgbm']}",
+            f"mlflow=={mlflow.__version__}",
+        ],
+        metadata={"bundle_sha256": bundle.sha256},
+    )
+
+
+def _signature(bundle: Bundle) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    columns = [ColSpec(_column_type(field.dtype), field.name, required=True) for field in bundle.request]
+    columns += [ColSpec(_column_type(dtype), name, required=True) for name, dtype in bundle.state_types().items()]
+    return ModelSignature(
+        inputs=Schema(columns), outputs=Schema([ColSpec("double", "probability"), ColSpec("boolean", "decision")])
+    )
+
+
+def _column_type(dtype: pl.DataType) -> str:
+    return "string" if dtype == pl.String else "double"
+
+
+def _register(client: MlflowClient, run_id: str, spec: ModelSpec, tags: Mapping[str, str]) -> int:
+    """Registers the run's model; once, even if an earlier attempt got this far."""
+    import mlflow
+
+    known = client.search_model_versions(f"name = '{spec.name}'")
+    for version in known:
+        if version.run_id == run_id:
+            return int(version.version)
+    outputs = client.get_run(run_id).outputs.model_outputs
+    made = mlflow.register_model(
+        f"models:/{outputs[-1].model_id}", spec.name, await_registration_for=0, tags=dict(tags)
+    )
+    client.update_registered_model(spec.name, spec.objective)
+    return int(made.version)
+
+
+def _bundle_home(client: MlflowClient, run_id: str, settings: Settings, model: str, version: int) -> Path:
+    """Where the registered bundle lies: in MLflow's artifacts, if this machine sees them, else a copy of them."""
+    import mlflow
+
+    model_id = client.get_run(run_id).outputs.model_outputs[-1].model_id
+    location = client.get_logged_model(model_id).artifact_location
+    if urlparse(location).scheme in ("", "file"):
+        return Path(unquote(urlparse(location).path)) / "artifacts" / _BUNDLE
+    copy = settings.bundles / model / str(version)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    mlflow.artifacts.download_artifacts(f"models:/{model_id}/artifacts/{_BUNDLE}", dst_path=str(copy.parent))
+    (copy.parent / _BUNDLE).rename(copy)
+    return copy
+
+
+def _give_up(client: MlflowClient, run_id: str) -> None:
+    """Marks a run that could not be completed, if MLflow still listens. The first error is the one to tell."""
+    from contextlib import suppress
+
+    with suppress(Exception):
+        client.set_terminated(run_id, "FAILED")

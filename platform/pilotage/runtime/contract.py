@@ -1,0 +1,224 @@
+"""What a request must look like. Strict: nothing is guessed, coerced or ignored, and what is wrong is named."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn, TypeVar
+
+import polars as pl
+
+from pilotage.errors import InvalidRequest
+from pilotage.spec import RequestField
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})?")
+_INT64 = range(-(2**63), 2**63)
+_LONGEST_TEXT = 1_000
+"""Characters of a text field; longer ones are an attack or a mistake."""
+_UTC_FIX = "Send UTC, such as 2013-02-28T10:15:00Z."
+_N = TypeVar("_N", int, float)
+
+
+class Contract:
+    """The request of one model, compiled from its fields."""
+
+    def __init__(self, fields: Sequence[RequestField]) -> None:
+        self.fields = {field.name: field for field in fields}
+        self.schema = pl.Schema({field.name: field.dtype for field in fields})
+        self._checks = {field.name: _check_of(field) for field in fields}
+
+    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Checks decoded JSON objects, and gives them as a typed frame, one row per object.
+
+        A nullable field may be null or left out.
+
+        Raises:
+            InvalidRequest: The first thing that is wrong, with ``field``, ``value`` and, for several rows, ``row``.
+        """
+        checked = []
+        for index, row in enumerate(rows):
+            try:
+                checked.append(self._row(row))
+            except InvalidRequest as error:
+                if len(rows) == 1:
+                    raise
+                details = {**error.details, "row": index}
+                raise InvalidRequest(f"Row {index}: {error.message}", fix=error.fix, **details) from None
+        return pl.DataFrame(checked, schema=self.schema, orient="row")
+
+    def check_frame(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Checks typed rows (a lake table, a notebook's frame), and gives the request's columns of them.
+
+        Raises:
+            InvalidRequest: As in ``frame``.
+        """
+        for name, dtype in self.schema.items():
+            if name not in frame.columns:
+                raise InvalidRequest(f"{name} is missing.", fix=f"Give {_wanted(self.fields[name])}.", field=name)
+            if frame.schema[name] != dtype:
+                raise InvalidRequest(
+                    f"{name} is {frame.schema[name]}, not {dtype}.", fix="Cast the column.", field=name
+                )
+        frame = frame.select(self.schema.names())
+        for name, field in self.fields.items():
+            wrong = frame.select(_is_wrong(field)).to_series().arg_true()
+            if len(wrong):
+                row = int(wrong[0])
+                raise _invalid(field, frame[name][row], "does not fit", f"Give {_wanted(field)}.", row=row)
+        return frame
+
+    def _row(self, row: Mapping[str, Any]) -> list[Any]:
+        if not isinstance(row, Mapping):
+            raise InvalidRequest(
+                f"The request is {_json_name(row)}, not an object.", fix="Send one JSON object of fields."
+            )
+        if unknown := row.keys() - self.fields.keys():
+            name = sorted(map(str, unknown))[0][:100]
+            raise InvalidRequest(f"There is no field {name!r}.", fix=f"Use only: {', '.join(self.fields)}.", field=name)
+        return [check(row) for check in self._checks.values()]
+
+
+def _check_of(field: RequestField) -> Callable[[Mapping[str, Any]], Any]:
+    parse = {
+        pl.String(): _text,
+        pl.Int64(): _integer,
+        pl.Float64(): _number,
+        pl.Boolean(): _boolean,
+        pl.Datetime("us", "UTC"): _time,
+    }[field.dtype]
+
+    def check(row: Mapping[str, Any]) -> Any:
+        value = row.get(field.name)
+        if value is None:
+            if field.nullable:
+                return None
+            if field.name not in row:
+                raise InvalidRequest(
+                    f"{field.name} is missing.", fix=f"Send {_wanted(field)}.", field=field.name
+                ) from None
+            raise _invalid(field, value, "is not allowed", f"Send {_wanted(field)}.")
+        return parse(field, value)
+
+    return check
+
+
+def _text(field: RequestField, value: Any) -> str:
+    if not isinstance(value, str):
+        _wrong_type(field, value)
+    if field.one_of and value not in field.one_of:
+        raise _invalid(field, value, "is none of the allowed values", f"Use one of: {', '.join(field.one_of)}.")
+    if len(value) > _LONGEST_TEXT:
+        raise _invalid(field, value[:40], "is too long", f"Send at most {_LONGEST_TEXT} characters.")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _invalid(field, value, "is no Unicode text", "Send no lone surrogates.") from None
+    return value
+
+
+def _integer(field: RequestField, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        _wrong_type(field, value)
+    if value not in _INT64:
+        raise _invalid(field, value, "does not fit 64 bits", f"Send {_wanted(field)}.")
+    return _in_range(field, value)
+
+
+def _number(field: RequestField, value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        _wrong_type(field, value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _invalid(field, value, "is not a finite number", f"Send {_wanted(field)}.")
+    return _in_range(field, number)
+
+
+def _in_range(field: RequestField, value: _N) -> _N:
+    if (field.minimum is not None and value < field.minimum) or (field.maximum is not None and value > field.maximum):
+        raise _invalid(field, value, "is out of range", f"Send {_wanted(field)}.")
+    return value
+
+
+def _boolean(field: RequestField, value: Any) -> bool:
+    if not isinstance(value, bool):
+        _wrong_type(field, value)
+    return value
+
+
+def _time(field: RequestField, value: Any) -> datetime:
+    if isinstance(value, datetime):
+        moment = value
+    elif isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value) if _TIME.fullmatch(value) else _no_time(field, value)
+        except ValueError:
+            _no_time(field, value)
+    else:
+        _wrong_type(field, value)
+    offset = moment.utcoffset()
+    if offset is None:
+        raise _invalid(field, value, "has no time zone", _UTC_FIX)
+    if offset != timedelta(0):
+        raise _invalid(field, value, "is not in UTC", _UTC_FIX)
+    return moment.astimezone(UTC)
+
+
+def _no_time(field: RequestField, value: Any) -> NoReturn:
+    raise _invalid(field, value, "is no time", _UTC_FIX)
+
+
+def _wrong_type(field: RequestField, value: Any) -> NoReturn:
+    raise _invalid(field, value, f"is {_json_name(value)}", f"Send {_wanted(field)}.")
+
+
+def _invalid(field: RequestField, value: Any, what: str, fix: str, **more: object) -> InvalidRequest:
+    try:
+        shown = repr(value)
+    except ValueError:  # Python does not print integers of more than 4,300 digits.
+        shown = "a huge number"
+    shown = shown if len(shown) <= 100 else shown[:97] + "…"
+    return InvalidRequest(f"{field.name}={shown} {what}.", fix=fix, field=field.name, value=shown, **more)
+
+
+def _wanted(field: RequestField) -> str:
+    """What a field wants, in words: ``an integer from 0 to 1439``."""
+    if field.one_of:
+        return f"one of {', '.join(field.one_of)}"
+    words = {
+        pl.String(): "a text",
+        pl.Int64(): "an integer",
+        pl.Float64(): "a finite number",
+        pl.Boolean(): "true or false",
+        pl.Datetime("us", "UTC"): "a time in UTC (2013-02-28T10:15:00Z)",
+    }[field.dtype]
+    low, high = (None if limit is None else f"{limit:g}" for limit in (field.minimum, field.maximum))
+    if low and high:
+        words += f" from {low} to {high}"
+    elif low or high:
+        words += f" of at least {low}" if low else f" of at most {high}"
+    return words + (" or null" if field.nullable else "")
+
+
+def _json_name(value: object) -> str:
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def _is_wrong(field: RequestField) -> pl.Expr:
+    column = pl.col(field.name)
+    wrong = pl.lit(value=False) if field.nullable else column.is_null()
+    if field.dtype == pl.Float64:
+        wrong |= column.is_finite().not_().fill_null(value=False)
+    if field.minimum is not None:
+        wrong |= (column < field.minimum).fill_null(value=False)
+    if field.maximum is not None:
+        wrong |= (column > field.maximum).fill_null(value=False)
+    if field.one_of:
+        wrong |= column.is_in(list(field.one_of)).not_().fill_null(value=False)
+    return wrong
