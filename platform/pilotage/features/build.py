@@ -35,7 +35,7 @@ class FeatureReport:
     days: list[date]
     """Days replaced; empty for a source without days."""
     missing: list[date]
-    """Days asked for that have no validated rows; they are empty in the feature table."""
+    """Days asked for that have no validated rows, such as withdrawn ones; they are now empty in the feature table."""
     labelled: int
     fingerprint: str
     versions: dict[str, int]
@@ -71,22 +71,23 @@ def build_features(
         progress: Called with what is being done.
 
     Raises:
-        UnpublishedData: A source has no validated rows, or none of the days has.
+        UnpublishedData: A source has no validated rows, or none of the days has, neither here nor in the feature table.
         DataError: A source is not as the spec says.
     """
     started = time.monotonic()
     view = FeatureView(spec)
     table, population = f"features/{spec.name}", f"validated/{spec.source}"
     versions = lake.versions(f"validated/{source}" for source in spec.sources)
+    daily = DAY in lake.schema(population)
     stale = lake.exists(table) and features_fingerprint(lake, spec.name) != view.fingerprint
-    published = lake.days(population)
-    if stale and published:
+    if stale and daily:
         progress("the definition of the features changed: builds every day again")
-    wanted = sorted(published if days is None or stale else set(days)) if published else []
+    published = lake.days(population)
+    wanted = sorted(set(published if days is None or stale else days)) if daily else []
     present = sorted(set(wanted) & set(published))
-    if published and not present:
+    if daily and not present and not set(wanted) & set(lake.days(table)):
         raise UnpublishedData(
-            f"{population} has no rows of {wanted[0]} … {wanted[-1]}.",
+            f"{population} has no rows of {', '.join(str(day) for day in wanted[:3]) or 'any day'}.",
             fix=f"Publish those days of {spec.source}, or build other ones.",
             table=population,
             days=[str(day) for day in wanted],
@@ -98,14 +99,15 @@ def build_features(
         return lake.scan(f"validated/{source}", version=versions[f"validated/{source}"])
 
     rows = read(spec.source, None, None)
-    if present:
-        rows = rows.filter(pl.col(DAY).is_between(present[0], present[-1]), pl.col(DAY).is_in(present))
-    frame = _population(spec, rows, daily=bool(published))
+    if daily:
+        in_range = pl.col(DAY).is_between(present[0], present[-1]) if present else pl.lit(False)
+        rows = rows.filter(in_range, pl.col(DAY).is_in(pl.Series(present, dtype=pl.Date).implode()))
+    frame = _population(spec, rows, daily=daily)
     progress(f"computes {len(view.schema)} features of {frame.height:,} rows")
     frame = view.offline(frame, read)
     note = {"run_id": run_id, FINGERPRINT: view.fingerprint, "versions": json.dumps(versions)}
     progress(f"writes {frame.height:,} rows to {table}")
-    commit = _write(lake, table, frame, wanted, note, whole=stale or not published)
+    commit = _write(lake, table, frame, wanted, note, whole=stale or not daily)
     nulls = frame.select(pl.col(list(view.schema)).null_count())
     return FeatureReport(
         model=spec.name,

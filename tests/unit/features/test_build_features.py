@@ -1,0 +1,261 @@
+"""What ``build_features`` writes to the lake, and when it writes more or less than it was asked for."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pilotage.data.lake import Lake
+from pilotage.errors import DataError, DeclarationError, UnpublishedData
+from pilotage.features.build import build_features, features_fingerprint
+from pilotage.features.view import FeatureView
+from pilotage.spec import (
+    CostMatrix,
+    Fallback,
+    Feature,
+    Gate,
+    HashSplit,
+    Kpi,
+    Label,
+    Latest,
+    ModelSpec,
+    RequestField,
+    TimeSplit,
+    Window,
+)
+
+UTC_TIME = pl.Datetime("us", "UTC")
+DAYS = [date(2013, 1, 1) + timedelta(days=n) for n in range(5)]
+
+
+def spec(**changes: object) -> ModelSpec:
+    declared: dict[str, object] = {
+        "name": "spoilage",
+        "title": "Milk that spoils",
+        "objective": "Say which batch spoils.",
+        "owner": "team:dairy",
+        "risk": "minimal",
+        "intended_use": "Tests.",
+        "limitations": ("None of it is true.",),
+        "kpi": Kpi(
+            name="Waste",
+            unit="litres",
+            cost=CostMatrix(true_positive=0, false_positive=1, true_negative=0, false_negative=1),
+        ),
+        "source": "batches",
+        "entity": ("batch",),
+        "event_time": "filled_at",
+        "predicts_at": pl.col("filled_at") - pl.duration(hours=1),
+        "request": (
+            RequestField(name="batch", dtype=pl.Int64, description="Number.", example=1),
+            RequestField(name="farm", dtype=pl.String, description="Farm.", example="north"),
+            RequestField(name="filled_at", dtype=UTC_TIME, description="When.", example="2013-01-01T10:00:00Z"),
+        ),
+        "label": Label(name="spoiled", expr=pl.col("acid") > 5, known_at="tested_at", description="Too sour."),
+        "asof": (
+            Window(name="spoiled_2d", source="batches", on={"farm": "farm"}, known_at="tested_at",
+                   over=timedelta(days=2), aggregate="mean", value=pl.col("acid") > 5),
+            Latest(name="farm_info", source="farms", on={"farm": "farm"}, columns={"cows": pl.Int64}),
+        ),
+        "features": (
+            Feature(name="farm", expr=pl.col("farm"), description="Farm"),
+            Feature(name="record", expr=pl.col("spoiled_2d"), description="Record"),
+            Feature(name="cows", expr=pl.col("farm_info_cows"), description="Cows"),
+        ),
+        "split": TimeSplit(calibration=timedelta(days=1), holdout=timedelta(days=1), embargo=timedelta(0)),
+        "gate": Gate(),
+        "fallback": Fallback(rule=pl.lit(0.1), reason="Milk mostly keeps."),
+    }  # fmt: skip
+    return ModelSpec(**(declared | changes))
+
+
+def batches(days: list[date], *, acid: int = 3) -> pl.DataFrame:
+    """Four batches a day, two a farm; tested a day and a half later, the last one never."""
+    rows = []
+    for day in days:
+        for hour in range(4):
+            filled = datetime(day.year, day.month, day.day, 6 + hour, tzinfo=UTC)
+            rows.append({
+                "batch": day.toordinal() * 10 + hour,
+                "farm": "north" if hour % 2 else "south",
+                "filled_at": filled,
+                "tested_at": None if hour == 3 else filled + timedelta(hours=36),
+                "acid": None if hour == 3 else acid + 4 * (hour == 1),
+                "day": day,
+            })  # fmt: skip
+    schema = {"batch": pl.Int64, "farm": pl.String, "filled_at": UTC_TIME, "tested_at": UTC_TIME, "acid": pl.Int64,
+              "day": pl.Date}  # fmt: skip
+    return pl.DataFrame(rows, schema=schema)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.replace_days("validated/batches", batches(DAYS), DAYS, note={})
+    lake.replace("validated/farms", pl.DataFrame({"farm": ["north", "west"], "cows": [40, 3]}), note={})
+    return lake
+
+
+def stored(lake: Lake) -> pl.DataFrame:
+    return lake.scan("features/spoilage").sort("batch").collect()
+
+
+def test_the_table_has_entity_request_times_label_as_of_columns_features_and_day(lake: Lake) -> None:
+    report = build_features(spec(), lake=lake, days=None, run_id="run-1")
+
+    frame = stored(lake)
+    assert frame.schema == {
+        "batch": pl.Int64(), "farm": pl.String(), "filled_at": UTC_TIME, "day": pl.Date(), "label": pl.Boolean(),
+        "event_time": UTC_TIME, "label_known_at": UTC_TIME, "spoiled_2d": pl.Float64(), "farm_info_cows": pl.Int64(),
+        "record": pl.Float64(), "cows": pl.Int64(),
+    }  # fmt: skip
+    assert frame.get_column("label").to_list()[:4] == [False, True, False, None]
+    assert (report.rows, report.labelled, report.days, report.missing) == (20, 15, DAYS, [])
+    assert report.null_rates["farm"] == 0
+    assert report.null_rates["cows"] == 0.5
+    assert report.versions == {"validated/batches": 0, "validated/farms": 0}
+    assert report.column_schema["record"] == "Float64"
+
+
+def test_a_feature_knows_only_the_tests_that_were_back_by_its_prediction_moment(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+
+    north = stored(lake).filter(pl.col("farm") == "north", pl.col("filled_at").dt.hour() == 7)
+    # The batch of 7:00 is tested at 19:00 of the next day, so the next day's batch can't know of it.
+    assert north.get_column("record").to_list() == [None, None, 1.0, 1.0, 1.0]
+
+
+def test_the_commit_says_which_run_which_definition_and_which_versions_were_read(lake: Lake) -> None:
+    report = build_features(spec(), lake=lake, days=None, run_id="run-1")
+
+    note = lake.history("features/spoilage")[0]
+    assert note["run_id"] == "run-1"
+    assert note["feature_fingerprint"] == FeatureView(spec()).fingerprint == report.fingerprint
+    assert json.loads(note["versions"]) == report.versions
+    assert features_fingerprint(lake, "spoilage") == report.fingerprint
+
+
+def test_only_the_days_asked_for_are_replaced(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([DAYS[1], DAYS[4]], acid=6), [DAYS[1], DAYS[4]], note={})
+
+    report = build_features(spec(), lake=lake, days=[DAYS[4]], run_id="run-2")
+
+    labels = stored(lake).group_by("day", maintain_order=True).agg(pl.col("label").sum()).get_column("label").to_list()
+    assert report.days == [DAYS[4]]
+    assert labels == [1, 1, 1, 1, 3]
+
+
+def test_days_built_apart_hold_what_one_build_of_all_holds(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    whole = stored(lake)
+    for day in reversed(DAYS):
+        build_features(spec(), lake=lake, days=[day], run_id="run-2")
+
+    assert stored(lake).equals(whole)
+
+
+def test_building_twice_changes_no_row(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=DAYS, run_id="run-1")
+    before = stored(lake)
+    build_features(spec(), lake=lake, days=DAYS, run_id="run-2")
+
+    assert stored(lake).equals(before)
+
+
+def test_a_withdrawn_day_is_withdrawn_from_the_features(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([]), [DAYS[2]], note={})
+
+    report = build_features(spec(), lake=lake, days=[DAYS[2]], run_id="run-2")
+
+    assert (report.days, report.missing, report.rows) == ([DAYS[2]], [DAYS[2]], 0)
+    assert DAYS[2] not in stored(lake).get_column("day")
+
+
+def test_days_that_were_never_published_are_refused_by_name(lake: Lake) -> None:
+    with pytest.raises(UnpublishedData, match="validated/batches has no rows of 2013-02-01") as refusal:
+        build_features(spec(), lake=lake, days=[date(2013, 2, 1)], run_id="run-1")
+
+    assert "batches" in refusal.value.fix
+    assert not lake.exists("features/spoilage")
+
+
+def test_a_source_without_validated_rows_is_named(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    lake.replace_days("validated/batches", batches(DAYS), DAYS, note={})
+
+    with pytest.raises(UnpublishedData, match="validated/farms"):
+        build_features(spec(), lake=lake, days=None, run_id="run-1")
+
+
+def test_a_changed_definition_rebuilds_every_day_so_that_one_table_never_mixes_two(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    # Another type under the same name, and one feature less.
+    changed = spec(
+        features=(
+            Feature(name="farm", expr=pl.col("farm"), description="Farm"),
+            Feature(name="record", expr=pl.col("spoiled_2d") > 0.5, description="Record"),
+        )
+    )
+
+    report = build_features(changed, lake=lake, days=[DAYS[0]], run_id="run-2")
+
+    frame = stored(lake)
+    assert report.rebuilt
+    assert report.days == DAYS
+    assert frame.get_column("day").n_unique() == 5
+    assert frame.schema["record"] == pl.Boolean()
+    assert "cows" not in frame.columns
+    assert features_fingerprint(lake, "spoilage") == FeatureView(changed).fingerprint
+    # The table still has its days, so the next day is replaced alone.
+    assert build_features(changed, lake=lake, days=[DAYS[0]], run_id="run-3").days == [DAYS[0]]
+    assert stored(lake).equals(frame)
+
+
+def test_data_without_a_time_is_built_as_one_table(lake: Lake) -> None:
+    lake.replace("validated/batches_all", batches(DAYS).drop("day"), note={})
+    timeless = spec(
+        name="spoilage",
+        source="batches_all",
+        event_time=None,
+        predicts_at=None,
+        label=Label(name="spoiled", expr=pl.col("acid") > 5, known_at=None, description="Too sour."),
+        asof=(),
+        features=(Feature(name="farm", expr=pl.col("farm"), description="Farm"),),
+        split=HashSplit(calibration=0.2, holdout=0.2),
+    )
+    for run in ("run-1", "run-2"):
+        report = build_features(timeless, lake=lake, days=None, run_id=run)
+
+    assert (report.rows, report.days, report.labelled) == (20, [], 15)
+    assert stored(lake).columns == ["batch", "farm", "filled_at", "label"]
+    assert stored(lake).height == 20
+
+
+@pytest.mark.parametrize("name", ["label", "event_time", "label_known_at", "day"])
+def test_a_feature_with_the_name_of_a_platform_column_is_refused(lake: Lake, name: str) -> None:
+    clash = spec(features=(Feature(name=name, expr=pl.col("spoiled_2d"), description="Clash"),))
+
+    with pytest.raises(DeclarationError, match=f"a column is called {name}"):
+        build_features(clash, lake=lake, days=None, run_id="run-1")
+
+
+def test_a_row_without_a_prediction_moment_stops_the_build(lake: Lake) -> None:
+    rows = batches([DAYS[0]]).with_columns(filled_at=pl.lit(None, UTC_TIME))
+    lake.replace_days("validated/batches", rows, [DAYS[0]], note={})
+
+    with pytest.raises(DataError, match="4 of 20 rows have no prediction moment"):
+        build_features(spec(), lake=lake, days=None, run_id="run-1")
+    assert not lake.exists("features/spoilage")
+
+
+def test_a_column_that_a_source_does_not_have_is_named(lake: Lake) -> None:
+    lake.replace("validated/farms", pl.DataFrame({"farm": ["north"], "goats": [1]}), note={})
+
+    with pytest.raises(DataError, match="Source farms has no column cows"):
+        build_features(spec(), lake=lake, days=None, run_id="run-1")
