@@ -211,6 +211,8 @@ class Gate(Declaration):
     """Compared with the champion, on the same fresh holdout rows."""
     margin: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
     """How much worse than the champion is still not worse, as a share of the champion's value."""
+    min_fresh_rows: Annotated[int, Bounded(ge=1)] = 200
+    """Holdout rows that must be new to the candidate and to the champion; with fewer, neither can be called worse."""
     max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
     """Median of one prediction by the bundle, features included, milliseconds."""
     max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0

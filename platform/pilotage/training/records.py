@@ -43,7 +43,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A value with a bootstrap interval."""
+    """A value with a bootstrap interval; −inf..inf where too few rows tell anything."""
 
     value: float
     low: float
@@ -67,7 +67,11 @@ class Candidate:
     boundaries: dict[str, datetime]
     """First event time of each part, UTC; empty for data without a time."""
     cross_validation: list[dict[str, float]]
-    """One entry per rolling-origin fold: metric → value."""
+    """One entry per fold: metric → value, and ``rows``."""
+    out_of_fold: str = ""
+    """Parquet file of what the folds predicted: ``row`` of the training set, ``predicted`` (not calibrated)."""
+    importance: dict[str, float] = field(default_factory=dict)
+    """Feature → share of total gain, 0..1, highest first."""
     trials: list[Trial] = field(default_factory=list)
 
 
@@ -83,7 +87,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Candidate and champion on the same rows that neither was trained on."""
+    """Candidate and champion on the same rows that neither was trained nor calibrated on."""
 
     champion_version: int
     rows: int
@@ -91,6 +95,10 @@ class Comparison:
     champion: dict[str, float]
     difference: dict[str, Interval]
     """Candidate minus champion, paired bootstrap."""
+    unit: str = "row"
+    """What the bootstrap drew: a ``day``, or a ``row`` where there is no time or too few days."""
+    problem: str | None = None
+    """Why they can't be compared; the metrics are then empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,16 +114,21 @@ class Evaluation:
     """Baseline (constant, rule, last_value) → metric → value, on the same rows."""
     slices: list[Slice]
     months: list[Slice]
-    """Out-of-fold metrics by month over everything the run evaluated."""
+    """Metrics by month. ``column`` is ``holdout``, or ``cross-validation`` for out-of-fold predictions, which are not
+    calibrated; ``value`` is the month, ``2013-02``. Empty for data without a time."""
     importance: dict[str, float]
     """Feature → share of total gain, 0..1."""
     reliability: list[dict[str, float]]
-    """One entry per bin: predicted, observed, rows."""
+    """One entry per bin: predicted, observed (with low and high), rows."""
     latency_ms: float
     bundle_mb: float
     versus_champion: Comparison | None = None
     plots: dict[str, str] = field(default_factory=dict)
     """Plot name → PNG path."""
+    at_least: dict[str, float] = field(default_factory=dict)
+    """Metric → floor that the run asked for, over the spec's."""
+    at_most: dict[str, float] = field(default_factory=dict)
+    """Metric → ceiling that the run asked for, under the spec's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,204 @@
+"""The training set: labelled rows of the lake, frozen as one Parquet file with its SHA-256. Nothing here learns."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from pilotage.data.lake import Lake
+from pilotage.errors import StorageFull, TrainingError
+from pilotage.features.build import EVENT_TIME, FINGERPRINT, LABEL, LABEL_KNOWN_AT
+from pilotage.features.view import FeatureView
+from pilotage.spec import ModelSpec
+from pilotage.training.config import TrainConfig
+from pilotage.training.records import TrainingSet
+
+
+def assemble(
+    spec: ModelSpec,
+    *,
+    lake: Lake,
+    config: TrainConfig,
+    directory: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> TrainingSet:
+    """Freezes the labelled rows of ``features/<model>``; the same rows give the same bytes.
+
+    Args:
+        spec: The model.
+        lake: Where its features are.
+        config: Which days and which version of the table; see ``DataConfig``.
+        directory: Folder for ``training_set.parquet``; made if missing.
+        progress: Called with short sentences.
+
+    Returns:
+        The record of the set.
+
+    Raises:
+        UnpublishedData: There are no features yet.
+        TrainingError: No row has a label, all labels are the same, or an entity stands in two rows.
+        StorageFull: No room for the file.
+    """
+    config.check(spec)
+    table = f"features/{spec.name}"
+    version = lake.version(table) if config.data.version is None else config.data.version
+    fingerprint = _same_definition(spec, lake, table, version)
+    first = config.data.first or _window_start(spec, lake, config, table)
+    columns = set_columns(spec)
+    rows = lake.scan(table, first=first, last=config.data.last, version=version)
+    if missing := sorted(set(columns) - set(rows.collect_schema().names())):
+        raise TrainingError(
+            f"{table} (version {version}) has no column {missing[0]}, which {spec.name} declares.",
+            fix="Build the features again: their definition has changed since.",
+            table=table,
+            missing=missing,
+        )
+    order = [*([EVENT_TIME] if spec.event_time else []), *spec.entity]
+    frame = rows.filter(pl.col(LABEL).is_not_null()).select(columns).sort(order, maintain_order=True).collect()
+    _refuse_unusable(spec, frame, table, config)
+    path = directory / "training_set.parquet"
+    progress(f"{frame.height:,} labelled rows, {_share(frame):.1%} positive: writing {path.name}")
+    record = TrainingSet(
+        model=spec.name,
+        path=str(path),
+        sha256=_write(frame, path),
+        rows=frame.height,
+        positives=int(frame[LABEL].sum()),
+        first=_day(spec, frame, 0),
+        last=_day(spec, frame, -1),
+        lake_versions={table: version},
+        feature_fingerprint=fingerprint,
+    )
+    progress(f"Training set {record.sha256[:12]} from {table} version {version}")
+    return record
+
+
+def set_columns(spec: ModelSpec) -> list[str]:
+    """Columns of a training set, in order; a name that stands for a column in two roles stands once."""
+    timed = [EVENT_TIME, LABEL_KNOWN_AT] if spec.event_time else []
+    return list(
+        dict.fromkeys(
+            [
+                *spec.entity,
+                *timed,
+                *spec.request_types(),
+                *spec.state_types(),
+                *(feature.name for feature in spec.features),
+                LABEL,
+            ]
+        )
+    )
+
+
+def read_set(training_set: TrainingSet, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of a training set, in its order, when its bytes are still the recorded ones.
+
+    Raises:
+        TrainingError: The file is gone or was changed. (Parquet with a flipped bit reads without an error.)
+    """
+    path = Path(training_set.path)
+    if not path.is_file():
+        raise TrainingError(f"The training set {path} is gone.", fix="Assemble it again.", path=str(path))
+    if (found := _sha256(path)) != training_set.sha256:
+        raise TrainingError(
+            f"The training set {path} has SHA-256 {found[:12]}…, not the recorded {training_set.sha256[:12]}….",
+            fix="Assemble it again; never edit it.",
+            path=str(path),
+        )
+    return pl.read_parquet(path, columns=None if columns is None else list(columns))
+
+
+def _same_definition(spec: ModelSpec, lake: Lake, table: str, version: int) -> str:
+    """Fingerprint of the features, when the table's version was built by the definition that the spec now gives."""
+    ours = FeatureView(spec).fingerprint
+    history = lake.history(table, limit=10_000)
+    built = [entry for entry in history if entry["version"] <= version and FINGERPRINT in entry]
+    if built and built[0][FINGERPRINT] != ours:
+        raise TrainingError(
+            f"{table} (version {version}) was built by another definition of its features than {spec.name} has now.",
+            fix="Build the features again, or train on a newer version of the table.",
+            table=table,
+            version=version,
+        )
+    return ours
+
+
+def _window_start(spec: ModelSpec, lake: Lake, config: TrainConfig, table: str) -> date | None:
+    """First day of the spec's retraining window, counted back from the last day that is read."""
+    if spec.retraining.window is None or spec.event_time is None:
+        return None
+    days = lake.days(table)
+    last = config.data.last or (days[-1] if days else None)
+    return None if last is None else last - spec.retraining.window + timedelta(days=1)
+
+
+def _refuse_unusable(spec: ModelSpec, frame: pl.DataFrame, table: str, config: TrainConfig) -> None:
+    span = f"from {config.data.first or 'the first day'} to {config.data.last or 'the last'}"
+    where = f"{table} {span}" if spec.event_time else table
+    if frame.is_empty():
+        raise TrainingError(
+            f"No row of {where} has a label ({spec.label.name}).",
+            fix="Ingest and validate more data, or widen data.first and data.last.",
+            table=table,
+            rows=0,
+        )
+    positives = int(frame[LABEL].sum())
+    if positives in (0, frame.height):
+        only, lacking = ("true", "false") if positives else ("false", "true")
+        raise TrainingError(
+            f"All {frame.height:,} labels of {where} are {only}: no row has {spec.label.name} {lacking}.",
+            fix="Give more data, or correct label.expr.",
+            table=table,
+            rows=frame.height,
+            positives=positives,
+        )
+    twice = frame.select(spec.entity).is_duplicated()
+    if twice.any():
+        culprit = frame.filter(twice).row(0, named=True)
+        named = ", ".join(f"{column}={culprit[column]!r}" for column in spec.entity)
+        raise TrainingError(
+            f"{named} stands in {int(twice.sum()):,} rows of {table} more than once.",
+            fix="Give entity columns that identify a row, or build the features again.",
+            table=table,
+        )
+
+
+def _share(frame: pl.DataFrame) -> float:
+    return int(frame[LABEL].sum()) / frame.height
+
+
+def _day(spec: ModelSpec, frame: pl.DataFrame, row: int) -> date | None:
+    if spec.event_time is None:
+        return None
+    day: date = frame[EVENT_TIME].dt.convert_time_zone(spec.time_zone).dt.date()[row]
+    return day
+
+
+def _write(frame: pl.DataFrame, path: Path) -> str:
+    """Writes beside the place and renames, so that a half-written set never has the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        frame.write_parquet(work, compression="zstd", compression_level=1, row_group_size=100_000)
+        digest = _sha256(work)
+        work.rename(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise StorageFull(
+                f"No room for the training set in {path.parent}.", fix="Free some space, and run again.", path=str(path)
+            ) from error
+        raise
+    finally:
+        work.unlink(missing_ok=True)
+    return digest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
