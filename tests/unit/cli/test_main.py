@@ -1,0 +1,110 @@
+"""The command line answers at once, and turns deliberate errors into a message and an exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pilotage.cli.main import cli, run
+from pilotage.errors import ConfigError, DataError
+
+HEAVY = ("polars", "pydantic", "psutil", "rich", "mlflow", "deltalake", "duckdb", "sqlalchemy", "pandas", "dagster")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pilotage.cli.main import cli, run; sys.argv = ['pilotage', '--help']\n"
+        f"run(lambda: cli.main(standalone_mode=False)); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_every_command_says_what_it_does() -> None:
+    top = CliRunner().invoke(cli, ["--help"]).output
+    for name, command in cli.commands.items():
+        if not command.hidden:
+            assert f"  {name} " in top
+            assert command.help
+            assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+    assert "..." not in top.split("Commands:")[1]
+
+
+def test_an_error_is_a_message_and_a_fix_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise DataError("Flights of 3 January are missing.", fix="Land them.")
+
+    assert run(command) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "Error: Flights of 3 January are missing.\nFix: Land them.\n"
+    assert captured.out == ""
+
+
+def test_a_wrong_setting_or_command_line_has_an_exit_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> None:
+        raise ConfigError("PILOTAGE_X is wrong.", fix="Unset it.")
+
+    def unknown() -> None:
+        raise click.UsageError("No such command.")
+
+    assert run(wrong) == 2
+    assert run(unknown) == 2
+
+
+def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        raise KeyboardInterrupt
+
+    assert run(command) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_an_error_that_nobody_meant_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+
+
+def test_an_unknown_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PILOTAGE_DAGSTR_PORT", "3")
+    assert run(lambda: cli.main(["status"], standalone_mode=False)) == 2
+    assert "No setting is called PILOTAGE_DAGSTR_PORT" in capsys.readouterr().err
+
+
+def test_status_of_an_empty_home_says_that_nothing_is_in_production(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PILOTAGE_HOME", str(tmp_path / "home"))
+    for name in ("DAGSTER", "MLFLOW", "SERVICE", "REPORTS"):
+        monkeypatch.setenv(f"PILOTAGE_{name}_PORT", "1")
+    assert run(lambda: cli.main(["status", "--json"], standalone_mode=False)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["up"] is None
+    assert [(model["model"], model["champion"]) for model in told["models"]] == [
+        ("flight_delay", None),
+        ("loan_approval", None),
+    ]
+    assert {server["healthy"] for server in told["servers"]} == {False}
+    assert not (tmp_path / "home").exists()
+    assert run(lambda: cli.main(["status", "flight_delay"], standalone_mode=False)) == 0
+    assert "pilotage train flight_delay" in capsys.readouterr().out
+
+
+def test_status_of_a_model_that_nobody_declared_names_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PILOTAGE_HOME", str(tmp_path))
+    assert run(lambda: cli.main(["status", "weather"], standalone_mode=False)) == 2
+    assert "flight_delay, loan_approval" in capsys.readouterr().err
+
+
+def test_every_shipped_declaration_is_fine(capsys: pytest.CaptureFixture[str]) -> None:
+    from pilotage.cli.check import check
+
+    assert check() == 0
+    assert "✓ assets/models/flight_delay.py" in capsys.readouterr().out
