@@ -3,8 +3,6 @@
 The rules are the engine's (``pilotage.data``); here is only what Dagster needs to show and run them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg
@@ -62,7 +60,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
-    def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+    def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.data.ingest import ingest
 
         report = ingest(
@@ -157,7 +155,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
     )
     def validated(
         context: dg.AssetExecutionContext, platform: PlatformHome
-    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         from assets.validation import check_results, quarantine_metadata, validated_metadata
         from pilotage.data.validate import validate
 

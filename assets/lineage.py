@@ -4,8 +4,6 @@ One function a step. Each reads the record of the step before and hands on its o
 (``pilotage.features``, ``pilotage.training``, ``pilotage.release``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -58,7 +56,7 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
         backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         pool=f"features_{spec.name}",
     )
-    def features(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+    def features(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from assets.column_lineage import feature_lineage
         from pilotage.features.build import build_features
 
@@ -100,7 +98,7 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
         deps=[validated_key(source) for source in spec.sources],
         pool=f"online_{spec.name}",
     )
-    def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+    def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.features.online import build_online
 
         path = platform.settings.online / f"{spec.name}.db"

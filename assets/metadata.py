@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
 
-def column_schema(schema: Mapping[str, pl.DataType], descriptions: Mapping[str, str] | None = None) -> dg.TableSchema:
-    """A Polars schema as the UI's column list."""
+def column_schema(schema: Mapping[str, object], descriptions: Mapping[str, str] | None = None) -> dg.TableSchema:
+    """Column → type as the UI's column list."""
     told = descriptions or {}
     return dg.TableSchema(
         columns=[dg.TableColumn(name, type=str(dtype), description=told.get(name)) for name, dtype in schema.items()]

@@ -1,7 +1,5 @@
 """A ModelSpec → what watches it after release: for now, how far today's features are from those it learned on."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import dagster as dg
@@ -38,7 +36,7 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
             )
         ],
     )
-    def drift_report(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult[None]:
+    def drift_report(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.drift import drift_report as compare
         from pilotage.release.champions import champion_reference
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import dagster as dg
 
@@ -19,12 +20,18 @@ SOURCE = "pilotage/source"
 MAX_RUNTIME = "dagster/max_runtime"
 
 
-def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> list[object]:
+class Job(Protocol):
+    """A job whose assets are not resolved yet: what ``define_asset_job`` returns."""
+
+    name: str
+
+
+def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> list[Job]:
     """Ingest, new data, features and training jobs, in the order in which an operator would run them."""
     daily = [name for name, spec in sources.items() if spec.daily]
     tables = [name for name, spec in sources.items() if not spec.daily]
     on_days = [spec for spec in models.values() if sources[spec.source].daily]
-    jobs: list[object] = []
+    jobs: list[Job] = []
     if daily:
         jobs.append(
             dg.define_asset_job(

@@ -1,7 +1,5 @@
 """The nightly schedules: SQL sources are read, and every model that declares it is trained again on what is new."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 import dagster as dg

@@ -3,8 +3,6 @@
 Data itself does not pass through here: tables are in the lake, models are bundles on disk, and a record says where.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any
