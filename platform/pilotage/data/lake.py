@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, properties
-from pilotage.data.lake_types import same_types, storable
-from pilotage.errors import CommitConflict, LakeError, UnpublishedData
+from pilotage.data.lake_types import same_types, scan_folder, storable
+from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -42,27 +43,44 @@ class Lake:
         uri: The root.
         storage_options: Passed to the object store as they are (``AWS_ENDPOINT_URL``, …). Without them the store
             finds its credentials as its own tools do.
+
+    Raises:
+        ConfigError: The path of the folder has a character that Delta tables can't have there.
     """
 
     def __init__(self, uri: str, *, storage_options: Mapping[str, str] | None = None) -> None:
         self.uri = uri.rstrip("/")
+        if not self.remote and (unusable := sorted(set(self.uri) & set("[]|^\\%"))):
+            raise ConfigError(  # delta-rs panics on some of them, and reads %41 as A.
+                f"The lake can't be kept in {uri}: Delta tables can't have {' '.join(unusable)} in their path.",
+                fix="Set PILOTAGE_HOME or PILOTAGE_LAKE_URI to a path without it.",
+            )
         self._options = dict(storage_options or {})
 
     # Reading
+
+    @property
+    def remote(self) -> bool:
+        """Whether the tables are in an object store and not in a folder."""
+        return "://" in self.uri
 
     def exists(self, table: str) -> bool:
         return self._open(table) is not None
 
     def tables(self) -> list[str]:
         """Every table of the lake, sorted."""
-        from pyarrow import fs
+        if not self.remote:
+            found = [f"{log.parent.parent.name}/{log.parent.name}" for log in Path(self.uri).glob("*/*/_delta_log")]
+        else:
+            from pyarrow import fs
 
-        store, root = fs.FileSystem.from_uri(self.uri) if self._remote else (fs.LocalFileSystem(), self.uri)
-        found = []
-        for room in store.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-            if room.type == fs.FileType.Directory:
-                inside = store.get_file_info(fs.FileSelector(room.path))
-                found += [f"{room.base_name}/{table.base_name}" for table in inside if table.base_name[:1].isalpha()]
+            store, root = fs.FileSystem.from_uri(self.uri)
+            rooms = store.get_file_info(fs.FileSelector(root, allow_not_found=True))
+            found = [
+                f"{room.base_name}/{table.base_name}"
+                for room in rooms
+                for table in store.get_file_info(fs.FileSelector(room.path))
+            ]
         return sorted(name for name in found if _NAME.fullmatch(name) and self.exists(name))
 
     def version(self, table: str) -> int:
@@ -80,7 +98,11 @@ class Lake:
         Raises:
             UnpublishedData: There is no such table, or it has no such version.
         """
-        frame = pl.scan_delta(self._require(table, version=version), storage_options=self._options or None)
+        opened = self._require(table, version=version)
+        if self.remote:
+            frame = pl.scan_delta(opened, storage_options=self._options or None)
+        else:
+            frame = scan_folder(opened, self._files(opened, table, first, last))
         if first is not None:
             frame = frame.filter(pl.col(DAY) >= first)
         if last is not None:
@@ -100,8 +122,7 @@ class Lake:
 
     def file_uris(self, table: str, *, first: date | None = None, last: date | None = None) -> list[str]:
         """The Parquet files of the newest version, for engines that read Parquet themselves."""
-        bounds = [f"{DAY} {sign} '{day}'" for sign, day in ((">=", first), ("<=", last)) if day is not None]
-        return sorted(self._require(table).file_uris(file_pruning_predicate=" AND ".join(bounds) or None))
+        return self._files(self._require(table), table, first, last)
 
     def history(self, table: str, limit: int = 20) -> list[dict[str, Any]]:
         """The newest commits first, each with ``version``, ``timestamp``, ``operation`` and its note's keys."""
@@ -208,9 +229,14 @@ class Lake:
 
     # Inside
 
-    @property
-    def _remote(self) -> bool:
-        return "://" in self.uri
+    def _files(self, opened: DeltaTable, table: str, first: date | None, last: date | None) -> list[str]:
+        daily = DAY in opened.metadata().partition_columns
+        bounds = [f"{DAY} {sign} '{day}'" for sign, day in ((">=", first), ("<=", last)) if day is not None and daily]
+        uris = opened.file_uris(file_pruning_predicate=" AND ".join(bounds) or None)
+        if not self.remote:
+            # delta-rs gives the paths of a folder percent-encoded (a space as %20), which no other engine undoes.
+            uris = [f"{self._path(table)}/{uri.rsplit(f'/{table}/', 1)[1]}" for uri in uris]
+        return sorted(uris)
 
     def _path(self, table: str) -> str:
         if not _NAME.fullmatch(table):

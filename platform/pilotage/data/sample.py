@@ -22,9 +22,9 @@ from pilotage.errors import ConfigError
 LOANS_TABLE = "applications"
 
 _APPLICATION = (
-    ("loanamt", "price", "apr", "atotinc", "cototinc", "hrat", "obrat", "netw", "liq", "term", "lines", "unem")
-    + ("mortg", "cons", "gdlin", "pubrec", "self", "unver", "inss", "cosign", "gift", "approve")
-    + ("black", "hispan", "white", "male", "married", "old")
+    *("loanamt", "price", "apr", "atotinc", "cototinc", "hrat", "obrat", "netw", "liq", "term", "lines", "unem"),
+    *("mortg", "cons", "gdlin", "pubrec", "self", "unver", "inss", "cosign", "gift", "approve"),
+    *("black", "hispan", "white", "male", "married", "old"),
 )
 """What the lender knows of an application. Left out: ``action`` and ``reject``, which are the decision under another
 name, and what the book's author computed afterwards."""

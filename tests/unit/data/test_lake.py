@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import day_ranges
-from pilotage.errors import CommitConflict, LakeError, UnpublishedData
+from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
 MONDAY, TUESDAY, WEDNESDAY = date(2013, 1, 7), date(2013, 1, 8), date(2013, 1, 9)
 
@@ -144,6 +144,21 @@ def test_replacing_a_whole_table_replaces_its_columns(lake: Lake) -> None:
     lake.replace("raw/planes", pl.DataFrame({"x": [1, 2]}), note={})
     lake.replace("raw/planes", pl.DataFrame({"y": ["a"]}), note={})
     assert lake.scan("raw/planes").collect().to_dict(as_series=False) == {"y": ["a"]}
+
+
+@pytest.mark.parametrize("folder", ["a b", "é日", "a#b?c", "a'b"])
+def test_a_home_with_unusual_characters_works(tmp_path: Path, folder: str) -> None:
+    lake = Lake(str(tmp_path / folder))
+    lake.replace_days("raw/flights", rows(monday=2), [MONDAY], note={})
+    lake.replace("raw/planes", pl.DataFrame({"x": [1]}), note={})
+    assert counts(lake) == {MONDAY: 2}
+    assert lake.scan("raw/planes").collect()["x"].to_list() == [1]
+    assert all(Path(file).is_file() for file in lake.file_uris("raw/flights"))
+
+
+def test_a_home_that_delta_can_not_have_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"can't have \[ \] in their path"):
+        Lake(str(tmp_path / "a[1]"))
 
 
 def test_the_note_is_in_the_history(lake: Lake) -> None:

@@ -1,0 +1,104 @@
+"""SQL over the lake, by DuckDB: reads the newest version of the tables, and nothing else on the machine.
+
+DuckDB is the query engine only: in memory, never a database file, and it finds nothing but the Parquet files of the
+tables that a statement names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from pilotage.data.lake import Lake
+from pilotage.data.lake_commits import DAY
+from pilotage.errors import ConfigError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_CATALOGUE = re.compile(r"\bshow\b|information_schema|duckdb_|pg_catalog|sqlite_", re.IGNORECASE)
+"""Statements about the tables themselves, which need all of them."""
+
+_EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
+
+
+def query(lake: Lake, sql: str) -> pl.DataFrame:
+    """Answers one ``SELECT`` over tables called ``<room>.<table>``, as in ``raw.flights``. Times are UTC.
+
+    Raises:
+        ConfigError: It is no single reading statement, names a table that is not there, or is wrong.
+    """
+    import duckdb
+
+    with duckdb.connect(":memory:") as connection:
+        # Extensions are downloads: none is needed, and none may be loaded.
+        connection.execute("SET autoinstall_known_extensions = false; SET autoload_known_extensions = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        try:
+            _only_reads(connection, sql)
+            tables = lake.tables()
+            shown = _show(connection, lake, [table for table in tables if _names(sql, table)])
+            connection.execute("SET temp_directory = ''")
+            connection.execute("SET allowed_paths = $paths", {"paths": shown})
+            connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            answer = connection.sql(sql).to_arrow_table()
+        except duckdb.CatalogException as error:
+            if "does not exist" not in str(error):
+                raise _wrong(error) from None
+            there = ", ".join(table.replace("/", ".") for table in tables) or "none yet"
+            raise ConfigError(f"{_first_line(error)}", fix=f"The tables of the lake are: {there}.") from None
+        except duckdb.Error as error:
+            raise _wrong(error) from None
+    frame = pl.DataFrame(answer)
+    return frame.with_columns(
+        pl.col(name).dt.convert_time_zone("UTC")
+        for name, dtype in frame.schema.items()
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC")
+    )
+
+
+def _only_reads(connection: DuckDBPyConnection, sql: str) -> None:
+    from duckdb import StatementType
+
+    statements = connection.extract_statements(_EXPLAIN.sub("", sql, count=1))
+    # PIVOT is MULTI: it asks for the values of its column first.
+    if len(statements) != 1 or statements[0].type not in (StatementType.SELECT, StatementType.MULTI):
+        raise ConfigError(
+            "The lake is read with one SELECT at a time, and never written.", fix='Give one, as in "SELECT …".'
+        )
+
+
+def _names(sql: str, table: str) -> bool:
+    return _CATALOGUE.search(sql) is not None or table.split("/")[1] in sql.lower()
+
+
+def _show(connection: DuckDBPyConnection, lake: Lake, tables: list[str]) -> list[str]:
+    """Makes a view of each table. Returns the files that they read."""
+    shown: list[str] = []
+    for table in tables:
+        room, name = table.split("/")
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{room}"')
+        files = [] if lake.remote else lake.file_uris(table)
+        if files:
+            listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+            by_day = f", hive_partitioning = true, hive_types = {{'{DAY}': DATE}}" if f"/{DAY}=" in files[0] else ""
+            # By name, since days that were written before a column came do not have it.
+            source = f"read_parquet([{listed}], union_by_name = true{by_day})"
+        else:
+            # Empty, or in an object store, which DuckDB would need an extension for.
+            connection.register(table, lake.scan(table).collect().to_arrow())
+            source = f'"{table}"'
+        connection.execute(f'CREATE VIEW "{room}"."{name}" AS FROM {source}')
+        shown += files
+    return shown
+
+
+def _wrong(error: Exception) -> ConfigError:
+    return ConfigError(f"{_first_line(error)}", fix=f"Correct the statement: {str(error).strip()}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") + "."
