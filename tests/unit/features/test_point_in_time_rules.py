@@ -140,7 +140,7 @@ def test_latest_is_the_newest_known_row_that_is_not_too_old(world: World) -> Non
 
 
 @thorough
-@given(world=worlds, cut=st.integers(0, 45))
+@given(world=worlds, cut=st.integers(0, 15))
 def test_parts_computed_apart_are_what_the_whole_gives(world: World, cut: int) -> None:
     early = [asked for asked in world.requests if asked["at"] < moment(cut)]
     late = [asked for asked in world.requests if asked["at"] >= moment(cut)]
@@ -150,7 +150,7 @@ def test_parts_computed_apart_are_what_the_whole_gives(world: World, cut: int) -
 
 
 @with_stores
-@given(world=worlds, reach=st.integers(0, 40))
+@given(world=worlds, reach=st.integers(0, 20))
 def test_a_store_with_a_short_reach_gives_the_same_answers_within_it(world: World, reach: int) -> None:
     newest = max((row["known_at"] for row in world.readings if row["known_at"] is not None), default=moment(0))
     within = [asked for asked in world.requests if asked["at"] >= newest - timedelta(minutes=reach)]

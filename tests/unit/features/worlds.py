@@ -66,7 +66,7 @@ DEFINITION = Definition(
 )  # fmt: skip
 VIEW = FeatureView(DEFINITION)
 
-_minutes = st.integers(-30, 60)
+_minutes = st.integers(-25, 20)
 _sensors = st.sampled_from(["a", "b", None])
 _lanes = st.sampled_from([0, 1, None])
 # Floats that compare equal and differ in bits, or that SQLite would lose; integers whose quotients need rounding.
@@ -130,7 +130,7 @@ place = st.fixed_dictionaries({
     "built": st.one_of(st.none(), _minutes.map(moment)),
     "tall": _flags,
 })  # fmt: skip
-request = st.fixed_dictionaries({"sensor": _sensors, "lane": _lanes, "at": st.integers(0, 45).map(moment)})
+request = st.fixed_dictionaries({"sensor": _sensors, "lane": _lanes, "at": st.integers(0, 15).map(moment)})
 worlds = st.builds(
     World,
     readings=st.lists(reading, max_size=25),

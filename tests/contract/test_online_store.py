@@ -1,0 +1,343 @@
+"""What serving may rely on in an online store, and what it says when it can't answer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pilotage.data.lake import Lake
+from pilotage.errors import StateUnavailable, StorageFull, UnpublishedData
+from pilotage.features import online
+from pilotage.features.definition import Definition
+from pilotage.features.online import OnlineReport, build_online
+from pilotage.features.store import OnlineStore
+from pilotage.features.view import FeatureView
+from pilotage.spec import Latest, ModelSpec, Window
+from tests.unit.features.test_build_features import UTC_TIME, spec
+
+NOON = datetime(2013, 6, 1, 12, tzinfo=UTC)
+SHOP = spec(
+    name="shop",
+    source="sales",
+    asof=(
+        Latest(name="last", source="sales", on={"farm": "farm"}, known_at="sold_at", columns={"price": pl.Int64}),
+        Window(name="sold_2h", source="sales", on={"farm": "farm"}, known_at="sold_at", over=timedelta(hours=2),
+               aggregate="sum", value=pl.col("price")),
+        Latest(name="info", source="farms", on={"farm": "farm"}, columns={"cows": pl.Int64}),
+    ),
+    features=({"name": "price", "expr": pl.col("last_price"), "description": "Price"},),
+)  # fmt: skip
+VIEW = FeatureView(SHOP)
+LAST, SOLD, INFO = (lookup.timeline.name for lookup in VIEW.lookups)
+
+
+def sales(*facts: tuple[float, str, int]) -> pl.DataFrame:
+    """Hours from noon at which it was known, farm, and price."""
+    return pl.DataFrame(
+        [(NOON + timedelta(hours=hour), farm, price, date(2013, 6, 1)) for hour, farm, price in facts],
+        schema={"sold_at": UTC_TIME, "farm": pl.String, "price": pl.Int64, "day": pl.Date},
+        orient="row",
+    )
+
+
+def publish(lake: Lake, *facts: tuple[float, str, int]) -> None:
+    lake.replace_days("validated/sales", sales(*facts), [date(2013, 6, 1)], note={})
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(str(tmp_path / "lake"))
+    publish(lake, (-3, "a", 1), (-1, "a", 10), (-0.5, "b", 5), (0, "a", 100))
+    lake.replace("validated/farms", pl.DataFrame({"farm": ["a", "b"], "cows": [40, 3]}), note={})
+    return lake
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "online" / "shop.db"
+
+
+@pytest.fixture
+def store(lake: Lake, path: Path) -> Iterator[OnlineStore]:
+    build_online(SHOP, lake=lake, path=path, run_id="run-1")
+    with OnlineStore.open(path) as store:
+        yield store
+
+
+def request(*farms: str | None, at: datetime = NOON) -> pl.DataFrame:
+    """Requests whose prediction moment, an hour before filling, is ``at``."""
+    rows = [(number, farm, at + timedelta(hours=1)) for number, farm in enumerate(farms)]
+    return pl.DataFrame(rows, schema=VIEW.request_types, orient="row")
+
+
+def test_a_look_up_gives_the_newest_row_known_at_that_moment(store: OnlineStore) -> None:
+    assert store.lookup(LAST, ("a",), NOON)[1:] == (100,)  # type: ignore[index]
+    assert store.lookup(LAST, ("a",), NOON - timedelta(microseconds=1))[1:] == (10,)  # type: ignore[index]
+    assert store.lookup(LAST, ("a",), NOON - timedelta(hours=4)) is None
+    assert store.lookup(LAST, ("a",), NOON + timedelta(days=9))[1:] == (100,)  # type: ignore[index]
+
+
+def test_a_look_up_says_when_its_row_became_known(store: OnlineStore) -> None:
+    hit = store.lookup(LAST, ("b",), NOON)
+
+    assert hit is not None
+    assert datetime.fromtimestamp(hit[0] / 1e6, UTC) == NOON - timedelta(hours=0.5)
+
+
+def test_an_unknown_key_has_no_state_and_no_events(store: OnlineStore) -> None:
+    assert store.lookup(LAST, ("nobody",), NOON) is None
+    state = VIEW.with_state(request("nobody", None), store).select(VIEW.state_types.keys())
+    assert state.rows() == [(None, 0, None), (None, 0, None)]
+
+
+def test_features_of_one_and_of_many_requests_come_from_the_state(store: OnlineStore) -> None:
+    assert VIEW.online(request("a"), store).select("last_price", "sold_2h", "info_cows", "price").rows() == [
+        (100, 110, 40, 100)
+    ]
+    many = VIEW.online(request("b", "a", "b"), store)
+    assert many.get_column("sold_2h").to_list() == [5, 110, 5]
+    assert many.get_column("batch").to_list() == [0, 1, 2]
+
+
+def test_no_requests_get_an_empty_answer_with_every_column(store: OnlineStore) -> None:
+    assert VIEW.online(request(), store).schema == VIEW.online(request("a"), store).schema
+    assert VIEW.online(request(), store).is_empty()
+
+
+def test_the_store_says_what_it_was_built_from(lake: Lake, path: Path, store: OnlineStore) -> None:
+    meta = store.meta
+
+    assert (meta.model, meta.run_id, meta.fingerprint) == ("shop", "run-1", VIEW.fingerprint)
+    assert meta.materialised_through == NOON
+    assert meta.answers_from == NOON - online.REACH
+    assert meta.newest == {"sales": NOON}
+    assert meta.versions == {"validated/farms": 0, "validated/sales": 0}
+    assert meta.timelines == {LAST: 4, SOLD: 4, INFO: 2}
+
+
+def test_the_report_counts_what_was_written(lake: Lake, path: Path) -> None:
+    report = build_online(SHOP, lake=lake, path=path, run_id="run-1")
+
+    assert isinstance(report, OnlineReport)
+    assert (report.rows, report.bytes, report.path) == (10, path.stat().st_size, str(path))
+
+
+def test_a_moment_before_the_reach_is_refused_rather_than_answered_with_less(lake: Lake, path: Path) -> None:
+    build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=2))
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a", at=NOON - timedelta(hours=2)), store).get_column("sold_2h").item() == 1
+        with pytest.raises(
+            StateUnavailable, match="reaches back to 2013-06-01 10:00 UTC; asked as of 2013-06-01 09:59"
+        ):
+            VIEW.online(request("a", at=NOON - timedelta(hours=2, minutes=1)), store)
+
+
+def test_the_newest_row_of_a_key_is_kept_however_old_it_is(lake: Lake, path: Path) -> None:
+    publish(lake, (-2000, "old", 7), (-1999, "old", 8), (0, "a", 1))
+    report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=1))
+
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("old"), store).get_column("last_price").item() == 8
+    assert report.meta.timelines[LAST] == 2
+
+
+def test_a_missing_file_is_named_with_what_to_do(path: Path) -> None:
+    with pytest.raises(StateUnavailable, match=r"no online store .*shop\.db: No such file") as refusal:
+        OnlineStore.open(path)
+
+    assert refusal.value.http_status == 503
+    assert "Materialise" in refusal.value.fix
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"not a database, but long enough to look like one" * 100,
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:100] + b"\xff" * 4000 + data[4100:],
+        lambda data: data[:-4096] + b"\x00" * 4096,
+    ],
+    ids=["empty", "text", "cut", "header page overwritten", "last page zeroed"],
+)
+def test_a_damaged_file_is_refused_when_it_is_opened(store: OnlineStore, path: Path, damage: Any) -> None:
+    path.write_bytes(damage(path.read_bytes()))
+
+    with pytest.raises(StateUnavailable, match=r"shop\.db can't be read"):
+        OnlineStore.open(path)
+
+
+def test_a_database_of_something_else_is_no_online_store(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE meta (value TEXT)")
+    connection.close()
+
+    with pytest.raises(StateUnavailable, match="application_id is 0"):
+        OnlineStore.open(path)
+
+
+def test_a_timeline_that_the_store_was_not_built_for_is_named(store: OnlineStore) -> None:
+    other = FeatureView(
+        Definition(
+            request=VIEW.request_types,
+            predicts_at=VIEW.definition.predicts_at,
+            asof=(Latest(name="x", source="sales", on={"farm": "farm"}, columns={"price": pl.Int64}),),
+            features={},
+        )
+    )
+
+    with pytest.raises(StateUnavailable, match="has no timeline sales_"):
+        other.online(request("a"), store)
+
+
+def test_a_store_can_also_serve_a_version_older_than_the_spec(lake: Lake, path: Path) -> None:
+    changed = SHOP.model_copy(update={"asof": SHOP.asof[1:], "features": ()})
+    build_online(changed, lake=lake, path=path, run_id="run-2", also=[VIEW])
+
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a"), store).get_column("last_price").item() == 100
+        assert FeatureView(changed).online(request("a"), store).get_column("sold_2h").item() == 110
+
+
+def test_a_reader_sees_a_replacement_at_its_next_look_up(store: OnlineStore, lake: Lake, path: Path) -> None:
+    assert store.refresh() is False
+    publish(lake, (0, "a", 7))
+    build_online(SHOP, lake=lake, path=path, run_id="run-2")
+
+    assert VIEW.online(request("a"), store).get_column("last_price").item() == 7
+    assert store.meta.run_id == "run-2"
+    assert store.refresh() is False
+
+
+def test_a_reader_that_finds_a_damaged_replacement_says_so_and_recovers(
+    store: OnlineStore, lake: Lake, path: Path
+) -> None:
+    path.with_name("aside").write_bytes(b"half a file")
+    path.with_name("aside").replace(path)
+    with pytest.raises(StateUnavailable):
+        VIEW.online(request("a"), store)
+
+    build_online(SHOP, lake=lake, path=path, run_id="run-2")
+    assert VIEW.online(request("a"), store).get_column("last_price").item() == 100
+
+
+def test_readers_of_a_store_that_is_replaced_see_one_state_or_the_other(lake: Lake, path: Path) -> None:
+    # Both timelines say the same number in each generation: an answer from two files would show.
+    publish(lake, (0, "a", 0))
+    build_online(SHOP, lake=lake, path=path, run_id="run-0")
+    seen: list[tuple[int, int]] = []
+    problems: list[BaseException] = []
+    started, done = threading.Barrier(4), threading.Event()
+
+    def ask(store: OnlineStore) -> None:
+        started.wait()
+        try:
+            while not done.is_set():
+                seen.append(VIEW.online(request("a"), store).select("last_price", "sold_2h").row(0))
+        except BaseException as problem:
+            problems.append(problem)
+
+    with OnlineStore.open(path) as store:
+        readers = [threading.Thread(target=ask, args=(store,)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        started.wait()
+        for generation in range(1, 9):
+            publish(lake, (0, "a", generation))
+            build_online(SHOP, lake=lake, path=path, run_id=f"run-{generation}")
+        done.set()
+        for reader in readers:
+            reader.join()
+        seen.append(VIEW.online(request("a"), store).select("last_price", "sold_2h").row(0))
+
+    assert problems == []
+    assert all(last == sold for last, sold in seen)
+    assert seen[-1] == (8, 8)
+
+
+def test_two_builders_at_once_leave_one_whole_store(lake: Lake, path: Path) -> None:
+    builders = [
+        threading.Thread(target=build_online, args=(SHOP,), kwargs={"lake": lake, "path": path, "run_id": f"run-{n}"})
+        for n in range(4)
+    ]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a"), store).get_column("sold_2h").item() == 110
+    assert sorted(file.name for file in path.parent.iterdir()) == ["shop.db", "shop.db.lock"]
+
+
+def test_a_builder_that_was_killed_leaves_the_earlier_store_and_no_trouble(
+    store: OnlineStore, lake: Lake, path: Path
+) -> None:
+    path.with_name(".shop.db.building").write_bytes(b"half a fi")
+    assert VIEW.online(request("a"), store).get_column("last_price").item() == 100
+
+    build_online(SHOP, lake=lake, path=path, run_id="run-2")
+    assert store.meta.run_id == "run-2"
+    assert not path.with_name(".shop.db.building").exists()
+
+
+@pytest.mark.parametrize(
+    "failure", [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+)
+def test_a_full_disk_leaves_the_earlier_store(
+    store: OnlineStore, lake: Lake, path: Path, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(lake, (0, "a", 7))
+
+    def full(aside: Path, *_: Any) -> None:
+        aside.write_bytes(b"half a fi")
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(online, "_write", full)
+        with pytest.raises(StorageFull, match="the earlier store stays"):
+            build_online(SHOP, lake=lake, path=path, run_id="run-2")
+
+    assert store.meta.run_id == "run-1"
+    assert VIEW.online(request("a"), store).get_column("last_price").item() == 100
+    assert sorted(file.name for file in path.parent.iterdir()) == ["shop.db", "shop.db.lock"]
+
+
+def test_a_source_that_was_never_published_is_named(tmp_path: Path, path: Path) -> None:
+    lake = Lake(str(tmp_path / "empty"))
+
+    with pytest.raises(UnpublishedData, match="validated/sales"):
+        build_online(SHOP, lake=lake, path=path, run_id="run-1")
+    assert not path.exists()
+
+
+def test_sources_without_a_single_fact_make_an_empty_store(lake: Lake, path: Path) -> None:
+    publish(lake)
+    build_online(SHOP, lake=lake, path=path, run_id="run-1")
+
+    with OnlineStore.open(path) as store:
+        assert store.meta.materialised_through is None
+        assert VIEW.online(request("a"), store).select("last_price", "sold_2h", "info_cows").row(0) == (None, 0, 40)
+
+
+def test_a_model_without_as_of_features_needs_no_store(lake: Lake, path: Path) -> None:
+    plain: ModelSpec = SHOP.model_copy(
+        update={"asof": (), "features": spec(features=({"name": "farm", "expr": pl.col("farm"), "description": "F"},),
+                                             asof=()).features}
+    )  # fmt: skip
+    assert FeatureView(plain).online(request("a"), None).get_column("farm").item() == "a"
+
+    report = build_online(plain, lake=lake, path=path, run_id="run-1")
+    assert (report.rows, report.meta.materialised_through) == (0, None)
+    with OnlineStore.open(path) as store:
+        assert FeatureView(plain).online(request("a"), store).get_column("farm").item() == "a"
