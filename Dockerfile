@@ -17,7 +17,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # Folders of the volumes, so that a new volume belongs to the user.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin pilotage \
-    && for folder in pilotage pilotage/landing pilotage/reports dagster mlflow; do \
+    && for folder in pilotage pilotage/landing pilotage/reports pilotage/dagster mlflow; do \
         install -d -o pilotage -g pilotage "/var/lib/$folder"; done
 COPY --from=libraries /opt/venv /opt/venv
 COPY --link definitions.py workspace.yaml pyproject.toml LICENSE /app/
@@ -27,7 +27,7 @@ COPY --link jobs /app/jobs
 COPY --link sensors /app/sensors
 COPY --link resources /app/resources
 COPY --link serving /app/serving
-COPY --link deploy/workspace.yaml deploy/dagster.yaml /etc/dagster/
+COPY --link deploy/workspace.yaml /etc/dagster/
 COPY --chmod=755 deploy/pilotage /usr/local/bin/pilotage
 WORKDIR /app
 # Both source roots for good: Dagster adds the working directory only while it imports the definitions.
@@ -36,7 +36,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
-    DAGSTER_HOME=/etc/dagster \
+    DAGSTER_HOME=/var/lib/pilotage/dagster \
     PILOTAGE_HOME=/var/lib/pilotage \
     MLFLOW_DISABLE_TELEMETRY=true \
     MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \
