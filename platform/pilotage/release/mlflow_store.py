@@ -50,8 +50,7 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
 
 def page(settings: Settings, path: str) -> str:
     """Address of a page in MLflow's UI, such as ``experiments/1/runs/ab12``."""
-    base = settings.mlflow if settings.mlflow.startswith("http") else f"http://{settings.host}:{settings.mlflow_port}"
-    return f"{base.rstrip('/')}/#/{path}"
+    return f"{settings.mlflow_ui.rstrip('/')}/#/{path}"
 
 
 def experiment_id(client: MlflowClient, model: str, settings: Settings) -> str:
@@ -82,11 +81,12 @@ def masked(uri: str) -> str:
 
 
 def _quiet() -> None:
-    """No telemetry, and no model of ours is ever unpickled. MLflow reads both when it is imported or called."""
+    """No telemetry, no progress bars in logs, and nothing is ever unpickled. MLflow reads these when it is called."""
     import os
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
 
 
 def _knock(uri: str) -> None:
@@ -120,7 +120,7 @@ def _create(uri: str, settings: Settings) -> None:
     ready = file.with_name(f"{file.name}.ready")
     if ready.exists() and file.exists():
         return
-    with FileLock(f"{file}.lock", timeout=_CREATION_S):
+    with FileLock(f"{file}.create.lock", timeout=_CREATION_S):
         mlflow.MlflowClient(uri, uri).search_experiments(max_results=1)
         mlflow.MlflowClient(uri, uri).search_registered_models(max_results=1)
         settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)

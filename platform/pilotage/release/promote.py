@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from pilotage.errors import BundleCorrupt, LedgerConflict, NotReleasable, RegistryUnavailable
@@ -15,20 +14,6 @@ from pilotage.runtime.probe import admit
 from pilotage.settings import Settings
 
 ALIAS = "champion"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseStatus:
-    """What ``pilotage status`` tells of a model's releases."""
-
-    model: str
-    champion: Release | None
-    versions: int
-    """Versions that may be released."""
-    refused: int
-    last_refusal: str | None
-    """Its first reason."""
-    history: tuple[Release, ...]
 
 
 def promote(
@@ -92,32 +77,6 @@ def project(release: Release, *, settings: Settings) -> None:
     """
     with mlflow_store.session(settings) as client:
         client.set_registered_model_alias(release.model, ALIAS, str(release.version))
-
-
-def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) -> Release | None:
-    """The champion of a model, by the ledger; ``None`` before the first promotion."""
-    book = ledger or SqlLedger(settings.ledger)
-    return fold(book.events()).get(model, ModelState(model=model)).champion
-
-
-def champions(*, settings: Settings, ledger: Ledger | None = None) -> dict[str, Release]:
-    """The champion of every model that has one."""
-    book = ledger or SqlLedger(settings.ledger)
-    return {name: state.champion for name, state in fold(book.events()).items() if state.champion}
-
-
-def release_status(model: str, *, settings: Settings, ledger: Ledger | None = None) -> ReleaseStatus:
-    """What was decided about a model so far."""
-    book = ledger or SqlLedger(settings.ledger)
-    state = fold(book.events()).get(model, ModelState(model=model))
-    return ReleaseStatus(
-        model=model,
-        champion=state.champion,
-        versions=len(state.versions),
-        refused=len(state.refused),
-        last_refusal=state.refused[-1].reasons[0] if state.refused and state.refused[-1].reasons else None,
-        history=state.history,
-    )
 
 
 def _check(state: ModelState, version: int) -> None:

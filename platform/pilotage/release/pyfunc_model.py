@@ -10,6 +10,7 @@ stored without being run.
 from pathlib import Path
 
 import mlflow  # noqa: TID253 - only MLflow ever runs this file
+import pandas as pd  # noqa: TID253
 
 
 class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -21,7 +22,7 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         self._bundle = admit(Path(context.artifacts["bundle"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
+    def predict(self, context, model_input: pd.DataFrame, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Predicts rows that already carry their as-of columns."""
         from pilotage.runtime.notebook import predict_frame
 

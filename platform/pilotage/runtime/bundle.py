@@ -30,6 +30,8 @@ import polars as pl
 
 from pilotage.errors import BundleCorrupt, TrainingError
 from pilotage.expressions import from_json, to_json
+from pilotage.features.rows import RowFeatures, compute_features
+from pilotage.features.view import FeatureView
 from pilotage.runtime import declared
 from pilotage.runtime.folder import MANIFEST, RESTORE, as_corrupt, publish_folder, read_verified, sha256_of
 from pilotage.runtime.scorer import Calibrator, Scorer
@@ -61,14 +63,15 @@ class Bundle:
     """Of the manifest."""
     manifest: dict[str, Any]
     request: tuple[RequestField, ...]
-    predicts_at: pl.Expr | None
-    asof: tuple[AsOf, ...]
+    view: FeatureView
     features: tuple[Feature, ...]
+    """The view's features with their words, in the model's order."""
     label: str
     threshold: float
     costs: dict[str, float]
     fallback: pl.Expr
     fallback_reason: str
+    rows: RowFeatures
     scorer: Scorer
     reference: pl.DataFrame
     golden: pl.DataFrame
@@ -78,21 +81,26 @@ class Bundle:
         return str(self.manifest["model"])
 
     @property
+    def asof(self) -> tuple[AsOf, ...]:
+        """As-of features; where there are any, predicting needs state."""
+        return self.view.definition.asof
+
+    @property
     def fingerprint(self) -> str:
         """Of the feature view."""
         return str(self.manifest["feature_fingerprint"])
 
     def state_types(self) -> dict[str, pl.DataType]:
         """As-of columns with their types."""
-        return {column: dtype for item in self.asof for column, dtype in item.outputs().items()}
+        return self.view.state_types
 
     def score(self, frame: pl.DataFrame) -> np.ndarray:
         """Calibrated probabilities of rows that have the request and as-of columns; shape (rows,)."""
-        return self.scorer.score(self.compute(frame))
+        return self.scorer.score(self.rows.compute(frame))
 
     def compute(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The features of rows that have the request and as-of columns, and nothing else."""
-        return frame.select([feature.expr.alias(feature.name) for feature in self.features])
+        return self.rows.compute(frame).select(self.view.schema.keys())
 
 
 def write_bundle(
@@ -119,24 +127,30 @@ def write_bundle(
         reference: Feature columns of a sample of the training rows.
         golden: Request and as-of columns of some rows. With a column ``expected`` (the probability that training saw)
             the bundle must give the same; without it the bundle's own answers are written down.
-        training: Facts for people and for the registry: rows, days, lake versions… JSON values only. ``created`` and
-            ``feature_fingerprint`` in it stand in for the arguments.
-        fingerprint: Fingerprint of the feature view.
+        training: Facts for people and for the registry: rows, days, lake versions… JSON values only.
+        fingerprint: Of the feature view that the training rows were made with; it must be the spec's.
         created: When, UTC; default now.
 
     Returns:
         SHA-256 of the manifest.
 
     Raises:
-        TrainingError: The bundle answers differently from training, or the folder exists.
+        TrainingError: The bundle answers differently from training, the training rows have other features than the
+            spec, or the folder exists.
     """
     if directory.exists():
         raise TrainingError(f"There is already a bundle in {directory}.", fix="Write to a new folder.")
     facts = dict(training)
     made_at = created or datetime.now(UTC)
-    columns = [feature.name for feature in spec.features]
-    scorer = Scorer(model_text, calibrator, dict(categories), columns)
-    golden = _with_expected(spec, scorer, golden)
+    view = FeatureView(spec)
+    scorer = Scorer(model_text, calibrator, dict(categories), list(view.schema))
+    if fingerprint is not None and fingerprint != view.fingerprint:
+        raise TrainingError(
+            f"The rows of {spec.name} were made with the features {fingerprint[:12]}, the spec's are"
+            f" {view.fingerprint[:12]}.",
+            fix="Build features and training set again.",
+        )
+    golden = _with_expected(spec, view, scorer, golden)
     contents: dict[str, bytes] = {
         "model.txt": model_text.encode(),
         "calibrator.json": _json({"kind": calibrator.kind, "x": list(calibrator.x), "y": list(calibrator.y)}),
@@ -144,9 +158,11 @@ def write_bundle(
         "contract.json": _json([declared.field_to_json(field) for field in spec.request]),
         "features.json": _json(
             {
-                "predicts_at": None if spec.predicts_at is None else to_json(spec.predicts_at, name="predicts_at"),
-                "asof": [declared.asof_to_json(item) for item in spec.asof],
-                "features": [declared.feature_to_json(feature) for feature in spec.features],
+                "view": json.loads(view.to_json()),
+                "words": [
+                    {"name": feature.name, "description": feature.description, "unit": feature.unit}
+                    for feature in spec.features
+                ],
             }
         ),
         "decision.json": _json(
@@ -168,7 +184,7 @@ def write_bundle(
             "title": spec.title,
             "created": made_at.isoformat(),
             "time_zone": spec.time_zone,
-            "feature_fingerprint": fingerprint or facts.get("feature_fingerprint") or "",
+            "feature_fingerprint": view.fingerprint,
             "polars": pl.__version__,
             "lightgbm": installed("lightgbm"),
             "pilotage": installed("pilotage"),
@@ -200,16 +216,20 @@ def read_bundle(directory: Path, *, sha256: str | None = None) -> Bundle:
             raise BundleCorrupt(f"The bundle in {directory} has the unknown format {manifest['format']}.", fix=RESTORE)
         calibrator = json.loads(contents["calibrator.json"])
         features = json.loads(contents["features.json"])
+        view = FeatureView.from_json(json.dumps(features["view"]))
+        if view.fingerprint != manifest["feature_fingerprint"]:
+            raise BundleCorrupt(f"The features in {directory} are not those that the manifest names.", fix=RESTORE)
         decision = json.loads(contents["decision.json"])
-        declared_features = tuple(declared.feature_from_json(item) for item in features["features"])
-        predicts_at = features["predicts_at"]
         return Bundle(
             sha256=digest,
             manifest=manifest,
             request=tuple(declared.field_from_json(item) for item in json.loads(contents["contract.json"])),
-            predicts_at=None if predicts_at is None else from_json(predicts_at, name="predicts_at"),
-            asof=tuple(declared.asof_from_json(item) for item in features["asof"]),
-            features=declared_features,
+            view=view,
+            features=tuple(
+                Feature(**words, expr=expr)
+                for words, expr in zip(features["words"], view.definition.features.values(), strict=True)
+            ),
+            rows=RowFeatures(view.definition.features, {**view.request_types, **view.state_types}),
             label=decision["label"],
             threshold=float(decision["threshold"]),
             costs=decision["costs"],
@@ -222,7 +242,7 @@ def read_bundle(directory: Path, *, sha256: str | None = None) -> Bundle:
                 contents["model.txt"].decode(),
                 Calibrator(**calibrator),
                 json.loads(contents["categories.json"]),
-                [feature.name for feature in declared_features],
+                list(view.schema),
             ),
         )
 
@@ -254,12 +274,11 @@ def verify_files(directory: Path, *, sha256: str | None = None) -> str:
     return read_verified(directory, FILES, sha256=sha256)[2]
 
 
-def _with_expected(spec: ModelSpec, scorer: Scorer, golden: pl.DataFrame) -> pl.DataFrame:
+def _with_expected(spec: ModelSpec, view: FeatureView, scorer: Scorer, golden: pl.DataFrame) -> pl.DataFrame:
     if golden.is_empty():
         raise TrainingError(f"{spec.name} has no golden rows.", fix="Give at least one row to write_bundle.")
-    columns = [*spec.request_types(), *spec.state_types()]
-    features = golden.select([feature.expr.alias(feature.name) for feature in spec.features])
-    answers = scorer.score(features)
+    columns = [*view.request_types, *view.state_types]
+    answers = scorer.score(compute_features(spec, golden.select(columns)))
     if EXPECTED in golden.columns:
         seen = golden[EXPECTED].to_numpy()
         # Written so that a NaN fails.

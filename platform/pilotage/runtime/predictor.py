@@ -15,7 +15,7 @@ from pilotage.runtime.contract import Contract
 
 
 class StateLookup(Protocol):
-    """As-of columns at the prediction moment; ``runtime.state.OnlineState`` in the service."""
+    """As-of columns at the prediction moment; ``pilotage.runtime.state.OnlineState`` in the service."""
 
     @property
     def through(self) -> datetime | None:
@@ -48,7 +48,6 @@ class Predictor:
         self.bundle = bundle
         self.version = version
         self.contract = Contract(bundle.request)
-        self._features = [feature.expr.alias(feature.name) for feature in bundle.features]
 
     def predict(
         self,
@@ -82,8 +81,7 @@ class Predictor:
                 )
             through = state.through
             frame = state.attach(frame, self.bundle)
-        features = frame.select(self._features)
-        rows = features.to_dicts() if with_features else None
+        rows = self.bundle.compute(frame).to_dicts() if with_features else None
         return [
             Prediction(
                 model=self.bundle.model,
@@ -93,7 +91,7 @@ class Predictor:
                 state_through=through,
                 features=rows[index] if rows else None,
             )
-            for index, value in enumerate(self.bundle.scorer.score(features))
+            for index, value in enumerate(self.bundle.score(frame))
         ]
 
     def warm(self) -> None:

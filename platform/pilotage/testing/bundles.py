@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pilotage.features.view import FeatureView
 from pilotage.release.records import Provenance
 from pilotage.runtime.bundle import write_bundle
 from pilotage.runtime.scorer import Calibrator, encode
@@ -183,7 +184,6 @@ def make_bundle(
         reference=rows.select(columns).head(50),
         golden=rows.head(10),
         training=training or {"rows": rows.height},
-        fingerprint="tiny-features",
         created=created,
     )
 
@@ -235,7 +235,7 @@ def make_run(directory: Path, *, spec: ModelSpec | None = None, seed: int = 7, p
             first=date(2024, 1, 1),
             last=date(2024, 1, 6),
             lake_versions={"validated/orders": 3},
-            feature_fingerprint="tiny-features",
+            feature_fingerprint=FeatureView(spec).fingerprint,
         ),
         candidate=Candidate(
             model=spec.name,

@@ -1,0 +1,68 @@
+"""What is in production, by the ledger. Only questions; ``promote.py`` decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from pilotage.errors import NotReleasable
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.state import ModelState, Release, fold
+from pilotage.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseStatus:
+    """What ``pilotage status`` tells of a model's releases."""
+
+    model: str
+    champion: Release | None
+    versions: int
+    """Versions that may be released."""
+    refused: int
+    last_refusal: str | None
+    """Its first reason."""
+    history: tuple[Release, ...]
+
+
+def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) -> Release | None:
+    """The champion of a model, by the ledger; ``None`` before the first promotion."""
+    book = ledger or SqlLedger(settings.ledger)
+    return fold(book.events()).get(model, ModelState(model=model)).champion
+
+
+def champions(*, settings: Settings, ledger: Ledger | None = None) -> dict[str, Release]:
+    """The champion of every model that has one."""
+    book = ledger or SqlLedger(settings.ledger)
+    return {name: state.champion for name, state in fold(book.events()).items() if state.champion}
+
+
+def release_status(model: str, *, settings: Settings, ledger: Ledger | None = None) -> ReleaseStatus:
+    """What was decided about a model so far."""
+    book = ledger or SqlLedger(settings.ledger)
+    state = fold(book.events()).get(model, ModelState(model=model))
+    return ReleaseStatus(
+        model=model,
+        champion=state.champion,
+        versions=len(state.versions),
+        refused=len(state.refused),
+        last_refusal=state.refused[-1].reasons[0] if state.refused and state.refused[-1].reasons else None,
+        history=state.history,
+    )
+
+
+def champion_reference(model: str, *, settings: Settings) -> tuple[int, pl.DataFrame]:
+    """The champion's version, and the reference sample that later data is compared with (its features).
+
+    Raises:
+        NotReleasable: There is no champion.
+        BundleCorrupt: Its bundle is not what was promoted.
+    """
+    from pilotage.runtime.bundle import read_bundle
+
+    release = champion(model, settings=settings)
+    if release is None:
+        raise NotReleasable(f"{model} has no champion.", fix=f"Promote a version: pilotage promote {model} VERSION.")
+    return release.version, read_bundle(Path(release.bundle), sha256=release.bundle_sha256).reference

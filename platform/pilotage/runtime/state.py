@@ -1,0 +1,57 @@
+"""The online store as the predictor sees it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from pilotage.features.store import OnlineStore
+from pilotage.runtime.bundle import Bundle
+
+
+class OnlineState:
+    """The online state of one model. Safe to share between threads; a replaced file is noticed by itself."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing yet.
+
+        Args:
+            path: The model's file, ``<online>/<model>.db``.
+        """
+        self._store = OnlineStore(path)
+
+    @property
+    def through(self) -> datetime | None:
+        """When the newest fact in it became known (UTC). Raises ``StateUnavailable``."""
+        return self._store.meta.materialised_through
+
+    def attach(self, requests: pl.DataFrame, bundle: Bundle) -> pl.DataFrame:
+        """The requests with the bundle's as-of columns, each as known at its own prediction moment.
+
+        Raises:
+            StateUnavailable: The store is missing or damaged, or was not built for this version's features.
+        """
+        return bundle.view.with_state(requests, self._store)
+
+    def check(self, bundle: Bundle) -> None:
+        """Looks the golden rows' keys up, to see that the store holds every timeline that the version asks for.
+
+        Raises:
+            StateUnavailable: See ``attach``.
+        """
+        missing = sorted(set(bundle.view.timelines) - set(self._store.meta.timelines))
+        if missing:
+            from pilotage.errors import StateUnavailable
+
+            raise StateUnavailable(
+                f"The online store of {bundle.model} lacks the timeline {missing[0]} that this version asks for.",
+                fix="Materialise the model's online store.",
+                model=bundle.model,
+                timeline=missing[0],
+            )
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._store.close()
