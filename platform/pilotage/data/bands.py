@@ -66,16 +66,17 @@ def learn(
     Args:
         expectations: What is expected.
         batches: The batches to judge, oldest first. A later one learns from an earlier one that is in order.
-        history: Batches judged in earlier runs, all of them before every one of ``batches``, oldest first.
+        history: Days judged in earlier runs, oldest first, none of them among ``batches``.
 
     Returns:
         One mapping (name → band) for each batch, in their order, with the names that the batch has numbers for.
     """
     memory = {item.name: deque[tuple[float, bool]](maxlen=WINDOW) for item in expectations}
-    for past in history:
-        _remember(memory, past)
+    earlier = deque(history)
     learned = []
     for batch in batches:
+        while earlier and batch.day is not None and earlier[0].day is not None and earlier[0].day < batch.day:
+            _remember(memory, earlier.popleft())
         bands = {item.name: band(item, memory[item.name]) for item in expectations if item.name in batch.values}
         learned.append(bands)
         unmet = {name for name, each in bands.items() if not each.holds(batch.values[name])}

@@ -63,7 +63,7 @@ def check_rows(spec: SourceSpec, delivered: pl.DataFrame) -> CheckedRows:
     rows = _prepare(spec, delivered)
     batch = delivered["day"] if spec.daily else pl.repeat(None, rows.height, dtype=pl.Date, eager=True)
     findings = [
-        *_unparsed(delivered),
+        *_unparsed(spec, delivered),
         *_not_finite(rows),
         *_other_day(spec, rows, batch),
         *_contract(spec, rows),
@@ -114,14 +114,19 @@ def _prepare(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
     return prepared.select(pl.exclude(TECHNICAL))
 
 
-def _unparsed(delivered: pl.DataFrame) -> Iterator[Finding]:
+def _unparsed(spec: SourceSpec, delivered: pl.DataFrame) -> Iterator[Finding]:
+    """Cells that ingestion could not read as the column's type; it notes them as ``column=text``."""
     if "unparsed" not in delivered.columns:
         return
+    cell = pl.col("unparsed").str.splitn("=", 2).struct
+    types = {name: str(dtype) for name, dtype in spec.columns.items()}
+    kind = cell.field("field_0").replace_strict(types, default="value", return_dtype=pl.String)
     failing = (
         delivered.lazy()
-        .select(pl.int_range(pl.len(), dtype=pl.UInt32).alias(_ROW), reason="unparsed")
-        .filter(pl.col("reason").list.len() > 0)
-        .explode("reason")
+        .select(pl.int_range(pl.len(), dtype=pl.UInt32).alias(_ROW), "unparsed")
+        .filter(pl.col("unparsed").list.len() > 0)
+        .explode("unparsed")
+        .select(_ROW, pl.format("{}: {} is no {}", cell.field("field_0"), cell.field("field_1"), kind).alias("reason"))
         .collect()
     )
     yield Finding(rule="readable as its type", column=None, failing=failing)

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from html import escape
@@ -36,7 +36,9 @@ border-bottom:1px solid #e3e8ee}th{font-weight:600;background:#f5f7fa}td.n{text-
 svg{display:block}
 nav,.navbar{height:auto!important;position:static;background:none;padding:0}nav img,.navbar-brand,footer{display:none}
 ol.breadcrumb{list-style:none;padding:0;margin:0 0 12px}ol.breadcrumb li{display:inline}
-ol.breadcrumb li+li::before{content:" / "}.card:has(.btn-group-toggle),.collapse,[hidden]{display:none}
+ol.breadcrumb li+li::before{content:" / "}
+.card:has(.btn-group-toggle),.collapse,a[data-toggle=collapse],[hidden]{display:none}
+td:first-child{white-space:nowrap}
 .sticky{position:static}.card{border:1px solid #e3e8ee;border-radius:6px;padding:8px 14px;margin-bottom:12px}
 .nav{list-style:none;padding:0;display:flex;flex-wrap:wrap;gap:4px 16px}.alert{background:#f5f7fa;border-radius:6px;
 padding:8px 14px}.ge-section{margin:0 0 18px}.badge{background:#e3e8ee;border-radius:4px;padding:0 6px}
@@ -124,9 +126,6 @@ def _summary(spec: SourceSpec, verdicts: Verdicts, rules: Sequence[RuleResult]) 
     if verdicts.refused:
         rows = [[_day(batch), escape(reason)] for batch, reason in verdicts.refused.items()]
         yield "<h2>Refused</h2>" + _table(["Batch", "Why"], rows)
-    if unmet := [result for result in verdicts.results if not result.met]:
-        rows = [[_day(each.batch), _severity(each.severity), escape(each.message)] for each in unmet]
-        yield "<h2>Not met</h2>" + _table(["Batch", "Severity", "What"], rows)
     rows = []
     for item in spec.expectations:
         own = [result for result in verdicts.results if result.name == item.name]
@@ -134,6 +133,9 @@ def _summary(spec: SourceSpec, verdicts: Verdicts, rules: Sequence[RuleResult]) 
         count = f'<span class="{"bad" if missed else "ok"}">{missed:,} of {len(own):,}</span>'
         rows.append([escape(item.name), _severity(item.severity), count, _picture(own), escape(item.why)])
     yield "<h2>Expectations</h2>" + _table(["Number", "Severity", "Not met", "By batch", "Why"], rows)
+    if unmet := [result for result in verdicts.results if not result.met]:
+        rows = [[_day(each.batch), _severity(each.severity), escape(each.message)] for each in unmet]
+        yield "<h2>Not met</h2>" + _table(["Batch", "Severity", "What"], rows)
     rows = [
         [escape(each.column or "several"), escape(each.rule), f"{each.failures:,}", f"{each.share:.3%}"]
         for each in rules
@@ -172,16 +174,20 @@ def _picture(results: Sequence[ExpectationResult], width: int = 300, height: int
 
 
 def _list_runs(spec: SourceSpec, folder: Path) -> None:
-    runs = sorted(folder.glob("*/summary.txt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for old in runs[KEPT:]:
-        shutil.rmtree(old.parent, ignore_errors=True)
+    runs = []
+    for path in folder.glob("*/summary.txt"):
+        with suppress(FileNotFoundError):  # Another run may be removing it just now.
+            runs.append((path.stat().st_mtime, path.parent.name, path.read_text(encoding="utf-8")))
+    runs.sort(reverse=True)
+    for _, name, _ in runs[KEPT:]:
+        shutil.rmtree(folder / name, ignore_errors=True)
     rows = [
         [
-            f'<a href="{escape(path.parent.name)}/index.html">{escape(path.parent.name)}</a>',
-            f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC",
-            escape(path.read_text(encoding="utf-8")),
+            f'<a href="{escape(name)}/index.html">{escape(name)}</a>',
+            f"{datetime.fromtimestamp(modified, UTC):%Y-%m-%d %H:%M} UTC",
+            escape(found),
         ]
-        for path in runs[:KEPT]
+        for modified, name, found in runs[:KEPT]
     ]
     head = f"<h1>{escape(spec.title)}</h1><p>Validations, the newest first.</p>"
     body = head + _table(["Run", "When", "Found"], rows)

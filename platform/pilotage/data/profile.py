@@ -6,12 +6,12 @@ Only measuring and remembering: bands are learned in ``bands.py``, judging is in
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pilotage.data.bands import WINDOW, Band, Measured
+from pilotage.data.bands import Band, Measured
 from pilotage.data.source import Expectation, SourceSpec
 from pilotage.errors import ExpectationFailed
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import duckdb
 
     from pilotage.data.lake import Lake
+
+
+LOOKBACK = timedelta(days=366)
+"""How far back a band looks for days that it can learn from."""
 
 
 def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Sequence[date | None]) -> list[Measured]:
@@ -59,14 +63,15 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
     ]
 
 
-def past(lake: Lake, spec: SourceSpec, *, before: date) -> list[Measured]:
-    """What earlier runs measured on the days before one, oldest first: as many as a band can use."""
+def past(lake: Lake, spec: SourceSpec, batches: Sequence[date | None]) -> list[Measured]:
+    """What earlier runs measured on other days that the bands of these may learn from, oldest first."""
     table = f"profile/{spec.name}"
-    if not lake.exists(table):
+    days = [day for day in batches if day is not None]
+    if not days or not any(item.learned for item in spec.expectations) or not lake.exists(table):
         return []
-    names = [item.name for item in spec.expectations]
-    frame = lake.scan(table).filter(pl.col("day") < before).sort("day").tail(2 * WINDOW).collect()
-    known = [name for name in names if name in frame.columns]
+    rows = lake.scan(table, first=days[0] - LOOKBACK, last=days[-1]).filter(~pl.col("day").is_in(days))
+    frame = rows.sort("day").collect()
+    known = [item.name for item in spec.expectations if item.name in frame.columns]
     return [
         Measured(
             day=row["day"],

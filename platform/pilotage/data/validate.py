@@ -19,13 +19,14 @@ from pathlib import Path
 import polars as pl
 
 from pilotage.data import datadocs
-from pilotage.data.contract import check_rows
+from pilotage.data.contract import CheckedRows, check_rows
 from pilotage.data.lake import Lake
 from pilotage.data.profile import as_frame, past
 from pilotage.data.quarantine import quarantined
 from pilotage.data.report import ExpectationResult, Refusal, RuleResult, ValidationReport
 from pilotage.data.source import SourceSpec
 from pilotage.data.verdict import decide
+from pilotage.errors import UnpublishedData
 
 __all__ = ["ExpectationResult", "Refusal", "RuleResult", "ValidationReport", "validate"]
 
@@ -55,25 +56,27 @@ def validate(
         progress: Is told in short sentences how far it is.
 
     Raises:
-        UnpublishedData: Nothing was ingested yet.
+        UnpublishedData: Nothing was ingested yet, or no day was named.
         DeclarationError, ExpectationFailed: The source's declaration can't be carried out; says nothing of the data.
         CommitConflict, StorageFull, LakeError: The lake can't be written; nothing was published.
     """
     raw_version = lake.version(f"raw/{spec.name}")
     batches = _batches(spec, lake, days)
+    if not batches:
+        raise UnpublishedData(
+            f"There is no day of {spec.name} to validate.", fix="Ingest some files, or name the days.", source=spec.name
+        )
     delivered = _delivered(spec, lake, raw_version, batches)
     progress(f"{spec.name}: checking {delivered.height:,} rows in {len(batches):,} batches")
     checked = check_rows(spec, delivered)
-    first = batches[0] if batches else None
-    history = past(lake, spec, before=first) if first else []
     with datadocs.staged(reports / spec.name, run_id) as docs:
-        verdicts = decide(spec, batches, checked, history=history, docs=docs.folder, run_id=run_id)
+        verdicts = decide(spec, batches, checked, history=past(lake, spec, batches), docs=docs.folder, run_id=run_id)
         if spec.expectations:
             docs.finish(spec, verdicts, checked.rules)
 
     passed = verdicts.of_status("passed")
     bad = quarantined(spec, checked, verdicts.refused, delivered)
-    good = checked.rows.filter(checked.reasons.is_null() & checked.batch.is_in(passed, nulls_equal=True))
+    good = _staged(spec, checked).filter(checked.reasons.is_null() & checked.batch.is_in(passed, nulls_equal=True))
     published_before = lake.days(f"validated/{spec.name}") if spec.daily else []
     withdrawn = set(published_before).intersection(batches).difference(passed)
     progress(f"{spec.name}: publishing {good.height:,} rows, quarantining {bad.height:,}")
@@ -84,7 +87,7 @@ def validate(
     }
     if passed or withdrawn:
         tables["validated"] = good
-    versions = _commit(spec, lake, tables, batches, {"run_id": run_id, "raw_version": str(raw_version)})
+    _commit(spec, lake, tables, batches, {"run_id": run_id, "raw_version": str(raw_version)})
     published = f"validated/{spec.name}"
     return ValidationReport(
         source=spec.name,
@@ -100,7 +103,7 @@ def validate(
         contract=checked.rules,
         expectations=list(verdicts.results),
         docs=str(docs.index) if spec.expectations else None,
-        version=versions.get("validated") or (lake.version(published) if lake.exists(published) else None),
+        version=lake.version(published) if lake.exists(published) else None,
         schema={name: str(dtype) for name, dtype in good.schema.items()},
         sample=bad.head(SAMPLE).to_dicts(),
     )
@@ -116,9 +119,14 @@ def _batches(spec: SourceSpec, lake: Lake, days: Sequence[date] | None) -> list[
     return [there[0] + timedelta(days=number) for number in range((there[-1] - there[0]).days + 1)] if there else []
 
 
+def _staged(spec: SourceSpec, checked: CheckedRows) -> pl.DataFrame:
+    """The prepared rows as they would be published: a daily table has its batch as the column ``day``."""
+    return checked.rows.with_columns(checked.batch.alias("day")) if spec.daily else checked.rows
+
+
 def _delivered(spec: SourceSpec, lake: Lake, version: int, batches: Sequence[date | None]) -> pl.DataFrame:
     days = [day for day in batches if day is not None]
-    if not days:
+    if spec.daily is None:
         return lake.scan(f"raw/{spec.name}", version=version).collect()
     rows = lake.scan(f"raw/{spec.name}", first=days[0], last=days[-1], version=version)
     consecutive = len(days) == (days[-1] - days[0]).days + 1
@@ -131,14 +139,12 @@ def _commit(
     tables: Mapping[str, pl.DataFrame],
     batches: Sequence[date | None],
     note: Mapping[str, str],
-) -> dict[str, int]:
+) -> None:
     """Writes one table after the other, in their order; an error leaves the later ones as they were."""
     days = [batch for batch in batches if batch is not None]
-    versions = {}
     for room, frame in tables.items():
         table = f"{room}/{spec.name}"
         if spec.daily:
-            versions[room] = lake.replace_days(table, frame, days, note=note).version
+            lake.replace_days(table, frame, days, note=note)
         else:
-            versions[room] = lake.replace(table, frame, note=note).version
-    return versions
+            lake.replace(table, frame, note=note)
