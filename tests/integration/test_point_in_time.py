@@ -75,8 +75,8 @@ def test_features_are_what_the_definition_says_of_the_real_facts(lake: Lake, fea
         last3 = airport.filter(pl.col("dep_at") > at - timedelta(hours=3))
         assert row["airport_departures_3h"] == last3.height
         assert row["airport_delay_3h"] == last3["dep_delay"].mean()
-        arrived = facts.filter(pl.col("arr_known_at") <= at, pl.col("carrier") == row["carrier"])
-        assert row["carrier_late_28d"] == pytest.approx(arrived["late"].mean(), rel=1e-12)
+        arrived = facts.filter(pl.col("arr_known_at") <= at, pl.col("carrier") == row["carrier"])["late"]
+        assert row["carrier_late_28d"] == (arrived.sum() / len(arrived) if len(arrived) else None)
         legs = facts.filter(pl.col("tailnum") == row["tailnum"], pl.col("dep_at") <= at).sort("dep_at")
         assert row["last_leg_delay"] == (legs["dep_delay"][-1] if legs.height else None)
         known = readings.filter(pl.col("origin") == row["origin"], pl.col("known_at") <= at).sort("known_at")
