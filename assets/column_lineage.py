@@ -16,7 +16,8 @@ def feature_lineage(spec: ModelSpec) -> dg.TableColumnLineage:
     } | _asof_origins(spec)
     return dg.TableColumnLineage(
         {
-            feature.name: [dep for column in sorted(columns_of(feature.expr)) for dep in origins[column]]
+            # Two as-of columns may come from one column of a source: Dagster wants each named once.
+            feature.name: list(dict.fromkeys(dep for column in sorted(columns_of(feature.expr)) for dep in origins[column]))
             for feature in spec.features
         }
     )

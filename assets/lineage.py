@@ -106,7 +106,7 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
-                "known_through": str(report.materialised_through),
+                "known_through": str(report.known_through),
                 "fingerprint": report.fingerprint,
                 "path": dg.MetadataValue.path(str(path)),
                 "bytes": path.stat().st_size,

@@ -36,7 +36,7 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
             )
         ],
     )
-    def drift_report(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def drift_report(platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.drift import drift_report as compare
         from pilotage.release.champions import champion_reference
 

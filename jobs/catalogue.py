@@ -9,13 +9,9 @@ import dagster as dg
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.lineage import model_key
+from assets.tags import MODEL
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
-
-CAUSE = "pilotage/cause"
-"""Run tag: bootstrap, new_data, nightly, drift or manual."""
-MODEL = "pilotage/model"
-SOURCE = "pilotage/source"
 
 MAX_RUNTIME = "dagster/max_runtime"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from assets.lineage import model_key
-from jobs.catalogue import CAUSE
+from assets.tags import CAUSE, NIGHT
 from pilotage.data.source import Files, SourceSpec
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -55,7 +55,7 @@ def _retraining(spec: ModelSpec, *, daily: bool) -> dg.ScheduleDefinition:
         if seen is not None and version <= seen:
             return dg.SkipReason(f"Nothing new: {trained_from} is still at version {version}, as last trained on.")
         night = context.scheduled_execution_time.date().isoformat()
-        return dg.RunRequest(run_key=f"{spec.name}-{night}", tags={CAUSE: "nightly", "pilotage/night": night})
+        return dg.RunRequest(run_key=f"{spec.name}-{night}", tags={CAUSE: "nightly", NIGHT: night})
 
     return nightly
 

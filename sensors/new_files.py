@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import dagster as dg
 
-from jobs.catalogue import CAUSE, Job
+from assets.tags import ATTEMPT, CAUSE, LANDING
+from jobs.catalogue import Job
 from pilotage.data.ingested import LandedFile
 from pilotage.data.source import Files, SourceSpec
 from pilotage.spec import Latest, ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS, Landing, Memory, daily_landings, table_landing
 
-LANDING = "pilotage/landing"
 RANGE_FIRST, RANGE_LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
@@ -77,7 +77,7 @@ def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[dg.R
         status = runs[0].status
         if status is dg.DagsterRunStatus.SUCCESS:
             del memory.open[key]
-        elif status in FAILED and int(runs[0].tags.get("pilotage/attempt", "1")) == landing.attempt:
+        elif status in FAILED and int(runs[0].tags.get(ATTEMPT, "1")) == landing.attempt:
             if landing.attempt >= MAX_ATTEMPTS:
                 context.log.error(
                     f"Gave up on {landing.files} files ({landing.first} … {landing.last}) after {MAX_ATTEMPTS} failed "
@@ -90,7 +90,7 @@ def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[dg.R
 
 
 def _request(landing: Landing) -> dg.RunRequest:
-    tags = {CAUSE: "new_data", LANDING: landing.key, "pilotage/attempt": str(landing.attempt)}
+    tags = {CAUSE: "new_data", LANDING: landing.key, ATTEMPT: str(landing.attempt)}
     run_key = f"{landing.key}-{landing.attempt}"
     if landing.first is None or landing.last is None:
         return dg.RunRequest(run_key=run_key, job_name="ingest_tables", tags=tags)

@@ -1,0 +1,109 @@
+"""Registration as events: a version with links to MLflow, or a refusal with its reasons."""
+
+import subprocess
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.tags import ACTOR, CAUSE
+from pilotage.release.champions import champion
+from pilotage.release.promote import promote
+from pilotage.release.records import Provenance, Refused, Registered
+from pilotage.release.registry import record
+from pilotage.settings import PROJECT, Settings
+from pilotage.spec import ModelSpec
+from pilotage.training.config import TrainConfig
+from pilotage.training.gate import judge
+from pilotage.training.records import Candidate, Evaluation, TrainingSet
+
+Events = Iterator["dg.Output[Registered] | dg.AssetObservation"]
+
+
+def registration_events(
+    context: dg.AssetExecutionContext,
+    spec: ModelSpec,
+    settings: Settings,
+    config: TrainConfig,
+    training_set: TrainingSet,
+    candidate: Candidate,
+    evaluation: Evaluation,
+) -> Events:
+    """Records the candidate; a refused one leaves an observation and no materialization."""
+    provenance = _provenance(context, settings)
+    result = record(
+        spec,
+        settings=settings,
+        training_set=training_set,
+        candidate=candidate,
+        evaluation=evaluation,
+        verdict=judge(spec, evaluation),
+        provenance=provenance,
+        config=config.model_dump(mode="json", exclude_defaults=True),
+    )
+    if isinstance(result, Refused):
+        reasons = " ".join(result.reasons)
+        context.log.warning(f"The gate refused the candidate; the champion stays. {reasons}")
+        yield dg.AssetObservation(
+            context.asset_key,
+            description=f"Refused: {reasons}",
+            metadata={"refused": reasons, "mlflow_run": dg.MetadataValue.url(result.url)},
+        )
+        return
+    released = _first_release(context, spec, settings, result, provenance)
+    yield dg.Output(
+        result,
+        metadata={
+            "version": result.version,
+            "mlflow_version": dg.MetadataValue.url(result.url),
+            "mlflow_run_id": result.mlflow_run_id,
+            "bundle": dg.MetadataValue.path(result.bundle),
+            "bundle_sha256": result.bundle_sha256,
+            "released": released,
+        },
+    )
+
+
+def _first_release(
+    context: dg.AssetExecutionContext, spec: ModelSpec, settings: Settings, result: Registered, provenance: Provenance
+) -> str:
+    """A model without a champion takes the first version that passed; later ones, and high risks, wait for a person."""
+    if champion(spec.name, settings=settings) is not None:
+        return f"No: `pilotage promote {spec.name} {result.version}` makes it champion."
+    if spec.risk == "high":
+        return f"No: a person releases a model of high risk (`pilotage promote {spec.name} {result.version}`)."
+    promote(
+        spec.name,
+        result.version,
+        settings=settings,
+        actor=provenance.actor,
+        why="The first version that passed its gate.",
+    )
+    context.log.info(f"{spec.name} {result.version} is the first champion.")
+    return "Yes: it is the first version that passed its gate."
+
+
+def _provenance(context: dg.AssetExecutionContext, settings: Settings) -> Provenance:
+    tags = context.run.tags
+    cause = tags.get(CAUSE, "manual")
+    return Provenance(
+        run_id=context.run_id,
+        run_url=f"{settings.dagster_ui}/runs/{context.run_id}",
+        git_commit=_git_commit(),
+        cause=cause,
+        actor=tags.get(ACTOR) or f"dagster ({cause})",
+    )
+
+
+def _git_commit() -> str:
+    """Commit of the code that runs, with a ``+`` if files differ from it; says so where there is no checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return f"{commit}+" if _git("status", "--porcelain", "--untracked-files=no") else commit
+    except (OSError, subprocess.CalledProcessError):
+        return "no git checkout"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=30
+    ).stdout.strip()

@@ -1,0 +1,10 @@
+"""The run tags that say why a run is there. Sensors, schedules and the command line set them; assets read them."""
+
+CAUSE = "pilotage/cause"
+"""bootstrap, new_data, nightly, drift or manual."""
+ACTOR = "pilotage/actor"
+"""Who asked for the run; empty for the platform itself."""
+MODEL = "pilotage/model"
+LANDING = "pilotage/landing"
+ATTEMPT = "pilotage/attempt"
+NIGHT = "pilotage/night"
