@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
+import sqlite3
+from pathlib import Path
 
 import click
 
-from pilotage.cli import declared, home, status
+from pilotage.cli import declared, home, servers, status
 from pilotage.cli.runs import RESULT
-from pilotage.errors import NotReleasable
+from pilotage.errors import NotReleasable, RegistryUnavailable
 from pilotage.settings import Settings
 
 PLATFORM = "pilotage up"
@@ -17,20 +19,71 @@ PLATFORM = "pilotage up"
 
 
 def create_store(settings: Settings) -> None:
-    """Makes MLflow's store ready, once."""
-    from pilotage.release.registry import create_store
+    """Makes MLflow's store ready. A SQLite one appears whole, so that a start that was interrupted can begin again.
+
+    Raises:
+        RegistryUnavailable: It can't be reached, or it is broken and holds something.
+    """
+    from pilotage.release.mlflow_store import session
 
     home.prepare(settings)
-    create_store(settings)
+    file = servers.store_file(settings)
+    if file is None:
+        with session(settings):
+            return
+    from filelock import FileLock
+
+    # Not MLflow's own lock on the file, which ``session`` takes.
+    with FileLock(f"{file}.setup.lock"):
+        if file.exists():
+            try:
+                with session(settings):
+                    return
+            except RegistryUnavailable:
+                # MLflow made it in place and was interrupted: its migrations can't be taken up half way.
+                if not _holds_nothing(file):
+                    raise
+                file.rename(file.with_name(f"{file.name}.broken"))
+        staged = file.with_name(f"{file.name}.new")
+        _clear(staged)
+        with session(settings.model_copy(update={"mlflow_uri": f"sqlite:///{staged}"})):
+            pass
+        staged.replace(file)
+        _clear(staged)
+    # Says ready to those who look for the mark, now that it is.
+    with session(settings):
+        pass
+
+
+def _clear(staged: Path) -> None:
+    """Removes what an attempt, finished or not, left beside the store."""
+    for leftover in staged.parent.glob(f"{staged.name}*"):
+        leftover.unlink()
+
+
+def _holds_nothing(file: Path) -> bool:
+    """Whether nothing was ever recorded in a SQLite store."""
+    connection = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
+    try:
+        return all(_rows(connection, table) == 0 for table in ("runs", "registered_models", "model_versions"))
+    finally:
+        connection.close()
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> int:
+    try:
+        return int(connection.execute(f"select count(*) from {table}").fetchone()[0])  # noqa: S608 - our own names
+    except sqlite3.OperationalError:
+        return 0  # The table was not made yet.
 
 
 def promote(settings: Settings, model: str, version: int, *, why: str, actor: str | None) -> None:
     """Makes a version champion, in the name of the person at the keyboard."""
-    from pilotage.release import promote
+    from pilotage.release.promote import promote as release
 
     declared.model(model)
-    release = promote(model, version, settings=settings, actor=actor or getpass.getuser(), why=why)
-    click.echo(f"{model} version {release.version} is in production, promoted by {release.actor}: {release.why}")
+    done = release(model, version, settings=settings, actor=actor or getpass.getuser(), why=why)
+    click.echo(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
 
 
 def release_first(settings: Settings, model: str) -> None:
@@ -39,7 +92,7 @@ def release_first(settings: Settings, model: str) -> None:
     Raises:
         NotReleasable: No version passed; says why the last candidate was refused.
     """
-    from pilotage.release import promote
+    from pilotage.release.promote import promote
 
     state = status.states(settings).get(model)
     release = state.champion if state else None

@@ -1,7 +1,7 @@
 """Runs one Dagster job in a process of its own and tells what it says.
 
 The engine does not import Dagster; it runs its command line and reads its log lines, whose form
-``tests/contract/test_dagster_log_lines.py`` holds still.
+``tests/unit/cli/test_dagster_log_lines.py`` holds still.
 """
 
 from __future__ import annotations

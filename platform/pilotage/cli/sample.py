@@ -28,16 +28,16 @@ def land(settings: Settings, *, progress: Callable[[str], None]) -> str:
     Returns:
         All of it in a few words.
     """
-    from pilotage.data import sample
+    from pilotage.data.sample import publish_flights, publish_loans, publish_reference, publish_weather
 
     landing = settings.landing
-    flights = sample.publish_flights(landing, first=FIRST, last=LAST)
+    flights = publish_flights(landing, first=FIRST, last=LAST)
     progress(f"{flights} days of flights from {FIRST} to {LAST}")
-    weather = sample.publish_weather(landing, first=FIRST, last=LAST)
+    weather = publish_weather(landing, first=FIRST, last=LAST)
     progress(f"{weather} days of weather")
-    tables = sample.publish_reference(landing)
+    tables = publish_reference(landing)
     progress(f"{tables} reference tables: aircraft, airports, airlines")
-    rows = sample.publish_loans(settings.loans)
+    rows = publish_loans(settings.loans)
     progress(f"{rows} loan applications in a SQL table")
     return f"{FIRST} to {LAST}: {flights + weather} files, {tables} tables, {rows} loans"
 

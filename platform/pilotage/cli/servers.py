@@ -102,9 +102,15 @@ def health(settings: Settings) -> list[dict[str, Any]]:
 
 
 def has_store(settings: Settings) -> bool:
-    """Whether MLflow's store is there. One that is no SQLite file is made ready by ``pilotage setup store``."""
+    """Whether MLflow's store is known to be ready; ``pilotage setup store`` makes it so."""
+    file = store_file(settings)
+    return file is not None and file.exists() and file.with_name(f"{file.name}.ready").exists()
+
+
+def store_file(settings: Settings) -> Path | None:
+    """The file of a SQLite store; ``None`` for another database or a server."""
     prefix = "sqlite:///"
-    return settings.mlflow.startswith(prefix) and Path(settings.mlflow.removeprefix(prefix)).exists()
+    return Path(settings.mlflow.removeprefix(prefix)) if settings.mlflow.startswith(prefix) else None
 
 
 def end_lost_runs(settings: Settings) -> list[str]:

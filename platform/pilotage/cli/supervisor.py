@@ -144,10 +144,12 @@ class Supervised:
         """Kills the leash and everything below it: the last resort."""
         if self._process is None:
             return
-        for process in tree(self._process.pid):
+        everything = tree(self._process.pid)
+        for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+        psutil.wait_procs(everything, timeout=2)
         self._release()
 
     def ended(self) -> bool:
