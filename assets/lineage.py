@@ -106,10 +106,11 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
-                "known_through": str(report.known_through),
-                "fingerprint": report.fingerprint,
-                "path": dg.MetadataValue.path(str(path)),
-                "bytes": path.stat().st_size,
+                "known_through": str(report.meta.materialised_through),
+                "fingerprint": report.meta.fingerprint,
+                "path": dg.MetadataValue.path(report.path),
+                "bytes": report.bytes,
+                "seconds": round(report.seconds, 2),
             }
         )
 
