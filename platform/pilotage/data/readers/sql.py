@@ -39,7 +39,7 @@ class SqlReader:
 
     adds = True
 
-    def __init__(self, spec: SourceSpec, read: SqlTable, url: str, *, chunk: int = CHUNK) -> None:
+    def __init__(self, spec: SourceSpec, read: SqlTable, url: str) -> None:
         kind = spec.columns[read.cursor]
         if not (kind.is_integer() or isinstance(kind, pl.Datetime)):
             raise DeclarationError(
@@ -49,7 +49,6 @@ class SqlReader:
         self._spec = spec
         self._read = read
         self._url = url
-        self._chunk = chunk
 
     def offers(self, days: Sequence[date] | None, *, position: int | None) -> list[Offer]:  # noqa: ARG002
         """The table, once, if it has rows above ``position``. A database is not asked by days, but by its cursor."""
@@ -69,7 +68,7 @@ class SqlReader:
             refuse(changes, f"{offer.name} in {self._shown}")
             declared = [table.c[name] for name in self._spec.columns if name in names]
             query = self._above(select(*declared), table, position)
-            query = query.order_by(table.c[self._read.cursor]).limit(self._chunk)
+            query = query.order_by(table.c[self._read.cursor]).limit(CHUNK)
             records = [dict(row) for row in connection.execute(query).mappings()]
         if not records:
             raise SourceUnavailable(
@@ -91,16 +90,16 @@ class SqlReader:
             )
         return int(cursor.cast(pl.Int64).max())  # type: ignore[arg-type]  # A Datetime is its microseconds.
 
-    def _above(self, query: Any, table: Table, position: int | None) -> Any:
-        if position is None:
-            return query
+    def value_of(self, position: int) -> int | datetime:
+        """A position as a value of the cursor column: itself, or a time that many microseconds after 1970."""
         kind = self._spec.columns[self._read.cursor]
-        value: object = position
-        if isinstance(kind, pl.Datetime):
-            value = _EPOCH + timedelta(microseconds=position)
-            if kind.time_zone is None:
-                value = value.replace(tzinfo=None)
-        return query.where(table.c[self._read.cursor] > value)
+        if not isinstance(kind, pl.Datetime):
+            return position
+        moment = _EPOCH + timedelta(microseconds=position)
+        return moment if kind.time_zone else moment.replace(tzinfo=None)
+
+    def _above(self, query: Any, table: Table, position: int | None) -> Any:
+        return query if position is None else query.where(table.c[self._read.cursor] > self.value_of(position))
 
     @contextmanager
     def _connection(self) -> Iterator[tuple[Connection, Table]]:
