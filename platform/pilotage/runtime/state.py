@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from pilotage.errors import StateUnavailable
 from pilotage.features.store import OnlineStore
 from pilotage.runtime.bundle import Bundle
 
@@ -36,15 +37,13 @@ class OnlineState:
         return bundle.view.with_state(requests, self._store)
 
     def check(self, bundle: Bundle) -> None:
-        """Looks the golden rows' keys up, to see that the store holds every timeline that the version asks for.
+        """Sees that the store is there and holds every timeline that the version asks for.
 
         Raises:
             StateUnavailable: See ``attach``.
         """
         missing = sorted(set(bundle.view.timelines) - set(self._store.meta.timelines))
         if missing:
-            from pilotage.errors import StateUnavailable
-
             raise StateUnavailable(
                 f"The online store of {bundle.model} lacks the timeline {missing[0]} that this version asks for.",
                 fix="Materialise the model's online store.",
