@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 
 import polars as pl
@@ -23,6 +24,8 @@ from pilotage.spec import ModelSpec
 DAY, EVENT_TIME, LABEL, LABEL_KNOWN_AT = "day", "event_time", "label", "label_known_at"
 FINGERPRINT = "feature_fingerprint"
 """Key of a commit's note that holds the fingerprint of the view that made the features."""
+CHUNK_DAYS, CHUNK_ROWS = 92, 500_000
+"""Days and rows that are computed and written at a time: delta-rs keeps a writer open for each day of a commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,7 @@ def build_features(
     """Computes the features of some days, each row as known at its prediction moment, and replaces those days.
 
     One table never mixes two definitions: if the view's fingerprint is not the one that the table was built with, every
-    day is built again, whichever were asked for.
+    day is built again, whichever were asked for. Each day appears whole; many days are written in several commits.
 
     Args:
         spec: The model.
@@ -98,32 +101,77 @@ def build_features(
         # can't matter are skipped, without a guess at how long after its day a fact may become known.
         return lake.scan(f"validated/{source}", version=versions[f"validated/{source}"])
 
-    rows = read(spec.source, None, None)
-    if daily:
-        in_range = pl.col(DAY).is_between(present[0], present[-1]) if present else pl.lit(False)
-        rows = rows.filter(in_range, pl.col(DAY).is_in(pl.Series(present, dtype=pl.Date).implode()))
-    frame = _population(spec, rows, daily=daily)
-    progress(f"computes {len(view.schema)} features of {frame.height:,} rows")
-    frame = view.offline(frame, read)
-    note = {"run_id": run_id, FINGERPRINT: view.fingerprint, "versions": json.dumps(versions)}
-    progress(f"writes {frame.height:,} rows to {table}")
-    commit = _write(lake, table, frame, wanted, note, whole=stale or not daily)
-    nulls = frame.select(pl.col(list(view.schema)).null_count())
+    population_rows = read(spec.source, None, None)
+    chunks = _chunks(population_rows, wanted) if daily else [[]]
+    written = _Written()
+    for number, chunk in enumerate(chunks, start=1):
+        frame = view.offline(_population(spec, _of_days(population_rows, chunk) if daily else population_rows), read)
+        # Until its last chunk is there, a rebuilt table must not pass for one that this definition made.
+        done = number == len(chunks) or not stale
+        note = {
+            "run_id": run_id,
+            FINGERPRINT: view.fingerprint if done else f"{view.fingerprint} (rebuilding)",
+            "versions": json.dumps(versions),
+        }
+        if not daily or (stale and number == 1):
+            commit = lake.replace(table, frame, note=note)
+        else:
+            commit = lake.replace_days(table, frame, chunk, note=note)
+        written.add(frame, commit, list(view.schema))
+        progress(f"{table}: {written.rows:,} rows, {number} of {len(chunks)} parts")
     return FeatureReport(
         model=spec.name,
         table=table,
-        rows=frame.height,
+        rows=written.rows,
         days=wanted,
         missing=sorted(set(wanted) - set(present)),
-        labelled=frame.height - frame.get_column(LABEL).null_count(),
+        labelled=written.labelled,
         fingerprint=view.fingerprint,
         versions=versions,
-        lake_version=commit.version,
+        lake_version=written.version,
         rebuilt=stale,
-        column_schema={name: str(dtype) for name, dtype in frame.schema.items()},
-        null_rates={name: count / max(frame.height, 1) for name, count in nulls.row(0, named=True).items()},
+        column_schema=written.column_schema,
+        null_rates={name: count / max(written.rows, 1) for name, count in written.nulls.items()},
         seconds=time.monotonic() - started,
     )
+
+
+@dataclass(slots=True)
+class _Written:
+    """Sums up the chunks of a build."""
+
+    rows: int = 0
+    labelled: int = 0
+    version: int = -1
+    column_schema: dict[str, str] = field(default_factory=dict)
+    nulls: Counter[str] = field(default_factory=Counter)
+
+    def add(self, frame: pl.DataFrame, commit: Commit, features: list[str]) -> None:
+        self.rows += frame.height
+        self.labelled += frame.height - frame.get_column(LABEL).null_count()
+        self.version = commit.version
+        self.column_schema = {name: str(dtype) for name, dtype in frame.schema.items()}
+        self.nulls.update(frame.select(pl.col(features).null_count()).row(0, named=True))
+
+
+def _of_days(rows: pl.LazyFrame, days: Sequence[date]) -> pl.LazyFrame:
+    # The range prunes files; the list leaves out days between that were not asked for.
+    wanted = pl.Series(days, dtype=pl.Date).implode()
+    return rows.filter(pl.col(DAY).is_between(days[0], days[-1]), pl.col(DAY).is_in(wanted))
+
+
+def _chunks(rows: pl.LazyFrame, days: Sequence[date]) -> list[list[date]]:
+    """Splits sorted days so that no part is too large for memory; day by day gives what all at once gives."""
+    counts = dict(_of_days(rows, days).group_by(DAY).agg(pl.len()).collect().iter_rows())
+    chunks: list[list[date]] = [[]]
+    held = 0
+    for day in days:
+        if chunks[-1] and (len(chunks[-1]) == CHUNK_DAYS or held + counts.get(day, 0) > CHUNK_ROWS):
+            chunks.append([])
+            held = 0
+        chunks[-1].append(day)
+        held += counts.get(day, 0)
+    return chunks
 
 
 def features_fingerprint(lake: Lake, model: str) -> str | None:
@@ -138,13 +186,15 @@ def features_fingerprint(lake: Lake, model: str) -> str | None:
     return None
 
 
-def _population(spec: ModelSpec, rows: pl.LazyFrame, *, daily: bool) -> pl.DataFrame:
+def _population(spec: ModelSpec, rows: pl.LazyFrame) -> pl.DataFrame:
     """The rows to predict, with what they are predicted from and what became of them."""
-    columns = list(dict.fromkeys([*spec.entity, *spec.request_types(), *([DAY] if daily else [])]))
+    there = rows.collect_schema().names()
+    day = [DAY] if DAY in there else []
+    columns = list(dict.fromkeys([*spec.entity, *spec.request_types(), *day]))
     added = {LABEL: spec.label.expr}
     if spec.event_time is not None and spec.label.known_at is not None:
         added |= {EVENT_TIME: pl.col(spec.event_time), LABEL_KNOWN_AT: pl.col(spec.label.known_at)}
-    reserved = {*added, *([DAY] if daily else [])}
+    reserved = {*added, *day}
     made = [*spec.request_types(), *spec.state_types(), *(feature.name for feature in spec.features)]
     if clash := sorted(reserved & {*made, *spec.entity}):
         raise DeclarationError(
@@ -153,18 +203,10 @@ def _population(spec: ModelSpec, rows: pl.LazyFrame, *, daily: bool) -> pl.DataF
             column=clash[0],
         )
     needed = {*columns, *(column for expr in added.values() for column in columns_of(expr))}
-    if missing := sorted(needed - set(rows.collect_schema().names())):
+    if missing := sorted(needed - set(there)):
         raise UnpublishedData(
             f"validated/{spec.source} has no column {missing[0]}, which {spec.name} reads.",
             fix="Correct the spec, or the source's prepare.",
             columns=missing,
         )
     return rows.select(*columns, **added).collect()
-
-
-def _write(
-    lake: Lake, table: str, frame: pl.DataFrame, days: Sequence[date], note: dict[str, str], *, whole: bool
-) -> Commit:
-    if whole:
-        return lake.replace(table, frame, note=note)
-    return lake.replace_days(table, frame, days, note=note)

@@ -11,6 +11,7 @@ import pytest
 
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError, DeclarationError, UnpublishedData
+from pilotage.features import build
 from pilotage.features.build import build_features, features_fingerprint
 from pilotage.features.view import FeatureView
 from pilotage.spec import (
@@ -259,3 +260,46 @@ def test_a_column_that_a_source_does_not_have_is_named(lake: Lake) -> None:
 
     with pytest.raises(DataError, match="Source farms has no column cows"):
         build_features(spec(), lake=lake, days=None, run_id="run-1")
+
+
+def test_a_build_in_several_parts_holds_what_one_part_holds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    whole = stored(lake)
+    lake.replace_days("features/spoilage", whole.clear(), DAYS, note={})
+    monkeypatch.setattr(build, "CHUNK_DAYS", 2)
+
+    told: list[str] = []
+    report = build_features(spec(), lake=lake, days=None, run_id="run-2", progress=told.append)
+
+    assert stored(lake).equals(whole)
+    assert told[-1] == "features/spoilage: 20 rows, 3 of 3 parts"
+    assert (report.rows, report.labelled, report.null_rates["cows"]) == (20, 15, 0.5)
+    assert report.lake_version == lake.version("features/spoilage")
+
+
+def test_a_part_holds_no_more_rows_than_memory_is_meant_for(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "CHUNK_ROWS", 7)  # Four rows a day: every day is a part of its own.
+
+    told: list[str] = []
+    build_features(spec(), lake=lake, days=None, run_id="run-1", progress=told.append)
+
+    assert told[-1] == "features/spoilage: 20 rows, 5 of 5 parts"
+
+
+def test_a_rebuild_that_stopped_half_way_is_done_again(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    changed = spec(features=(Feature(name="farm", expr=pl.col("farm"), description="Farm"),))
+    monkeypatch.setattr(build, "CHUNK_DAYS", 2)
+
+    def stop(sentence: str) -> None:
+        if "1 of 3" in sentence:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_features(changed, lake=lake, days=None, run_id="run-2", progress=stop)
+    assert features_fingerprint(lake, "spoilage") != FeatureView(changed).fingerprint
+
+    report = build_features(changed, lake=lake, days=[DAYS[4]], run_id="run-3")
+    assert report.rebuilt
+    assert stored(lake).height == 20
+    assert features_fingerprint(lake, "spoilage") == FeatureView(changed).fingerprint
