@@ -74,6 +74,12 @@ class Latest(Declaration):
     def _instances(cls, columns: Any) -> Any:
         return {name: dtype() if isinstance(dtype, type) else dtype for name, dtype in dict(columns).items()}
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_age is not None and self.known_at is None:
+            raise DeclarationProblem("max_age is given, but no age", fix="Give known_at=…, or drop max_age.")
+        return self
+
     def outputs(self) -> dict[str, pl.DataType]:
         """The columns it adds, with their types."""
         return {f"{self.name}_{column}": dtype for column, dtype in self.columns.items()}

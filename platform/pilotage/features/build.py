@@ -24,7 +24,7 @@ from pilotage.spec import ModelSpec
 DAY, EVENT_TIME, LABEL, LABEL_KNOWN_AT = "day", "event_time", "label", "label_known_at"
 FINGERPRINT = "feature_fingerprint"
 """Key of a commit's note that holds the fingerprint of the view that made the features."""
-CHUNK_DAYS, CHUNK_ROWS = 92, 500_000
+PART_DAYS, PART_ROWS = 92, 500_000
 """Days and rows that are computed and written at a time: delta-rs keeps a writer open for each day of a commit."""
 
 
@@ -102,12 +102,12 @@ def build_features(
         return lake.scan(f"validated/{source}", version=versions[f"validated/{source}"])
 
     population_rows = read(spec.source, None, None)
-    chunks = _chunks(population_rows, wanted) if daily else [[]]
+    parts = _parts(population_rows, wanted) if daily else [[]]
     written = _Written()
-    for number, chunk in enumerate(chunks, start=1):
-        frame = view.offline(_population(spec, _of_days(population_rows, chunk) if daily else population_rows), read)
-        # Until its last chunk is there, a rebuilt table must not pass for one that this definition made.
-        done = number == len(chunks) or not stale
+    for number, part in enumerate(parts, start=1):
+        frame = view.offline(_population(spec, _of_days(population_rows, part) if daily else population_rows), read)
+        # Until its last part is there, a rebuilt table must not pass for one that this definition made.
+        done = number == len(parts) or not stale
         note = {
             "run_id": run_id,
             FINGERPRINT: view.fingerprint if done else f"{view.fingerprint} (rebuilding)",
@@ -116,9 +116,9 @@ def build_features(
         if not daily or (stale and number == 1):
             commit = lake.replace(table, frame, note=note)
         else:
-            commit = lake.replace_days(table, frame, chunk, note=note)
+            commit = lake.replace_days(table, frame, part, note=note)
         written.add(frame, commit, list(view.schema))
-        progress(f"{table}: {written.rows:,} rows, {number} of {len(chunks)} parts")
+        progress(f"{table}: {written.rows:,} rows, {number} of {len(parts)} parts")
     return FeatureReport(
         model=spec.name,
         table=table,
@@ -138,7 +138,7 @@ def build_features(
 
 @dataclass(slots=True)
 class _Written:
-    """Sums up the chunks of a build."""
+    """Sums up the parts of a build."""
 
     rows: int = 0
     labelled: int = 0
@@ -160,18 +160,18 @@ def _of_days(rows: pl.LazyFrame, days: Sequence[date]) -> pl.LazyFrame:
     return rows.filter(pl.col(DAY).is_between(days[0], days[-1]), pl.col(DAY).is_in(wanted))
 
 
-def _chunks(rows: pl.LazyFrame, days: Sequence[date]) -> list[list[date]]:
+def _parts(rows: pl.LazyFrame, days: Sequence[date]) -> list[list[date]]:
     """Splits sorted days so that no part is too large for memory; day by day gives what all at once gives."""
     counts = dict(_of_days(rows, days).group_by(DAY).agg(pl.len()).collect().iter_rows())
-    chunks: list[list[date]] = [[]]
+    parts: list[list[date]] = [[]]
     held = 0
     for day in days:
-        if chunks[-1] and (len(chunks[-1]) == CHUNK_DAYS or held + counts.get(day, 0) > CHUNK_ROWS):
-            chunks.append([])
+        if parts[-1] and (len(parts[-1]) == PART_DAYS or held + counts.get(day, 0) > PART_ROWS):
+            parts.append([])
             held = 0
-        chunks[-1].append(day)
+        parts[-1].append(day)
         held += counts.get(day, 0)
-    return chunks
+    return parts
 
 
 def features_fingerprint(lake: Lake, model: str) -> str | None:

@@ -121,6 +121,11 @@ def test_an_empty_population_gets_every_column_and_reads_nothing() -> None:
     assert schema == World([], [], [{"sensor": "a", "lane": 1, "at": moment(0)}]).offline().schema
 
 
+def test_an_age_limit_on_reference_data_is_refused_since_it_has_no_age() -> None:
+    with pytest.raises(DeclarationError, match="max_age is given, but no age"):
+        Latest(name="x", source="places", on={"a": "b"}, columns={"c": pl.Int64}, max_age=timedelta(days=1))
+
+
 def test_a_float_key_is_refused() -> None:
     by_level = Latest(name="x", source="readings", on={"level": "level"}, columns={"value": pl.Int64})
 

@@ -266,7 +266,7 @@ def test_a_build_in_several_parts_holds_what_one_part_holds(lake: Lake, monkeypa
     build_features(spec(), lake=lake, days=None, run_id="run-1")
     whole = stored(lake)
     lake.replace_days("features/spoilage", whole.clear(), DAYS, note={})
-    monkeypatch.setattr(build, "CHUNK_DAYS", 2)
+    monkeypatch.setattr(build, "PART_DAYS", 2)
 
     told: list[str] = []
     report = build_features(spec(), lake=lake, days=None, run_id="run-2", progress=told.append)
@@ -278,7 +278,7 @@ def test_a_build_in_several_parts_holds_what_one_part_holds(lake: Lake, monkeypa
 
 
 def test_a_part_holds_no_more_rows_than_memory_is_meant_for(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "CHUNK_ROWS", 7)  # Four rows a day: every day is a part of its own.
+    monkeypatch.setattr(build, "PART_ROWS", 7)  # Four rows a day: every day is a part of its own.
 
     told: list[str] = []
     build_features(spec(), lake=lake, days=None, run_id="run-1", progress=told.append)
@@ -289,7 +289,7 @@ def test_a_part_holds_no_more_rows_than_memory_is_meant_for(lake: Lake, monkeypa
 def test_a_rebuild_that_stopped_half_way_is_done_again(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     build_features(spec(), lake=lake, days=None, run_id="run-1")
     changed = spec(features=(Feature(name="farm", expr=pl.col("farm"), description="Farm"),))
-    monkeypatch.setattr(build, "CHUNK_DAYS", 2)
+    monkeypatch.setattr(build, "PART_DAYS", 2)
 
     def stop(sentence: str) -> None:
         if "1 of 3" in sentence:
