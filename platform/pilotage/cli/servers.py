@@ -6,7 +6,7 @@ import json
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,25 +76,32 @@ def reports(settings: Settings) -> Program:
     )
 
 
-def service(settings: Settings) -> Program:
-    """The prediction service."""
+def service(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> Program:
+    """The prediction service.
+
+    Args:
+        settings: Host and port.
+        expected: Models that must be served for it to be well; those without a champion can't be.
+    """
     url = address(settings, settings.service_port)
     command = [sys.executable, "-m", "serving", "--host", settings.host, "--port", str(settings.service_port)]
-    return _program(
-        settings,
-        name="Prediction service",
-        log="service",
-        command=command,
-        url=url,
-        check=lambda: answers(f"{url}/readyz"),
-    )
+    check = partial(_serves, url, expected)
+    return _program(settings, name="Prediction service", log="service", command=command, url=url, check=check)
 
 
-def health(settings: Settings) -> list[dict[str, Any]]:
+def served(settings: Settings) -> list[dict[str, Any]]:
+    """What the prediction service says of each model; empty when it does not answer."""
+    try:
+        return _models(address(settings, settings.service_port))
+    except (OSError, ValueError):
+        return []
+
+
+def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> list[dict[str, Any]]:
     """Asks every server once; one entry a server."""
     asked = []
-    for make in (dagster, daemon, mlflow, reports, service):
-        program = make(settings)
+    programs = [make(settings) for make in (dagster, daemon, mlflow, reports)]
+    for program in [*programs, service(settings, expected)]:
         trouble = program.check() if program.check else None
         url = {"url": program.url} if program.url else {"url": ""}
         asked.append({"name": program.name, **url, "healthy": trouble is None, "detail": trouble or ""})
@@ -204,6 +211,29 @@ def _reason(error: urllib.error.HTTPError) -> str:
 def _unreachable(error: Exception) -> str:
     reason = getattr(error, "reason", error)
     return "no answer yet" if isinstance(reason, ConnectionRefusedError) else f"no answer: {reason}"
+
+
+def _models(url: str) -> list[dict[str, Any]]:
+    answer = _get(f"{url}/models")
+    if not isinstance(answer, dict) or not isinstance(answer.get("models"), list):
+        raise ValueError("it is no prediction service")
+    models: list[dict[str, Any]] = answer["models"]
+    return models
+
+
+def _serves(url: str, expected: Callable[[], Iterable[str]]) -> str | None:
+    """Whether the service has a verified champion of every model that has one."""
+    try:
+        models = {str(model.get("model")): model for model in _models(url)}
+    except urllib.error.HTTPError as error:
+        return _reason(error)
+    except (OSError, ValueError) as error:
+        return _unreachable(error)
+    if not models:
+        return "loading"
+    missing = {name: models.get(name, {}) for name in expected() if not models.get(name, {}).get("ready")}
+    trouble = [f"{name}: {model.get('problem') or 'loading'}" for name, model in missing.items()]
+    return "; ".join(trouble) or None
 
 
 def _locations(url: str) -> str | None:

@@ -58,7 +58,7 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
     return {
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
-        "servers": servers.health(settings),
+        "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
 

@@ -24,6 +24,8 @@ from pilotage.cli.supervisor import Supervisor
 from pilotage.settings import Settings
 
 TICK_SECONDS = 0.2
+CHAMPIONS_SECONDS = 5.0
+"""Seconds between two looks at what is served."""
 ENDING_SECONDS = 20.0
 """Seconds that programs of an earlier start, which was killed, may still need to end."""
 
@@ -100,12 +102,13 @@ class _Up:
         self._dagster = add(servers.dagster(settings))
         self._mlflow = add(servers.mlflow(settings))
         self._reports = add(servers.reports(settings))
-        self._service = add(servers.service(settings))
+        self._service = add(servers.service(settings, self._led))
         self._daemon = add(servers.daemon(settings))
         self._board.servers = self._supervisor.programs
         self._bootstrap = Bootstrap(settings, self._board, dagster_answers=self._dagster_answers)
         self._trouble = ""
         self._ready = False
+        self._next_look = 0.0
 
     def run(self) -> int:
         self._lock.describe(addresses=self._addresses())
@@ -160,6 +163,7 @@ class _Up:
     def _watch(self, main: threading.Thread) -> None:
         while not self._orders.count:
             self._supervisor.tick()
+            self._show_champions()
             self._board.refresh()
             if not main.is_alive() and not self._ready:
                 if self._is_ready():
@@ -170,15 +174,22 @@ class _Up:
                 return
             time.sleep(TICK_SECONDS)
 
+    def _show_champions(self) -> None:
+        """What the service serves is what counts: somebody may promote while we run."""
+        if self._ready and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + CHAMPIONS_SECONDS
+            known = {str(champion["model"]): champion for champion in self._board.champions}
+            for model in servers.served(self._settings):
+                name, version = str(model["model"]), model.get("version")
+                if version is not None and known.get(name, {}).get("version") != version:
+                    known[name] = {"model": name, "version": version, "detail": f"since {model.get('promoted_at')}"}
+            self._board.champions = list(known.values())
+
     def _is_ready(self) -> bool:
-        """Serving: every server is well, and the service has champions where there should be some."""
+        """Serving: every server is well, and the service has every champion that there is."""
         if self._bootstrap.outcome.failures or self._trouble:
             return False
-        well = all(
-            supervised.state == "healthy" for supervised in self._supervisor.programs if supervised is not self._service
-        )
-        # Without the sample data there may be no champion, and without one the service is not ready; it runs, though.
-        return well and (self._service.state == "healthy" or not self._options.sample)
+        return all(supervised.state == "healthy" for supervised in self._supervisor.programs)
 
     def _hopeless(self) -> bool:
         failed = any(supervised.state == "failed" for supervised in self._supervisor.programs)
@@ -220,6 +231,10 @@ class _Up:
 
     def _dagster_answers(self) -> bool:
         return servers.answers(f"{self._dagster.program.url}/server_info") is None
+
+    def _led(self) -> list[str]:
+        """Models that have a champion, as far as we know."""
+        return [str(champion["model"]) for champion in self._bootstrap.outcome.champions]
 
     def _addresses(self) -> dict[str, str]:
         return {s.program.name: s.program.url for s in self._supervisor.programs if s.program.url}
