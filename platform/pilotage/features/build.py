@@ -96,10 +96,13 @@ def build_features(
             days=[str(day) for day in wanted],
         )
 
+    # Opened once: a table's log is read again by every scan.
+    tables = {name: lake.scan(name, version=version) for name, version in versions.items()}
+
     def read(source: str, _since: datetime | None, _until: datetime | None) -> pl.LazyFrame:
         # The view filters by when a fact became known, and Delta keeps the range of that column a file: whole days that
         # can't matter are skipped, without a guess at how long after its day a fact may become known.
-        return lake.scan(f"validated/{source}", version=versions[f"validated/{source}"])
+        return tables[f"validated/{source}"]
 
     population_rows = read(spec.source, None, None)
     parts = _parts(population_rows, wanted) if daily else [[]]

@@ -41,8 +41,9 @@ class FeatureView:
                 for expr in (item.value, item.where):
                     if expr is not None:
                         require_row_wise(f"as-of feature {item.name}", expr)
-        self._rows = RowFeatures(self.definition.features, {**self.request_types, **self.state_types})
-        self.schema: dict[str, pl.DataType] = self._rows.schema
+        self.rows = RowFeatures(self.definition.features, {**self.request_types, **self.state_types})
+        """The row features alone, for callers that look up state by ``with_state``."""
+        self.schema: dict[str, pl.DataType] = self.rows.schema
         """Features with their types, in the order of declaration."""
         self._check_moment()
 
@@ -118,7 +119,7 @@ class FeatureView:
                 first, last = moments.dt.min(), moments.dt.max()
                 timelines = read_timelines(self.lookups, read, first=first, last=last)  # type: ignore[arg-type]
                 population = attach(population, moments, self.lookups, timelines)
-        return self._rows.compute(population)
+        return self.rows.compute(population)
 
     def online(self, requests: pl.DataFrame, store: StateLookup | None) -> pl.DataFrame:
         """Computes features of one or a few requests from the latest state.
@@ -134,7 +135,7 @@ class FeatureView:
             StateUnavailable: The store can't answer.
             DataError: The requests are not as declared.
         """
-        return self._rows.compute(self.with_state(requests, store))
+        return self.rows.compute(self.with_state(requests, store))
 
     def with_state(self, requests: pl.DataFrame, store: StateLookup | None) -> pl.DataFrame:
         """Adds the as-of columns alone: what a fallback rule needs. Arguments and errors as ``online``."""
