@@ -11,10 +11,11 @@ import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pilotage.cli import runs
-from pilotage.cli.board import Board
+from pilotage.cli.board import Board, Step
 from pilotage.cli.runs import RunResult, Work
 from pilotage.settings import Settings
 
@@ -47,37 +48,35 @@ class Outcome:
 class Bootstrap:
     """Runs in a thread of its own; ``stop`` ends it from any other."""
 
-    def __init__(self, settings: Settings, board: Board, *, dagster_answers: Callable[[], bool]) -> None:
+    def __init__(self, settings: Settings, board: Board, *, before_runs: Callable[[], bool]) -> None:
+        """Prepares; ``before_runs`` waits until runs may begin, and says whether they may."""
         self.outcome = Outcome()
         self._settings = settings
         self._board = board
-        self._dagster_answers = dagster_answers
+        self._before_runs = before_runs
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._running: set[Work] = set()
 
-    def store(self) -> bool:
-        """Makes MLflow's store, once: several processes on a fresh one would break it for good."""
-        return self._all([Task(name="MLflow store", make=self._pilotage("setup", "store", log="store"))])
+    def furnish(self, *, sample: bool) -> bool:
+        """Makes what a new home lacks: MLflow's store, and the sample data in its landing folder.
 
-    def run(self, *, fresh: bool) -> None:
-        """Does everything that is missing. Failures are in ``outcome``; a stop leaves it unfinished.
-
-        Args:
-            fresh: Whether the home is new, so that landing need not wait for a look at it.
+        MLflow's store is made before anything uses it: several processes on a fresh one would break it for good.
         """
-        land = Task(name="Sample data", make=self._pilotage("setup", "land", log="land"), told=_last_words)
-        if fresh and not self._all([land]):
-            return
+        store = Task(name="MLflow store", make=self._pilotage("setup", "store", log="store"))
+        return self.perform([store, *([self._land()] if sample else [])])
+
+    def run(self) -> None:
+        """Does everything that is missing. Failures are in ``outcome``; a stop leaves it unfinished."""
         missing = self._missing()
-        if missing is not None and missing["land"] and not fresh:
-            missing = self._missing() if self._all([land]) else None
+        if missing is not None and missing["land"]:
+            missing = self._missing() if self.perform([self._land()]) else None
         if missing is None:
             return
         self.outcome.champions = missing["champions"]
         self._board.champions = self.outcome.champions
-        if missing["models"] and self._wait_for_dagster():
-            self._all(self.lineage(missing))
+        if missing["models"] and self._before_runs():
+            self.perform(self.lineage(missing))
 
     def lineage(self, missing: dict[str, Any]) -> list[Task]:
         """The tasks that lead from landed data to champions."""
@@ -118,24 +117,20 @@ class Bootstrap:
 
     def _missing(self) -> dict[str, Any] | None:
         step = self._board.begin("Looking at what is there")
-        result = self._work(self._pilotage("setup", "missing", log="missing")(lambda _: None))
+        work = self._pilotage("setup", "missing", log="missing")(lambda _: None)
+        result = self._work(work)
         if not result.ok:
-            self._failed(step, "Looking at what is there", result, "missing")
+            self._failed(step, result, work.log)
             return None
         found: dict[str, Any] = json.loads(result.answer)
         names = ", ".join(found["models"])
         self._board.end(step, "done", f"no champion yet: {names}" if names else "every champion is there")
         return found
 
-    def _wait_for_dagster(self) -> bool:
-        """Runs begin when the web server answers: until then it may still be making Dagster's database."""
-        while not self._stopped.is_set():
-            if self._dagster_answers():
-                return True
-            self._stopped.wait(0.2)
-        return False
+    def _land(self) -> Task:
+        return Task(name="Sample data", make=self._pilotage("setup", "land", log="land"), told=_answer)
 
-    def _all(self, tasks: Sequence[Task]) -> bool:
+    def perform(self, tasks: Sequence[Task]) -> bool:
         """Runs tasks in their order, some side by side; what waits for a failed one is left out."""
         left = {task.name: task for task in tasks}
         done: set[str] = set()
@@ -173,12 +168,12 @@ class Bootstrap:
         if result.run_id:
             step.url = f"{self._settings.dagster_ui}/runs/{result.run_id}"
         if not result.ok:
-            self._failed(step, task.name, result, work.log.stem)
+            self._failed(step, result, work.log)
             return False
         try:
             words = task.told(result)
         except (ValueError, KeyError) as error:
-            self._failed(step, task.name, RunResult(ok=False, error=f"unreadable answer: {error!r}"), work.log.stem)
+            self._failed(step, RunResult(ok=False, error=f"unreadable answer: {error!r}"), work.log)
             return False
         self._board.end(step, "done", words)
         self._record(task.name, "done", result)
@@ -195,17 +190,17 @@ class Bootstrap:
             with self._lock:
                 self._running.discard(work)
 
-    def _failed(self, step: Any, name: str, result: RunResult, log: str) -> None:
+    def _failed(self, step: Step, result: RunResult, log: Path) -> None:
         if self._stopped.is_set():
             self._board.end(step, "skipped", "stopped")
             return
         culprit = f"{runs.readable(result.failed_step)}: " if result.failed_step else ""
-        path = self._settings.home / "logs" / f"{log}.log"
+        where = f"{step.url} and {log}" if step.url else str(log)
+        told = f"{step.name}: {culprit}{result.error} See {where}"
         self._board.end(step, "failed", f"{culprit}{result.error}")
-        where = f"{step.url} and {path}" if step.url else str(path)
-        self._board.note(f"{name} failed: {culprit}{result.error} See {where}")
-        self.outcome.failures.append(f"{name}: {culprit}{result.error} See {where}")
-        self._record(name, "failed", result)
+        self._board.note(told)
+        self.outcome.failures.append(told)
+        self._record(step.name, "failed", result)
 
     def _record(self, name: str, state: str, result: RunResult) -> None:
         self.outcome.steps.append(
@@ -231,5 +226,5 @@ class Bootstrap:
         return lambda progress: runs.pilotage(*arguments, settings=self._settings, log=log, progress=progress)
 
 
-def _last_words(result: RunResult) -> str:
+def _answer(result: RunResult) -> str:
     return result.answer

@@ -164,7 +164,7 @@ class Work:
         transcript: Transcript,
         temporary: Path | None = None,
     ) -> None:
-        self._command = list(command)
+        self.command = list(command)
         self.log = log
         self._temporary = temporary
         self._settings = settings
@@ -181,7 +181,7 @@ class Work:
             if self._stopped:
                 return RunResult(ok=False, error="stopped")
             self._process = leashed(
-                self._command, variables=home.variables(self._settings), output=subprocess.PIPE, grace=6
+                self.command, variables=home.variables(self._settings), output=subprocess.PIPE, grace=6
             )
         process = self._process
         with self.log.open("ab") as log, process:

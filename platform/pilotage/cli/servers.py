@@ -17,6 +17,8 @@ from pilotage.cli.supervisor import Program
 from pilotage.settings import PROJECT, Settings
 
 TIMEOUT_SECONDS = 3.0
+SWEEP_SECONDS = 60.0
+"""Seconds that Dagster gets for what must be done, not only looked at; its first query loads the definitions."""
 
 UNFINISHED = """query { runsOrError(filter: {statuses: [STARTING, STARTED, CANCELING, NOT_STARTED]}, limit: 200) {
   ... on Runs { results { runId tags { key value } } } } }"""
@@ -130,26 +132,26 @@ def end_lost_runs(settings: Settings) -> list[str]:
         Ids of the runs.
     """
     url = address(settings, settings.dagster_port)
-    found = graphql(url, UNFINISHED)["runsOrError"].get("results", [])
+    found = graphql(url, UNFINISHED, timeout=SWEEP_SECONDS)["runsOrError"].get("results", [])
     lost = []
     for run in found:
         owner = next((tag["value"] for tag in run["tags"] if tag["key"] == OWNER), "")
         if not (owner and alive(owner)):
             lost.append(str(run["runId"]))
     if lost:
-        graphql(url, CANCEL, runs=lost)
+        graphql(url, CANCEL, timeout=SWEEP_SECONDS, runs=lost)
     return lost
 
 
-def graphql(url: str, query: str, **variables: Any) -> dict[str, Any]:
-    """One query to the Dagster web server.
+def graphql(url: str, query: str, *, timeout: float = TIMEOUT_SECONDS, **variables: Any) -> dict[str, Any]:
+    """One query to the Dagster web server. ``timeout`` in seconds.
 
     Raises:
         OSError: It can't be reached.
         ValueError: It answers something else than data.
     """
     body = json.dumps({"query": query, "variables": variables}).encode()
-    answer = _get(f"{url}/graphql", body)
+    answer = _get(f"{url}/graphql", body, timeout=timeout)
     if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
         raise ValueError(f"Dagster answered {answer!r}")
     data: dict[str, Any] = answer["data"]
@@ -174,11 +176,11 @@ def _tool(name: str, *arguments: str) -> list[str]:
     return [str(Path(sys.executable).parent / name), *arguments]
 
 
-def _get(url: str, body: bytes | None = None) -> Any:
+def _get(url: str, body: bytes | None = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
     # No proxy of the environment has a say in what is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+    with opener.open(request, timeout=timeout) as response:
         text = response.read()
         if "json" not in (response.headers.get("Content-Type") or ""):
             return text.decode(errors="replace")

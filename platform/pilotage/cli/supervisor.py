@@ -20,7 +20,7 @@ import psutil
 
 from pilotage.settings import PROJECT
 
-State = Literal["waiting", "starting", "healthy", "unwell", "restarting", "failed", "stopped"]
+State = Literal["waiting", "starting", "healthy", "unwell", "restarting", "failed", "stopping", "stopped"]
 
 BACK_OFF = (1.0, 2.0, 5.0, 10.0, 20.0)
 """Seconds before each restart; a program that dies once more after the last is given up."""
@@ -135,6 +135,7 @@ class Supervised:
         if self._process is None:
             self.state = "stopped"
             return
+        self.state, self.detail = "stopping", ""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
             if harsh:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -105,9 +104,10 @@ class _Up:
         self._service = add(servers.service(settings, self._led))
         self._daemon = add(servers.daemon(settings))
         self._board.servers = self._supervisor.programs
-        self._bootstrap = Bootstrap(settings, self._board, dagster_answers=self._dagster_answers)
+        self._bootstrap = Bootstrap(settings, self._board, before_runs=self._runs_may_begin)
         self._trouble = ""
         self._ready = False
+        self._swept = False
         self._next_look = 0.0
 
     def run(self) -> int:
@@ -145,20 +145,36 @@ class _Up:
         fresh = not servers.has_store(self._settings)
         start(self._dagster)
         start(self._reports)
-        if fresh and not self._bootstrap.store():
-            return
+        if fresh:
+            self._board.headlined("Setting up")
+            if not self._bootstrap.furnish(sample=self._options.sample):
+                return
         start(self._mlflow)
+        # On a new home there is nothing to serve yet, and the first lineage needs the cores.
         if not fresh or not self._options.sample:
             start(self._service)
-        if self._wait(self._dagster_answers):
-            servers.end_lost_runs(self._settings)
         if self._options.sample:
             self._board.headlined("Making the first champions" if fresh else "Looking after the champions")
-            self._bootstrap.run(fresh=fresh)
+            self._bootstrap.run()
         if self._service.state == "waiting":
             start(self._service)
         # Its sensor would otherwise ingest the same days beside us.
-        start(self._daemon)
+        if self._runs_may_begin():
+            start(self._daemon)
+
+    def _runs_may_begin(self) -> bool:
+        """Waits until the web server answers: before that, it may still be making Dagster's database.
+
+        The first time, it also ends the runs that an earlier instance left behind.
+        """
+        while not self._orders.count:
+            if servers.answers(f"{self._dagster.program.url}/server_info") is None:
+                if not self._swept:
+                    servers.end_lost_runs(self._settings)
+                    self._swept = True
+                return True
+            time.sleep(TICK_SECONDS)
+        return False
 
     def _watch(self, main: threading.Thread) -> None:
         while not self._orders.count:
@@ -221,16 +237,6 @@ class _Up:
         if killed:
             self._board.note(f"Did not end in time and was killed: {', '.join(killed)}")
         self._board.headlined("Stopped")
-
-    def _wait(self, condition: Callable[[], bool]) -> bool:
-        while not self._orders.count:
-            if condition():
-                return True
-            time.sleep(TICK_SECONDS)
-        return False
-
-    def _dagster_answers(self) -> bool:
-        return servers.answers(f"{self._dagster.program.url}/server_info") is None
 
     def _led(self) -> list[str]:
         """Models that have a champion, as far as we know."""
