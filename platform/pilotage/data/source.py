@@ -146,7 +146,8 @@ class SourceSpec(Declaration):
         if unknown := sorted(set(self.optional) - set(self.columns)):
             raise DeclarationProblem(f"optional names {unknown[0]}, which is not among columns", fix="Add or drop it.")
         names = [item.name for item in self.expectations]
-        if taken := sorted(name for name in names if names.count(name) > 1 or name in ("day", "passed", "unmet")):
+        reserved = ("contract", "day", "passed", "unmet")
+        if taken := sorted(name for name in names if names.count(name) > 1 or name in reserved):
             raise DeclarationProblem(f"the name {taken[0]} of an expectation is taken", fix="Rename it.")
         if self.daily is None and any(item.learned for item in self.expectations):
             raise DeclarationProblem(
