@@ -154,6 +154,17 @@ def test_a_moment_before_the_reach_is_refused_rather_than_answered_with_less(lak
             VIEW.online(request("a", at=NOON - timedelta(hours=2, minutes=1)), store)
 
 
+def test_a_row_is_kept_as_long_as_a_moment_in_reach_can_ask_for_it(lake: Lake, path: Path) -> None:
+    first = NOON - timedelta(hours=2)
+    for next_known, kept, answer in ((-2 + 1 / 60, 3, 1), (-2, 2, 10)):
+        publish(lake, (-3, "a", 1), (next_known, "a", 10), (0, "a", 100))
+        report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=2))
+
+        assert report.meta.timelines[LAST] == kept
+        with OnlineStore.open(path) as store:
+            assert VIEW.online(request("a", at=first), store).get_column("last_price").item() == answer
+
+
 def test_the_newest_row_of_a_key_is_kept_however_old_it_is(lake: Lake, path: Path) -> None:
     publish(lake, (-2000, "old", 7), (-1999, "old", 8), (0, "a", 1))
     report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=1))
