@@ -35,28 +35,31 @@ def typed(frame: pl.DataFrame, columns: Mapping[str, pl.DataType]) -> tuple[pl.D
     out: list[pl.Series] = []
     problems: list[pl.Series] = []
     retyped: list[SchemaChange] = []
+    fine = _fine(frame, columns)
     for name, dtype in columns.items():
+        if name in fine:
+            out.append(frame[name])
+            continue
         if name not in frame.columns:
             out.append(pl.Series(name, [None], dtype=dtype).new_from_index(0, frame.height))
             continue
         given = frame[name]
         read, bad = _read(given, dtype)
         out.append(read)
-        if bad is None:
+        if bad is None or not bad.any():
             continue
-        if bad.sum() > 0:
-            text = _text(given)
-            present = given.len() - given.null_count()
-            if present >= _MANY and bad.sum() * 2 > present:
-                now = guess(text.filter(bad)) if given.dtype == pl.String else str(given.dtype)
-                retyped.append(SchemaChange(kind="retyped", column=name, now=now, declared=str(dtype)))
-            cell = pl.when(bad).then(pl.concat_str(pl.lit(f"{name}="), text))
-            problems.append(pl.select(cell.alias(name)).to_series())
+        text = _text(given)
+        present = given.len() - given.null_count()
+        if present >= _MANY and bad.sum() * 2 > present:
+            now = guess(text.filter(bad)) if given.dtype == pl.String else str(given.dtype)
+            retyped.append(SchemaChange(kind="retyped", column=name, now=now, declared=str(dtype)))
+        cell = pl.when(bad).then(pl.concat_str(pl.lit(f"{name}="), text))
+        problems.append(pl.select(cell.alias(name)).to_series())
     if problems:
-        unparsed = pl.DataFrame(problems).select(pl.concat_list(pl.all()).list.drop_nulls().alias(UNPARSED))
-        return pl.DataFrame(out).with_columns(unparsed.to_series()), retyped
-    nothing = pl.Series(UNPARSED, [[]], dtype=pl.List(pl.String)).new_from_index(0, frame.height)
-    return pl.DataFrame(out).with_columns(nothing), retyped
+        unparsed = pl.DataFrame(problems).select(pl.concat_list(pl.all()).list.drop_nulls().alias(UNPARSED)).to_series()
+    else:
+        unparsed = pl.Series(UNPARSED, [[]], dtype=pl.List(pl.String)).new_from_index(0, frame.height)
+    return pl.DataFrame([*out, unparsed]), retyped
 
 
 def from_records(
@@ -88,22 +91,33 @@ def guess(text: pl.Series) -> str:
     return "String"
 
 
+def _fine(frame: pl.DataFrame, columns: Mapping[str, pl.DataType]) -> set[str]:
+    """The columns that have their type already and no number that is none, found in one pass."""
+    same = {name for name, dtype in columns.items() if frame.schema.get(name) == dtype}
+    floats = [name for name in same if columns[name].is_float()]
+    if floats:
+        finite = frame.select(pl.col(floats).is_finite().all()).row(0, named=True)
+        same -= {name for name in floats if not finite[name]}
+    return same
+
+
 def _read(given: pl.Series, dtype: pl.DataType) -> tuple[pl.Series, pl.Series | None]:
     """The values as this type, and which of them can't be read (``None``: all can)."""
-    if given.dtype == dtype and not dtype.is_float():
-        return given, None
-    if given.dtype == pl.Null:
-        return given.cast(dtype), None
-    if given.dtype == dtype:
+    if given.dtype == dtype and dtype.is_float():
         bad = ~given.is_finite().fill_null(True)
-        return (given, None) if not bad.any() else (given.set(bad, None), bad)
+        return given.set(bad, None), bad
+    if given.dtype in (dtype, pl.Null):
+        return given.cast(dtype), None
     if isinstance(dtype, pl.Datetime) and isinstance(given.dtype, pl.Datetime):
         return _moment(given, dtype), None
     texts = _text(given)
     if dtype == pl.String and (given.dtype.is_numeric() or given.dtype.is_temporal() or given.dtype == pl.Boolean):
         return pl.Series(given.name, [None], dtype=dtype).new_from_index(0, given.len()), texts.is_not_null()
-    expression = _parser(pl.col(texts.name), dtype)
-    read = texts.to_frame().select(expression.alias(given.name)).to_series()
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        read = texts.str.to_datetime("%+", time_unit=dtype.time_unit, time_zone=dtype.time_zone, strict=False)
+        if read.null_count() == texts.null_count():
+            return read, None
+    read = texts.to_frame().select(_parser(pl.col(texts.name), dtype).alias(given.name)).to_series()
     return read, read.is_null() & texts.is_not_null()
 
 

@@ -154,7 +154,7 @@ class Lake:
                 fix="Give only rows of the days that are replaced.",
                 days=strangers,
             )
-        rows = storable(frame, table).sort(DAY, maintain_order=True)
+        rows = storable(frame, table)
 
         def write(opened: DeltaTable | None) -> int:
             if opened is None:

@@ -26,10 +26,12 @@ def raw_rows(spec: SourceSpec, rows: pl.DataFrame, *, name: str, sha256: str, da
         rows: The declared columns, and ``unparsed``.
         day: The partition; ``None`` for a source without days, or where each row has its own.
     """
-    ours: list[pl.Expr] = [pl.lit(name).alias(SOURCE_FILE), pl.lit(sha256).alias(SOURCE_SHA256)]
+    taken = [column for column in spec.columns if column in _OURS]
+    delivered = rows.rename({column: f"delivered_{column}" for column in taken}) if taken else rows
+    origin = {SOURCE_FILE: pl.Series([name]), SOURCE_SHA256: pl.Series([sha256])}
     if day is not None:
-        ours.append(pl.lit(day).alias(DAY))
-    return rows.rename({column: f"delivered_{column}" for column in spec.columns if column in _OURS}).with_columns(ours)
+        origin[DAY] = pl.Series([day])
+    return delivered.hstack([value.new_from_index(0, rows.height).alias(key) for key, value in origin.items()])
 
 
 def days_of(spec: SourceSpec, raw: pl.DataFrame) -> pl.Series:

@@ -92,13 +92,15 @@ class Reconciliation:
         """Reads these deliveries and commits those that the lake does not hold."""
         held = self._held([offer.day for offer in todo])
         batch: list[_Read] = []
+        height = 0
         self._progress(f"Reading {_count(len(todo))} of {self._spec.name}.")
         for number, offer in enumerate(todo, start=1):
             if (read := self._fetch(offer, held)) is not None:
                 batch.append(read)
-            if sum(read.rows.height for read in batch) >= COMMIT_ROWS:
+                height += read.rows.height
+            if height >= COMMIT_ROWS:
                 self._commit(batch, held)
-                batch = []
+                batch, height = [], 0
             if number % 100 == 0:
                 self._progress(f"{number} of {len(todo)} deliveries of {self._spec.name} read.")
         self._commit(batch, held)
@@ -126,6 +128,9 @@ class Reconciliation:
         batch = self._of_their_day(batch) if self._spec.daily else batch
         if not batch:
             return
+        rows = pl.concat([read.rows for read in batch])
+        bad = rows.filter(pl.col(UNPARSED).list.len() > 0).group_by(SOURCE_FILE).len()
+        unparsed = dict(bad.iter_rows())
         files = [
             IngestedFile(
                 name=read.offer.name,
@@ -133,11 +138,10 @@ class Reconciliation:
                 day=read.offer.day,
                 rows=read.rows.height,
                 replaced=read.offer.day in held,
-                unparsed=read.rows.filter(pl.col(UNPARSED).list.len() > 0).height,
+                unparsed=unparsed.get(read.offer.name, 0),
             )
             for read in batch
         ]
-        rows = pl.concat([read.rows for read in batch])
         note = commit_note(self._spec, self._run_id, files)
         if self._spec.daily:
             commit = self._lake.replace_days(self._table, rows, [file.day for file in files if file.day], note=note)
