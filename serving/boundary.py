@@ -61,29 +61,39 @@ def parse(raw: bytes) -> Any:
 class Boundary:
     """ASGI middleware around BentoML's routes: lists the models, and turns away what no route should have to read."""
 
-    def __init__(self, app: ASGIApp, *, models: tuple[str, ...], status: Callable[[], list[dict[str, object]]]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        models: tuple[str, ...],
+        status: Callable[[], list[dict[str, object]]],
+        page: Callable[[], dict[str, Any]],
+    ) -> None:
         self._app = app
         self._models = models
         self._status = status
+        self._page = page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["path"] == "/models" and scope["method"] in ("GET", "HEAD"):
-            await json_response({"models": self._status()})(scope, receive, send)
-            return
-        if (called := _PREDICT.fullmatch(scope["path"])) is None:
-            await self._app(scope, receive, send)
-            return
-        if (refusal := self._refusal(called[1], scope)) is not None:
-            await refusal(scope, receive, send)
-            return
-        limited = _Limited(receive)
-        try:
-            await self._app(scope, limited, send)
-        except _TooLarge:
-            await _too_large()(scope, receive, send)
+        called = _PREDICT.fullmatch(scope["path"])
+        if (answer := self._own(scope)) is None and called is not None:
+            answer = self._refusal(called[1], scope)
+            if answer is None:
+                body = await _read(receive)
+                answer = _too_large() if body is None else None
+                receive = _replay(body or b"", receive)
+        await (answer or self._app)(scope, receive, send)
+
+    def _own(self, scope: Scope) -> Response | None:
+        """The routes that are answered here."""
+        if scope["method"] not in ("GET", "HEAD"):
+            return None
+        if scope["path"] == "/models":
+            return json_response({"models": self._status()})
+        return json_response(self._page()) if scope["path"] == "/docs.json" else None
 
     def _refusal(self, model: str, scope: Scope) -> Response | None:
         if model not in self._models:
@@ -103,23 +113,25 @@ class Boundary:
         return _too_large() if length.isdigit() and int(length) > LARGEST_BODY else None
 
 
-class _TooLarge(Exception):
-    """More came than was announced."""
+async def _read(receive: Receive) -> bytes | None:
+    """A request's body; ``None`` if it is too large, whatever its length was said to be."""
+    body = bytearray()
+    more = True
+    while more and len(body) <= LARGEST_BODY:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body) if len(body) <= LARGEST_BODY else None
 
 
-class _Limited:
-    """Counts a body without an announced length."""
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives a body that was read already, and then whatever else comes."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._seen = 0
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
 
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        self._seen += len(message.get("body", b""))
-        if self._seen > LARGEST_BODY:
-            raise _TooLarge
-        return message
+    return replay
 
 
 def _too_large() -> Response:

@@ -63,6 +63,7 @@ def request_model(spec: ModelSpec) -> type[Body]:
     }
     name = "".join(part.capitalize() for part in spec.name.split("_")) + "Request"
     made: type[Body] = create_model(name, __base__=Body, __doc__=f"One request to {spec.name}. {spec.title}.", **fields)
+    made.model_config["title"] = name
     made.model_config["json_schema_extra"] = {"example": {field.name: field.example for field in spec.request}}
     return made
 
