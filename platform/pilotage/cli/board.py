@@ -96,7 +96,7 @@ class PlainBoard(Board):
         self._last: dict[str, tuple[str, str]] = {}
 
     def changed(self, step: Step) -> None:
-        mark = {"running": "...", "done": "done", "failed": "FAILED", "skipped": "nothing to do"}[step.state]
+        mark = {"running": "...", "done": "done", "failed": "FAILED", "skipped": "left out"}[step.state]
         took = f" ({step.seconds:.1f} s)" if step.seconds is not None and step.state != "skipped" else ""
         self._line(f"{step.name} {mark}{took}{f': {step.detail}' if step.detail else ''}")
 
