@@ -192,6 +192,11 @@ def test_a_cursor_without_an_order_is_a_wrong_declaration(database: Database) ->
         database.ingest(orders(read=SqlTable(url_setting="loans", table="orders", cursor="note")))
 
 
+def test_a_setting_that_does_not_exist_is_named(database: Database) -> None:
+    with pytest.raises(DeclarationError, match="there is no setting warehouse that holds a database URL"):
+        database.ingest(orders(read=SqlTable(url_setting="warehouse", table="orders", cursor="id")))
+
+
 @pytest.mark.parametrize(
     "url",
     [

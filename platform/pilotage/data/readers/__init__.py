@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import polars as pl
 
 from pilotage.data.schema_changes import SchemaChange
+from pilotage.errors import DeclarationError
 
 if TYPE_CHECKING:
     from pilotage.data.source import SourceSpec
@@ -81,7 +82,11 @@ class Reader(Protocol):
 
 
 def reader_for(spec: SourceSpec, settings: Settings) -> Reader:
-    """The reader that ``spec.read`` asks for."""
+    """The reader that ``spec.read`` asks for.
+
+    Raises:
+        DeclarationError: ``read.url_setting`` names no setting.
+    """
     from pilotage.data.readers.files import FilesReader
     from pilotage.data.readers.rest import RestReader
     from pilotage.data.readers.sql import SqlReader
@@ -90,5 +95,11 @@ def reader_for(spec: SourceSpec, settings: Settings) -> Reader:
     if isinstance(spec.read, Files):
         return FilesReader(spec, spec.read, settings.landing / spec.name)
     if isinstance(spec.read, SqlTable):
-        return SqlReader(spec, spec.read, getattr(settings, spec.read.url_setting))
+        url = getattr(settings, spec.read.url_setting, None)
+        if not isinstance(url, str):
+            raise DeclarationError(
+                f"SourceSpec({spec.name!r}): there is no setting {spec.read.url_setting} that holds a database URL.",
+                fix=f"Add the property {spec.read.url_setting} to pilotage.settings.Settings, or name one that is there.",
+            )
+        return SqlReader(spec, spec.read, url)
     return RestReader(spec, spec.read)
