@@ -294,7 +294,9 @@ MODEL = ModelSpec(
         calibration="sigmoid",
     ),
     gate=Gate(
-        at_least={"auc": 0.62},
+        # The route's own record ranks with an AUC of 0.52 to 0.62, a month's model with 0.67 to 0.75.
+        at_least={"auc": 0.65},
+        # A probability that is 10 points off on average would have ground operations act on the wrong flights.
         at_most={"calibration_error": 0.10},
         beat_baselines_in="log_loss",
         not_worse_in=("log_loss", "brier", "auc"),

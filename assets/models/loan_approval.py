@@ -155,8 +155,10 @@ MODEL = ModelSpec(
         calibration="sigmoid",
     ),
     gate=Gate(
-        at_least={"auc": 0.70},
-        at_most={"calibration_error": 0.10},
+        # The lender's own guidelines rank with an AUC of 0.74 to 0.80; a model adds 0.06 to 0.10 to that.
+        at_least={"auc": 0.78},
+        # On some 500 applications in ten bins, chance alone makes 0.03.
+        at_most={"calibration_error": 0.08},
         beat_baselines_in="log_loss",
         not_worse_in=("log_loss", "brier", "auc"),
         margin=0.01,

@@ -34,7 +34,7 @@ def draw_plots(
     """
     directory.mkdir(parents=True, exist_ok=True)
     figures = {
-        "reliability": _reliability(spec, evaluation),
+        "reliability": _reliability(spec, evaluation, predicted),
         "scores": _scores(spec, evaluation, labels, predicted),
         "importance": _importance(spec, evaluation),
     }
@@ -72,7 +72,7 @@ def _title(axis: Any, title: str, subtitle: str) -> None:
     axis.text(0, 1.02, subtitle, transform=axis.transAxes, fontsize=9, color=MUTED, va="bottom")
 
 
-def _reliability(spec: ModelSpec, evaluation: Evaluation) -> Any:
+def _reliability(spec: ModelSpec, evaluation: Evaluation, predicted: np.ndarray) -> Any:
     figure, axes = _figure(6.4, 6.6, rows=2, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     curve, counts = axes
     bins = evaluation.reliability
@@ -89,8 +89,7 @@ def _reliability(spec: ModelSpec, evaluation: Evaluation) -> Any:
     curve.legend(frameon=False, fontsize=9, loc="upper left")
     error = evaluation.metrics["calibration_error"]
     _title(curve, f"When {spec.name} says p, how often is it so?", f"Calibration error {_span(error)}")
-    width = limit / 60
-    counts.bar(told, [part["rows"] for part in bins], width=width, color=BLUE, alpha=0.6)
+    counts.hist(predicted, bins=np.linspace(0, limit, 61), color=BLUE, alpha=0.6)
     counts.set(xlabel=f"predicted probability of {spec.label.name}", ylabel="rows")
     counts.grid(visible=False, axis="x")
     return figure
@@ -136,7 +135,7 @@ def _importance(spec: ModelSpec, evaluation: Evaluation) -> Any:
     for row, (_, share) in enumerate(shown):
         axis.text(share, row, f" {share:.1%}", va="center", fontsize=8, color=INK)
     axis.set_xlim(0, 1.12 * shown[-1][1])
-    axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
     axis.set_xlabel("share of the gain of all splits")
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
@@ -155,6 +154,8 @@ def _months(evaluation: Evaluation) -> Any:
         ("holdout", "holdout", ORANGE, 0.06),
     )
     for axis, metric in zip(axes, metrics, strict=True):
+        if axis is not axes[-1]:
+            axis.tick_params(axis="x", length=0)
         for column, words, color, shift in kinds:
             parts = [part for part in evaluation.months if part.column == column and metric in part.metrics]
             _points(axis, parts, metric, months, color=color, shift=shift, label=words)
@@ -162,7 +163,7 @@ def _months(evaluation: Evaluation) -> Any:
         axis.grid(visible=False, axis="x")
     axes[-1].set_xticks(range(len(months)), months, rotation=0 if len(months) < 9 else 45)
     axes[-1].set_xlim(-0.5, len(months) - 0.5)
-    axes[0].legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _title(axes[0], "Month by month", "On rows that the model at hand had not seen; days resampled")
     return figure
 

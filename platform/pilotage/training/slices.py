@@ -114,8 +114,10 @@ def _values(column: pl.Series) -> pl.Series:
     if column.dtype.is_numeric() and column.n_unique() > _VALUES:
         edges = [column.quantile(share, "linear") for share in (0.25, 0.5, 0.75)]
         numbers = sorted({edge for edge in edges if edge is not None})
-        labels = [f"to {numbers[0]:g}", *(f"{a:g} to {b:g}" for a, b in pairwise(numbers))]
-        told = column.cast(pl.Float64).cut(numbers, labels=[*labels, f"over {numbers[-1]:g}"]).cast(pl.String)
+        inner = (f"{low:g} to {high:g}" for low, high in pairwise(numbers))
+        labels = pl.Series([f"to {numbers[0]:g}", *inner, f"over {numbers[-1]:g}"])
+        places = pl.Series(np.searchsorted(numbers, column.fill_null(0).to_numpy()))
+        told = pl.select(pl.when(column.is_not_null()).then(labels.gather(places))).to_series()
     elif column.dtype.is_nested():
         raise TrainingError(
             f"{column.name} is {column.dtype}, which no slice can be told apart by.", fix="Name another."

@@ -1,0 +1,144 @@
+"""The training set: the labelled rows, frozen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pilotage.data.lake import Lake
+from pilotage.errors import ConfigError, TrainingError, UnpublishedData
+from pilotage.features.view import FeatureView
+from pilotage.spec import Feature, Retraining
+from pilotage.training.config import TrainConfig
+from pilotage.training.dataset import assemble, read_set, set_columns
+from pilotage.training.records import TrainingSet
+from tests.unit.training.conftest import parcel_spec, parcels, publish, untimed_spec
+
+SPEC = parcel_spec()
+
+
+def assembled(lake: Lake, folder: Path, spec: object = SPEC, **values: object) -> TrainingSet:
+    return assemble(spec, lake=lake, config=TrainConfig.from_values(values), directory=folder)
+
+
+def test_it_holds_the_labelled_rows_in_order_with_every_column(
+    lake: Lake, tmp_path: Path, told: tuple[list[str], Callable[[str], None]]
+) -> None:
+    rows = parcels(10).with_columns(late=pl.when(pl.col("parcel_id") % 5 != 0).then("late"))
+    publish(lake, SPEC, rows.sample(fraction=1.0, shuffle=True, seed=1))
+    heard, progress = told
+    made = assemble(SPEC, lake=lake, config=TrainConfig(), directory=tmp_path / "run", progress=progress)
+    frame = read_set(made)
+    assert frame.columns == set_columns(SPEC)
+    assert frame["parcel_id"].to_list() == rows.filter(pl.col("late").is_not_null())["parcel_id"].to_list()
+    assert (made.rows, made.positives) == (480, int(frame["label"].sum()))
+    assert (made.first, made.last) == (date(2024, 3, 1), date(2024, 3, 10))
+    assert made.lake_versions == {"features/parcel_late": lake.version("features/parcel_late")}
+    assert made.feature_fingerprint == FeatureView(SPEC).fingerprint
+    assert made.sha256 == hashlib.sha256(Path(made.path).read_bytes()).hexdigest()
+    assert heard[0].startswith("480 labelled rows, ")
+
+
+def test_the_same_rows_give_the_same_bytes_however_they_were_written(lake: Lake, tmp_path: Path) -> None:
+    rows = parcels(8)
+    publish(lake, SPEC, rows)
+    first = assembled(lake, tmp_path / "one")
+    publish(lake, SPEC, rows.sample(fraction=1.0, shuffle=True, seed=2))
+    second = assembled(lake, tmp_path / "two")
+    assert first.sha256 == second.sha256
+    assert first.lake_versions != second.lake_versions
+
+
+def test_days_are_chosen_inclusively(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(10))
+    made = assembled(lake, tmp_path, data={"first": "2024-03-03", "last": "2024-03-05"})
+    assert (made.first, made.last, made.rows) == (date(2024, 3, 3), date(2024, 3, 5), 180)
+
+
+def test_the_retraining_window_counts_back_from_the_newest_day_unless_a_run_says_otherwise(
+    lake: Lake, tmp_path: Path
+) -> None:
+    spec = parcel_spec(retraining=Retraining(window=timedelta(days=4)))
+    publish(lake, spec, parcels(10))
+    assert assembled(lake, tmp_path / "a", spec).first == date(2024, 3, 7)
+    assert assembled(lake, tmp_path / "b", spec, data={"last": "2024-03-08"}).first == date(2024, 3, 5)
+    assert assembled(lake, tmp_path / "c", spec, data={"first": "2024-03-02"}).first == date(2024, 3, 2)
+
+
+def test_an_earlier_version_of_the_features_can_be_chosen(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(6))
+    before = lake.version("features/parcel_late")
+    publish(lake, SPEC, parcels(9))
+    assert assembled(lake, tmp_path / "new").rows == 540
+    old = assembled(lake, tmp_path / "old", data={"version": before})
+    assert (old.rows, old.lake_versions) == (360, {"features/parcel_late": before})
+
+
+def test_data_without_a_time_has_no_days(lake: Lake, tmp_path: Path) -> None:
+    spec = untimed_spec()
+    publish(lake, spec, parcels(5))
+    made = assembled(lake, tmp_path, spec)
+    assert (made.first, made.last, made.rows) == (None, None, 300)
+    assert "event_time" not in read_set(made).columns
+
+
+def test_a_model_without_features_is_refused(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(UnpublishedData, match="features/parcel_late"):
+        assembled(lake, tmp_path)
+
+
+def test_no_label_and_one_class_are_refused_with_what_is_missing(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(4).with_columns(late=pl.lit(None, pl.Boolean)))
+    with pytest.raises(TrainingError, match=r"No row of features/parcel_late from the first day .* has a label"):
+        assembled(lake, tmp_path)
+    publish(lake, SPEC, parcels(4).with_columns(late=pl.lit(value=True)))
+    with pytest.raises(TrainingError, match=r"All 240 labels of .* are true: no row has late false"):
+        assembled(lake, tmp_path)
+    with pytest.raises(TrainingError, match="No row of features/parcel_late from 2030-01-01"):
+        assembled(lake, tmp_path, data={"first": "2030-01-01"})
+    assert list(tmp_path.glob("training_set*")) == []
+
+
+def test_an_entity_in_two_rows_is_refused_by_name(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(4).with_columns(parcel_id=pl.col("parcel_id").replace(7, 3)))
+    with pytest.raises(TrainingError, match="parcel_id=3 stands in 2 rows"):
+        assembled(lake, tmp_path)
+
+
+def test_features_of_another_definition_are_refused(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(4))
+    doubled = Feature(name="weight_2", expr=pl.col("weight") * 2, description="Twice the weight")
+    more = parcel_spec(features=(*SPEC.features, doubled))
+    with pytest.raises(TrainingError, match="was built by another definition of its features"):
+        assembled(lake, tmp_path, more)
+
+
+def test_a_set_that_was_changed_or_is_gone_is_refused(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(4))
+    made = assembled(lake, tmp_path)
+    path = Path(made.path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrainingError, match=r"has SHA-256 .* not the recorded"):
+        read_set(made)
+    with pytest.raises(TrainingError, match="is gone"):
+        read_set(replace(made, path=str(tmp_path / "elsewhere.parquet")))
+
+
+def test_a_run_that_means_nothing_for_the_model_is_refused_before_reading(lake: Lake, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no event time"):
+        assembled(lake, tmp_path, untimed_spec(), data={"first": "2024-03-01"})
+
+
+def test_a_second_attempt_replaces_the_file_and_leaves_nothing_else(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(4))
+    first, second = assembled(lake, tmp_path / "run"), assembled(lake, tmp_path / "run")
+    assert first == second
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["training_set.parquet"]
