@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 
 import click
@@ -140,3 +142,22 @@ def test_the_changelog_has_an_entry_for_what_is_not_released():
     assert "## [Unreleased]" in text
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert version == "0.1.0" or f"## [{version}]" in text
+
+
+def test_files_that_a_page_shows_are_ready_to_paste(tmp_path):
+    """``make lint`` must not complain about what somebody took from a how-to."""
+    shown = {}
+    for text in pages().values():
+        shown |= dict(re.findall(r"^\*\*`([^`]+)`\*\*\n\n```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert {"assets/sources/pump_readings.py", "assets/models/pump_trip.py"} <= set(shown)
+    for name, code in shown.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code)
+    # The packages that the files import would look like somebody else's from there.
+    (tmp_path / "platform").symlink_to(PROJECT / "platform")
+    (tmp_path / "pyproject.toml").write_bytes((PROJECT / "pyproject.toml").read_bytes())
+    for command in (["check", "assets"], ["format", "--check", "--diff", "assets", "pump_export.py"]):
+        call = [sys.executable, "-m", "ruff", *command]
+        done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
