@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.metadata import column_schema, span, table
-from assets.partitions import daily_partitions, days_of
+from assets.partitions import daily_partitions, days_of, tell_rows_of_days
 from pilotage.data.source import Files, RestEndpoint, SourceSpec
 from resources.platform_home import PlatformHome
 
@@ -61,6 +60,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         pool=f"ingest_{spec.name}",
     )
     def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+        from assets.delivery import delivery_check, raw_metadata
         from pilotage.data.ingest import ingest
 
         report = ingest(
@@ -71,46 +71,18 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
             run_id=context.run_id,
             progress=context.log.info,
         )
-        rejected = [
-            {"file": item.name, "day": item.day, "reason": item.reason, "fix": item.fix} for item in report.rejected
-        ]
-        return dg.MaterializeResult(
-            metadata={
-                "dagster/row_count": report.rows,
-                "dagster/uri": f"{platform.settings.lake}/raw/{spec.name}",
-                "lake_version": report.version,
-                "days": span(report.days),
-                "unchanged": span(report.unchanged),
-                "files": table(
-                    {"file": item.name, "day": item.day, "rows": item.rows, "sha256": item.sha256}
-                    for item in report.files
-                ),
-                "dagster/column_schema": column_schema(spec.columns),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="delivery",
-                    passed=not rejected and not report.missing_days,
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=_delivery(rejected, [str(day) for day in report.missing_days]),
-                    metadata={
-                        "rejected_files": len(rejected),
-                        "missing_days": len(report.missing_days),
-                        "rejected": table(rejected),
-                        "missing": ", ".join(str(day) for day in report.missing_days) or "none",
-                    },
+        for file in report.files:
+            if file.day is not None:
+                context.add_asset_metadata(
+                    {"dagster/partition_row_count": file.rows, "file": file.name, "sha256": file.sha256},
+                    partition_key=file.day.isoformat(),
                 )
-            ],
+        return dg.MaterializeResult(
+            metadata=raw_metadata(spec, report, platform.settings),
+            check_results=[delivery_check(report)],
         )
 
     return raw
-
-
-def _delivery(rejected: list[dict[str, object]], missing: list[str]) -> str:
-    parts = [f"{item['file']}: {item['reason']}" for item in rejected[:3]]
-    if missing:
-        parts.append(f"No file for {span(missing)}.")
-    return " ".join(parts) or "Every file could be read; no day is missing."
 
 
 def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
@@ -168,6 +140,9 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             run_id=context.run_id,
             progress=context.log.info,
         )
+        if spec.daily:
+            for layer in (key, quarantine_key(spec.name)):
+                tell_rows_of_days(context, layer, platform.lake.rows_of_days("/".join(layer.path)))
         yield dg.MaterializeResult(asset_key=key, metadata=validated_metadata(spec, report, settings))
         yield dg.MaterializeResult(
             asset_key=quarantine_key(spec.name), metadata=quarantine_metadata(spec, report, settings)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from assets.ingestion import validated_key
 from assets.metadata import column_schema, span
-from assets.partitions import daily_partitions, days_of, reaches_back
+from assets.partitions import daily_partitions, days_of, reaches_back, tell_rows_of_days
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
@@ -67,11 +67,14 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
             run_id=context.run_id,
             progress=context.log.info,
         )
+        if daily:
+            rows_of_days = platform.lake.rows_of_days(report.table)
+            tell_rows_of_days(context, model_key(spec.name, "features"), rows_of_days)
         told = {feature.name: feature.description for feature in spec.features}
         told |= {field.name: field.description for field in spec.request}
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": report.rows,
+                "rows": report.rows,
                 "dagster/uri": f"{platform.settings.lake}/features/{spec.name}",
                 "dagster/column_schema": column_schema(report.column_schema, told),
                 "dagster/column_lineage": feature_lineage(spec),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ def _cell(value: Any) -> str | int | float | bool | None:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else str(value)
+        # Six digits tell what there is to tell, and the table stays narrow enough to read.
+        return float(f"{value:.6g}") if math.isfinite(value) else str(value)
     if isinstance(value, (list, tuple)):
         return "; ".join(str(item) for item in value)
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, timedelta
 
 import dagster as dg
@@ -20,6 +21,14 @@ def daily_partitions(daily: Daily) -> dg.DailyPartitionsDefinition:
 def days_of(context: dg.AssetExecutionContext) -> list[date]:
     """The days that a run was asked for: one, or a range run as a single run."""
     return [date.fromisoformat(key) for key in context.partition_keys]
+
+
+def tell_rows_of_days(context: dg.AssetExecutionContext, key: dg.AssetKey, rows: Mapping[date, int]) -> None:
+    """Each materialized day tells its own number of rows; days without rows tell 0."""
+    for day in days_of(context):
+        context.add_asset_metadata(
+            {"dagster/partition_row_count": rows.get(day, 0)}, asset_key=key, partition_key=day.isoformat()
+        )
 
 
 def reaches_back(items: list[AsOf]) -> dg.TimeWindowPartitionMapping:

@@ -19,7 +19,7 @@ Metadata = dict[str, Any]
 def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Settings) -> Metadata:
     """What was published."""
     metadata: Metadata = {
-        "dagster/row_count": report.rows_published,
+        "rows_published": report.rows_published,
         "dagster/uri": f"{settings.lake}/validated/{spec.name}",
         "dagster/column_schema": dg.TableSchema(
             columns=[dg.TableColumn(name, type=dtype) for name, dtype in report.schema.items()]
@@ -31,7 +31,9 @@ def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Set
     }
     if report.version is not None:
         metadata["lake_version"] = report.version
-    if spec.daily:
+    if not spec.daily:
+        metadata["dagster/row_count"] = report.rows_published
+    else:
         metadata["published"] = span([day for day in report.published if day])
     if report.refused:
         metadata["refused"] = table(
@@ -43,7 +45,7 @@ def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Set
 def quarantine_metadata(spec: SourceSpec, report: ValidationReport, settings: Settings) -> Metadata:
     """What was kept out, and why."""
     return {
-        "dagster/row_count": report.rows_quarantined,
+        "rows_quarantined": report.rows_quarantined,
         "dagster/uri": f"{settings.lake}/quarantine/{spec.name}",
         "share": report.rows_quarantined / report.rows_in if report.rows_in else 0.0,
         "rows": table(report.sample),

@@ -117,6 +117,13 @@ class Lake:
         values = (partition.get(DAY) for partition in opened.partitions())
         return sorted(date.fromisoformat(value) for value in values if value)
 
+    def rows_of_days(self, table: str) -> dict[date, int]:
+        """Day → number of rows; empty if there is no such table."""
+        if not self.exists(table):
+            return {}
+        counts = self.scan(table).group_by(DAY).agg(pl.len().alias("rows")).sort(DAY).collect()
+        return dict(counts.iter_rows())
+
     def schema(self, table: str) -> pl.Schema:
         return self.scan(table).collect_schema()
 
