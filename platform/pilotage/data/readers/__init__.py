@@ -99,7 +99,7 @@ def reader_for(spec: SourceSpec, settings: Settings) -> Reader:
         if not isinstance(url, str):
             raise DeclarationError(
                 f"SourceSpec({spec.name!r}): there is no setting {spec.read.url_setting} that holds a database URL.",
-                fix=f"Add the property {spec.read.url_setting} to pilotage.settings.Settings, or name one that is there.",
+                fix=f"Add {spec.read.url_setting} to pilotage.settings.Settings, or name a setting that is there.",
             )
         return SqlReader(spec, spec.read, url)
     return RestReader(spec, spec.read)
