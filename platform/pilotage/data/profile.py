@@ -45,7 +45,8 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
     import duckdb
 
     times = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.Datetime)]
-    table = rows.with_columns(pl.col(times).dt.replace_time_zone(None), batch.alias("_batch")).to_arrow()
+    plain = rows.with_columns(pl.col(times).dt.replace_time_zone(None), batch.alias("_batch"))
+    table = plain.to_arrow(compat_level=pl.CompatLevel.newest())  # Strings as they are, not copied.
     numbers = ", ".join(_number(item) for item in spec.expectations)
     with duckdb.connect() as connection:
         connection.register("validated", table)

@@ -7,18 +7,18 @@ from datetime import date
 
 import polars as pl
 
-from pilotage.data.contract import TECHNICAL, CheckedRows
+from pilotage.data.contract import CheckedRows
 from pilotage.data.source import SourceSpec
 
 
 def quarantined(
-    spec: SourceSpec, checked: CheckedRows, refused: Mapping[date | None, str], delivered: pl.DataFrame
+    spec: SourceSpec, checked: CheckedRows, refused: Mapping[date | None, str], origin: pl.DataFrame
 ) -> pl.DataFrame:
     """Rows that break the contract, and every row of a refused batch.
 
     Args:
         refused: Batch → why.
-        delivered: The rows as they were read, for the file each came from.
+        origin: Of each row, what ingestion noted: the file it came from, and its hash.
 
     Returns:
         The prepared columns, the file's name and SHA-256, ``reasons``, and for a daily source the ``day`` whose file
@@ -40,6 +40,5 @@ def quarantined(
         )
         .to_series()
     )
-    origin = [delivered[name] for name in TECHNICAL if name in delivered.columns]
     day = [checked.batch.alias("day")] if spec.daily else []
-    return checked.rows.with_columns(*day, *origin, reasons).filter(pl.col("reasons").list.len() > 0)
+    return checked.rows.with_columns(*day, *origin.iter_columns(), reasons).filter(pl.col("reasons").list.len() > 0)

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from pilotage.data import datadocs
-from pilotage.data.contract import CheckedRows, check_rows
+from pilotage.data.contract import TECHNICAL, CheckedRows, check_rows
 from pilotage.data.lake import Lake
 from pilotage.data.profile import as_frame, past
 from pilotage.data.quarantine import quarantined
@@ -69,13 +69,16 @@ def validate(
     delivered = _delivered(spec, lake, raw_version, batches)
     progress(f"{spec.name}: checking {delivered.height:,} rows in {len(batches):,} batches")
     checked = check_rows(spec, delivered)
+    origin = delivered.select(name for name in TECHNICAL if name in delivered.columns)
+    rows_in = delivered.height
+    del delivered  # The prepared rows are all that is needed now, and a year of them is large enough.
     with datadocs.staged(reports / spec.name, run_id) as docs:
         verdicts = decide(spec, batches, checked, history=past(lake, spec, batches), docs=docs.folder, run_id=run_id)
         if spec.expectations:
             docs.finish(spec, verdicts, checked.rules)
 
     passed = verdicts.of_status("passed")
-    bad = quarantined(spec, checked, verdicts.refused, delivered)
+    bad = quarantined(spec, checked, verdicts.refused, origin)
     good = _staged(spec, checked).filter(checked.reasons.is_null() & checked.batch.is_in(passed, nulls_equal=True))
     published_before = lake.days(f"validated/{spec.name}") if spec.daily else []
     withdrawn = set(published_before).intersection(batches).difference(passed)
@@ -91,7 +94,7 @@ def validate(
     published = f"validated/{spec.name}"
     return ValidationReport(
         source=spec.name,
-        rows_in=delivered.height,
+        rows_in=rows_in,
         rows_published=good.height,
         rows_quarantined=bad.height,
         published=passed,

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.bands import MINIMUM, RECENT, WINDOW, Band, Measured, learn
@@ -118,6 +118,7 @@ def test_what_could_not_be_measured_lies_in_no_band() -> None:
     assert Band(low=None, high=None, learned_from=0).holds(1e9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=80), st.data())
 def test_a_band_never_depends_on_its_own_day_or_a_later_one(values: list[float], data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(values) - 1))
@@ -126,6 +127,7 @@ def test_a_band_never_depends_on_its_own_day_or_a_later_one(values: list[float],
     assert bands(changed)[: at + 1] == bands(values)[: at + 1]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.data())
 def test_days_judged_in_two_runs_get_the_bands_of_one(values: list[float], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(values)))

@@ -8,7 +8,7 @@ from typing import Any
 import pandera.polars as pa
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.contract import check_rows, holds
@@ -160,6 +160,7 @@ values = st.one_of(st.none(), st.floats(width=32), st.sampled_from([-50.0, 150.0
 cells = st.tuples(st.sampled_from(["a", "b", "x"]), values, values)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(cells, max_size=30))
 def test_a_row_passes_exactly_when_no_rule_speaks_against_it(
     table: list[tuple[str, float | None, float | None]],
