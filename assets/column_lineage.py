@@ -17,7 +17,9 @@ def feature_lineage(spec: ModelSpec) -> dg.TableColumnLineage:
     return dg.TableColumnLineage(
         {
             # Two as-of columns may come from one column of a source: Dagster wants each named once.
-            feature.name: list(dict.fromkeys(dep for column in sorted(columns_of(feature.expr)) for dep in origins[column]))
+            feature.name: list(
+                dict.fromkeys(dep for column in sorted(columns_of(feature.expr)) for dep in origins[column])
+            )
             for feature in spec.features
         }
     )

@@ -36,7 +36,9 @@ def raw_metadata(spec: SourceSpec, report: IngestReport, settings: Settings) -> 
 
 def delivery_check(report: IngestReport) -> dg.AssetCheckResult:
     """Whether everything that landed could be used, and nothing is missing. It warns: what is there goes on."""
-    rejected = [{"file": item.name, "day": item.day, "reason": item.reason, "fix": item.fix} for item in report.rejected]
+    rejected = [
+        {"file": item.name, "day": item.day, "reason": item.reason, "fix": item.fix} for item in report.rejected
+    ]
     told = [f"{item['file']}: {item['reason']}" for item in rejected[:3]]
     if report.missing_days:
         told.append(f"Nothing was delivered for {span(report.missing_days)}.")

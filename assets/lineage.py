@@ -18,6 +18,7 @@ from pilotage.training.records import Candidate, Evaluation, TrainingSet
 from resources.platform_home import PlatformHome
 from resources.training_run import TrainingRun
 
+
 def model_key(model: str, step: str) -> dg.AssetKey:
     return dg.AssetKey([model, step])
 

@@ -44,9 +44,7 @@ def _retraining(spec: ModelSpec, *, daily: bool) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Trains {spec.title.lower()} again when {trained_from} has changed since the last training.",
     )
-    def nightly(
-        context: dg.ScheduleEvaluationContext, platform: PlatformHome
-    ) -> dg.RunRequest | dg.SkipReason:
+    def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformHome) -> dg.RunRequest | dg.SkipReason:
         lake = platform.lake
         if not lake.exists(trained_from):
             return dg.SkipReason(f"There is no {trained_from} in the lake yet: land and ingest data first.")

@@ -26,7 +26,10 @@ def launchpad_config(model: type[BaseModel]) -> type[dg.Config]:
             default = annotation()
         elif default is not PydanticUndefined:
             default = to_jsonable_python(default)
-        fields[name] = (annotation, Field(... if default is PydanticUndefined else default, description=field.description))
+        fields[name] = (
+            annotation,
+            Field(... if default is PydanticUndefined else default, description=field.description),
+        )
     return create_model(f"{model.__name__}Launchpad", __base__=dg.Config, __doc__=model.__doc__, **fields)
 
 

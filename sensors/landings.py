@@ -53,7 +53,9 @@ class Memory:
         self.seen.setdefault(source, {}).update({file.name: (file.size, file.modified_ns) for file in files})
 
 
-def daily_landings(files: Mapping[str, Sequence[LandedFile]], *, newest: date | None, reach: timedelta) -> list[Landing]:
+def daily_landings(
+    files: Mapping[str, Sequence[LandedFile]], *, newest: date | None, reach: timedelta
+) -> list[Landing]:
     """One landing for each unbroken range of days.
 
     Args:
@@ -75,9 +77,7 @@ def daily_landings(files: Mapping[str, Sequence[LandedFile]], *, newest: date | 
             for file in batch
             if file.day is not None and first <= file.day <= last
         ]
-        landings.append(
-            Landing(key=_key(within), first=first.isoformat(), last=last.isoformat(), files=len(within))
-        )
+        landings.append(Landing(key=_key(within), first=first.isoformat(), last=last.isoformat(), files=len(within)))
     return landings
 
 

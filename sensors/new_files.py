@@ -109,5 +109,3 @@ def _reach(models: Mapping[str, ModelSpec]) -> timedelta:
         for item in spec.asof
     ]
     return timedelta(days=max((span // timedelta(days=1) + 1 for span in spans), default=0))
-
-

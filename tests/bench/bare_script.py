@@ -30,7 +30,9 @@ NULLS = ["NA", ""]
 
 def read(landing: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     files = sorted((landing / "flights").glob("*.csv.gz"))
-    flights = pl.concat([pl.read_csv(path, null_values=NULLS, infer_schema_length=None) for path in files], how="vertical_relaxed")
+    flights = pl.concat(
+        [pl.read_csv(path, null_values=NULLS, infer_schema_length=None) for path in files], how="vertical_relaxed"
+    )
     flights = flights.with_columns(
         sched_dep_at=pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
         + pl.duration(minutes="minute"),
@@ -44,19 +46,28 @@ def read(landing: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         & (pl.col("arr_delay").is_null() | pl.col("arr_delay").is_between(-240, 2880))
     ).unique(["date", "carrier", "flight", "origin"], keep="first", maintain_order=True)
     files = sorted((landing / "weather").glob("*.csv.gz"))
-    weather = pl.concat([pl.read_csv(path, null_values=NULLS, infer_schema_length=None) for path in files], how="diagonal_relaxed")
+    weather = pl.concat(
+        [pl.read_csv(path, null_values=NULLS, infer_schema_length=None) for path in files], how="diagonal_relaxed"
+    )
     weather = weather.with_columns(
         known_at=pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC") + pl.duration(minutes=15),
-        **{name: pl.col(name).cast(pl.Float64) for name in ("temp", "dewp", "wind_speed", "precip", "pressure", "visib")},
+        **{
+            name: pl.col(name).cast(pl.Float64)
+            for name in ("temp", "dewp", "wind_speed", "precip", "pressure", "visib")
+        },
     ).filter(pl.col("wind_speed").is_null() | pl.col("wind_speed").is_between(0, 150))
     return flights, weather
 
 
-def window(rows: pl.DataFrame, flights: pl.DataFrame, on: list[str], at: str, value: str, over: str, name: str) -> pl.DataFrame:
+def window(
+    rows: pl.DataFrame, flights: pl.DataFrame, on: list[str], at: str, value: str, over: str, name: str
+) -> pl.DataFrame:
     totals = (
         flights.filter(pl.col(at).is_not_null() & pl.col(value).is_not_null())
         .sort(at)
-        .select(*on, at, n=pl.int_range(1, pl.len() + 1).over(on), total=pl.col(value).cast(pl.Int64).cum_sum().over(on))
+        .select(
+            *on, at, n=pl.int_range(1, pl.len() + 1).over(on), total=pl.col(value).cast(pl.Int64).cum_sum().over(on)
+        )
         .unique([*on, at], keep="last", maintain_order=True)
     )
     now = rows.join_asof(totals, left_on="at", right_on=at, by=on, strategy="backward", check_sortedness=False)
@@ -72,8 +83,12 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame, landing: Path) -> pl.
     planes = pl.read_csv(next((landing / "planes").glob("*.csv*")), null_values=NULLS)
     airports = pl.read_csv(next((landing / "airports").glob("*.csv*")), null_values=NULLS)
     rows = flights.with_columns(at=pl.col("sched_dep_at") - pl.duration(hours=2)).sort("at")
-    weather = weather.sort("known_at").select("origin", "known_at", "temp", "dewp", "wind_speed", "precip", "pressure", "visib")
-    rows = rows.join_asof(weather, left_on="at", right_on="known_at", by="origin", tolerance="6h", check_sortedness=False)
+    weather = weather.sort("known_at").select(
+        "origin", "known_at", "temp", "dewp", "wind_speed", "precip", "pressure", "visib"
+    )
+    rows = rows.join_asof(
+        weather, left_on="at", right_on="known_at", by="origin", tolerance="6h", check_sortedness=False
+    )
     rows = window(rows, flights, ["origin"], "dep_at", "dep_delay", "3h", "airport_delay_3h")
     rows = window(rows, flights, ["origin"], "dep_at", "dep_delay", "12h", "airport_delay_12h")
     rows = window(rows, flights, ["carrier", "origin"], "dep_at", "dep_delay", "12h", "carrier_delay_12h")
@@ -81,9 +96,7 @@ def features(flights: pl.DataFrame, weather: pl.DataFrame, landing: Path) -> pl.
     rows = window(rows, flights, ["carrier"], "arr_known_at", "late", "28d", "carrier_late_28d")
     legs = flights.filter(pl.col("dep_at").is_not_null() & pl.col("tailnum").is_not_null()).sort("dep_at")
     legs = legs.select("tailnum", leg_at="dep_at", last_leg_delay="dep_delay", last_leg_sched="sched_dep_at")
-    rows = rows.join_asof(
-        legs, left_on="at", right_on="leg_at", by="tailnum", tolerance="7d", check_sortedness=False
-    )
+    rows = rows.join_asof(legs, left_on="at", right_on="leg_at", by="tailnum", tolerance="7d", check_sortedness=False)
     rows = rows.join(planes.select("tailnum", plane_year="year", plane_seats="seats"), on="tailnum", how="left")
     rows = rows.join(airports.select(dest="faa", lat="lat", lon="lon"), on="dest", how="left")
     return rows.with_columns(
@@ -108,7 +121,9 @@ COLUMNS = [
 
 def train(rows: pl.DataFrame) -> lgb.Booster:
     matrix = rows.select(pl.col(COLUMNS).cast(pl.Float64)).to_numpy()
-    data = lgb.Dataset(matrix, rows["late"].to_numpy(), feature_name=COLUMNS, categorical_feature=["carrier_code", "origin_code"])
+    data = lgb.Dataset(
+        matrix, rows["late"].to_numpy(), feature_name=COLUMNS, categorical_feature=["carrier_code", "origin_code"]
+    )
     return lgb.train(PARAMS, data, ROUNDS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -112,5 +111,5 @@ def test_a_cost_matrix_that_rewards_wrong_decisions_is_refused() -> None:
 
 
 def test_a_declaration_is_frozen() -> None:
-    with pytest.raises((DeclarationError, dataclasses.FrozenInstanceError, ValueError)):
+    with pytest.raises(ValueError, match="frozen"):
         FLIGHT_DELAY.owner = "team:other"  # type: ignore[misc]

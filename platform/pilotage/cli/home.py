@@ -29,6 +29,8 @@ QUIET: Mapping[str, str] = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "PYTHONUNBUFFERED": "1",
+    # A run over many days writes its events by the hundred, not one by one.
+    "DAGSTER_EVENT_BATCH_SIZE": "500",
     # Several processes share few cores here. Spinning OpenMP threads made two trainings at once five times slower.
     "OMP_WAIT_POLICY": "passive",
 }
