@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,28 @@ class Started:
     lines: list[str] = field(default_factory=list)
     _news: threading.Condition = field(default_factory=threading.Condition)
 
-    def read(self) -> None:
-        for line in self.process.stdout or ():
-            with self._news:
-                self.lines.append(line.rstrip("\n"))
-                self._news.notify_all()
+    _reader: threading.Thread | None = None
+
+    def listen(self) -> Started:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def _read(self) -> None:
+        with self.process.stdout or nullcontext(()) as out:
+            for line in out:
+                with self._news:
+                    self.lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
         with self._news:
             self._news.notify_all()
+
+    def wait(self, seconds: float) -> int:
+        """Waits for its end and its last words."""
+        code = self.process.wait(seconds)
+        if self._reader is not None:
+            self._reader.join(seconds)
+        return code
 
     def until(self, words: str, *, seconds: float) -> str:
         """Waits for a line with these words."""
@@ -85,9 +100,7 @@ class House:
             text=True,
             start_new_session=True,
         )
-        started = Started(process)
-        threading.Thread(target=started.read, daemon=True).start()
-        return started
+        return Started(process).listen()
 
     def get(self, server: str, path: str, body: Any = None) -> Any:
         """Asks a server of this home; JSON in, JSON out."""
@@ -119,7 +132,7 @@ class House:
 def stop(started: Started, number: signal.Signals = signal.SIGTERM, *, seconds: float = 60) -> int:
     """Sends a signal and waits for the end."""
     started.process.send_signal(number)
-    return started.process.wait(seconds)
+    return started.wait(seconds)
 
 
 @pytest.fixture(scope="module")

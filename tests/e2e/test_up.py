@@ -60,7 +60,7 @@ def test_sigterm_in_the_middle_of_a_run_leaves_no_process(house: House) -> None:
 def test_kill_in_the_middle_of_a_run_leaves_no_process_either(house: House) -> None:
     started = house.start()
     started.until("Train loan_approval ...", seconds=PATIENCE)
-    started.process.kill()
+    assert stop(started, signal.SIGKILL) == -signal.SIGKILL
     house.until_empty(seconds=60)
 
 

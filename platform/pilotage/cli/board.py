@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
@@ -121,7 +121,9 @@ class PlainBoard(Board):
                 self._line(f"{name} is {now[0]}{url}{f': {now[1]}' if now[1] else ''}")
 
     def _line(self, text: str) -> None:
-        print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=self._out, flush=True)
+        # Whoever read it may have gone, as in `pilotage up | head`; what runs goes on.
+        with suppress(BrokenPipeError):
+            print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=self._out, flush=True)
 
 
 class LiveBoard(Board):

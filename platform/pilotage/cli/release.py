@@ -39,10 +39,15 @@ def create_store(settings: Settings) -> None:
             try:
                 with session(settings):
                     return
-            except RegistryUnavailable:
-                # MLflow made it in place and was interrupted: its migrations can't be taken up half way.
+            except Exception as error:
+                # MLflow made it in place and was interrupted: its migrations can't be taken up half way. What they
+                # raise then (SQLAlchemy's, Alembic's, sqlite's errors) depends on where that was.
                 if not _holds_nothing(file):
-                    raise
+                    raise RegistryUnavailable(
+                        f"MLflow's store {file} can't be opened: {error}",
+                        fix="Restore it from a backup, or move it away to begin with an empty one.",
+                        file=str(file),
+                    ) from error
                 file.rename(file.with_name(f"{file.name}.broken"))
         staged = file.with_name(f"{file.name}.new")
         _clear(staged)
@@ -50,9 +55,8 @@ def create_store(settings: Settings) -> None:
             pass
         staged.replace(file)
         _clear(staged)
-    # Says ready to those who look for the mark, now that it is.
-    with session(settings):
-        pass
+        # Not by another session: MLflow keeps a connection a URI, and that one may be to the broken file.
+        servers.ready_mark(file).touch()
 
 
 def _clear(staged: Path) -> None:

@@ -113,13 +113,18 @@ def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) ->
 def has_store(settings: Settings) -> bool:
     """Whether MLflow's store is known to be ready; ``pilotage setup store`` makes it so."""
     file = store_file(settings)
-    return file is not None and file.exists() and file.with_name(f"{file.name}.ready").exists()
+    return file is not None and file.exists() and ready_mark(file).exists()
 
 
 def store_file(settings: Settings) -> Path | None:
     """The file of a SQLite store; ``None`` for another database or a server."""
     prefix = "sqlite:///"
     return Path(settings.mlflow.removeprefix(prefix)) if settings.mlflow.startswith(prefix) else None
+
+
+def ready_mark(file: Path) -> Path:
+    """What ``pilotage.release.mlflow_store`` leaves beside a store that is complete."""
+    return file.with_name(f"{file.name}.ready")
 
 
 def end_lost_runs(settings: Settings) -> list[str]:

@@ -64,10 +64,25 @@ def train(settings: Settings, name: str, file: Path | None) -> int:
             model=name,
             run_id=result.run_id,
         )
-    return _tell(settings, name, _decision(settings, name, result.run_id, before), result.run_id)
+    return conclude(settings, name, run_id=result.run_id, before=before)
 
 
-def _tell(settings: Settings, name: str, event: Event, run_id: str) -> int:
+def conclude(settings: Settings, name: str, *, run_id: str, before: int) -> int:
+    """Prints what the ledger says of a run.
+
+    Args:
+        settings: Which home.
+        name: The model.
+        run_id: Dagster's run.
+        before: Sequence number of the ledger's last event before the run.
+
+    Returns:
+        Exit code: 0 registered, 3 refused.
+
+    Raises:
+        TrainingError: The ledger says nothing of it.
+    """
+    event = _decision(settings, name, run_id, before)
     console = out()
     console.print(f"Run: {settings.dagster_ui}/runs/{run_id}", highlight=False)
     if event.kind == "registered":
@@ -86,19 +101,19 @@ def _decision(settings: Settings, name: str, run_id: str, before: int) -> Event:
 
     ledger = SqlLedger(settings.ledger)
     try:
-        events = [event for event in ledger.events(after=before) if event.model == name]
+        events = ledger.events(after=before)
     finally:
         ledger.close()
-    decided = [event for event in events if event.kind in ("registered", "refused")]
-    ours = [event for event in decided if run_id in str(event.payload.get("run_url", ""))] or decided
-    if not ours:
-        raise TrainingError(
-            f"The run of {name} ended well, but registered nothing and refused nothing.",
-            fix=f"Look at {settings.dagster_ui}/runs/{run_id}.",
-            model=name,
-            run_id=run_id,
-        )
-    return ours[-1]
+    for event in reversed(events):
+        ours = event.model == name and event.kind in ("registered", "refused")
+        if ours and str(event.payload.get("run_url", "")).endswith(run_id):
+            return event
+    raise TrainingError(
+        f"The run of {name} ended well, but registered nothing and refused nothing.",
+        fix=f"Look at {settings.dagster_ui}/runs/{run_id}.",
+        model=name,
+        run_id=run_id,
+    )
 
 
 def _last_event(settings: Settings) -> int:

@@ -107,6 +107,7 @@ class _Up:
         self._bootstrap = Bootstrap(settings, self._board, before_runs=self._runs_may_begin)
         self._trouble = ""
         self._ready = False
+        self._serving_after: float | None = None
         self._swept = False
         self._next_look = 0.0
 
@@ -214,8 +215,10 @@ class _Up:
     def _announce(self) -> None:
         self._ready = True
         self._lock.describe(addresses=self._addresses(), ready=True)
-        took = time.monotonic() - self._began
-        self._board.headlined(f"Serving at {self._service.program.url} after {took:.0f} s. Ctrl-C stops everything.")
+        self._serving_after = round(time.monotonic() - self._began, 1)
+        self._board.headlined(
+            f"Serving at {self._service.program.url} after {self._serving_after:.0f} s. Ctrl-C stops everything."
+        )
 
     def _stop(self, main: threading.Thread) -> None:
         """Within a bounded time: the bootstrap's steps and the servers end side by side."""
@@ -248,7 +251,7 @@ class _Up:
     def _summary(self, failures: list[str]) -> dict[str, Any]:
         return {
             "ready": self._ready,
-            "seconds": round(time.monotonic() - self._began, 1),
+            "serving_after": self._serving_after,
             "home": str(self._settings.home),
             "addresses": self._addresses(),
             "champions": self._bootstrap.outcome.champions,

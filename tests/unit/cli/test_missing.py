@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -10,9 +10,8 @@ import pytest
 
 from pilotage.cli import missing, sample
 from pilotage.data.lake import Lake
-from pilotage.release.events import Draft
-from pilotage.release.ledger import SqlLedger
 from pilotage.settings import Settings
+from tests.unit.cli.ledgers import promoted, registered
 
 DAYS = [sample.FIRST + timedelta(days=offset) for offset in range((sample.LAST - sample.FIRST).days + 1)]
 
@@ -37,22 +36,6 @@ def land(settings: Settings, days: list[date]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for day in days:
             (folder / f"{name}_{day}.csv").write_text("x\n")
-
-
-def registered(settings: Settings, model: str, *, promoted: bool) -> None:
-    ledger = SqlLedger(settings.ledger)
-    payload = {
-        "bundle": "/bundle",
-        "bundle_sha256": "ab",
-        "mlflow_run_id": "1",
-        "run_url": "http://127.0.0.1:3000/runs/1",
-        "trained_at": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
-        "facts": {"rows": 10, "first": "2013-01-01", "last": "2013-02-28"},
-    }
-    ledger.append(Draft(model=model, kind="registered", version=1, actor="dagster", cause="bootstrap", payload=payload))
-    if promoted:
-        ledger.append(Draft(model=model, kind="promoted", version=1, actor="up", cause="first", payload={}))
-    ledger.close()
 
 
 def test_an_empty_home_lacks_everything(settings: Settings) -> None:
@@ -101,15 +84,16 @@ def test_a_part_of_the_sample_that_did_not_land_is_to_be_landed(settings: Settin
 
 
 def test_a_version_that_passed_but_was_not_promoted_is_releasable(settings: Settings) -> None:
-    registered(settings, "loan_approval", promoted=False)
+    registered(settings, "loan_approval")
     found = missing.find(settings)
     assert found.releasable == ["loan_approval"]
     assert found.champions == []
 
 
 def test_with_every_champion_in_place_nothing_is_looked_for(settings: Settings) -> None:
-    registered(settings, "loan_approval", promoted=True)
-    registered(settings, "flight_delay", promoted=True)
+    for model in ("loan_approval", "flight_delay"):
+        registered(settings, model)
+        promoted(settings, model)
     found = missing.find(settings)
     assert found.models == []
     assert not found.land
