@@ -31,10 +31,9 @@ def main() -> None:
             told = json.loads(done.stdout)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(
-                f"{name}: serving after {told['serving_after']:.0f} s, {told['serving_after'] / promised:.2f} of what is "
-                f"promised; {time.monotonic() - began:.0f} s with the stop; {processor:.0f} processor seconds"
-            )
+            serving, wall = told["serving_after"], time.monotonic() - began
+            print(f"{name}: serving after {serving:.0f} s, {serving / promised:.2f} of what is promised")
+            print(f"  {wall:.0f} s with the stop; {processor:.0f} processor seconds")
             for step in told["steps"]:
                 print(f"  {step['name']:<24} {step['seconds']:6.1f} s")
 

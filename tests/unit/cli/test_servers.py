@@ -1,0 +1,146 @@
+"""Health is what a server answers over HTTP, in words that say what is wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pilotage.cli import servers
+from pilotage.cli.runs import OWNER, owner
+from pilotage.settings import Settings
+
+
+class Answers:
+    """A server that gives prepared answers, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.prepared: dict[str, list[tuple[int, Any]]] = {}
+        self.asked: list[Any] = []
+        answers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer()
+
+            def do_POST(self) -> None:
+                length = int(self.headers["Content-Length"])
+                answers.asked.append(json.loads(self.rfile.read(length)))
+                self._answer()
+
+            def _answer(self) -> None:
+                queue = answers.prepared[self.path]
+                status, body = queue.pop(0) if len(queue) > 1 else queue[0]
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = int(self.server.server_address[1])
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    made = Answers()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+@pytest.fixture
+def settings(answers: Answers, tmp_path: Any) -> Settings:
+    port = answers.port
+    return Settings(home=tmp_path, dagster_port=port, mlflow_port=port, service_port=port, reports_port=port)
+
+
+def check(program: Any) -> str | None:
+    return program.check()  # type: ignore[no-any-return]
+
+
+def location(status: str, message: str | None = None) -> dict[str, Any]:
+    error = None if message is None else {"message": message}
+    entry = {"name": "pilotage", "loadStatus": status, "locationOrLoadError": error}
+    return {"data": {"workspaceOrError": {"locationEntries": [entry]}}}
+
+
+def test_dagster_is_well_once_the_definitions_are_loaded(answers: Answers, settings: Settings) -> None:
+    answers.prepared["/graphql"] = [
+        (200, location("LOADING")),
+        (200, location("LOADED", "DeclarationError: assets/models/x.py: no such source\n  stack")),
+        (200, location("LOADED")),
+    ]
+    dagster = servers.dagster(settings)
+    assert [check(dagster) for _ in range(3)] == [
+        "loading definitions",
+        "definitions don't load: DeclarationError: assets/models/x.py: no such source",
+        None,
+    ]
+
+
+def test_a_daemon_without_a_heartbeat_is_named(answers: Answers, settings: Settings) -> None:
+    def health(healthy: bool) -> tuple[int, Any]:
+        statuses = [
+            {"daemonType": "SENSOR", "required": True, "healthy": healthy},
+            {"daemonType": "BACKFILL", "required": False, "healthy": False},
+        ]
+        return 200, {"data": {"instance": {"daemonHealth": {"allDaemonStatuses": statuses}}}}
+
+    answers.prepared["/graphql"] = [health(False), health(True)]
+    daemon = servers.daemon(settings)
+    assert [check(daemon), check(daemon)] == ["no heartbeat of sensor", None]
+
+
+def test_the_service_is_well_when_every_champion_is_served(answers: Answers, settings: Settings) -> None:
+    loading = {"model": "a", "ready": False, "problem": "bundle is corrupt"}
+    without = {"model": "b", "ready": False, "problem": "none was promoted yet"}
+    answers.prepared["/models"] = [
+        (503, {"message": "starting up"}),
+        (200, {"models": []}),
+        (200, {"models": [loading, without]}),
+        (200, {"models": [{**loading, "ready": True}, without]}),
+    ]
+    service = servers.service(settings, lambda: ["a"])
+    assert [check(service) for _ in range(4)] == ["starting up", "loading", "a: bundle is corrupt", None]
+
+
+def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(
+    answers: Answers, settings: Settings
+) -> None:
+    answers.prepared["/models"] = [(200, ["something else"])]
+    assert check(servers.service(settings)) == "no answer: it is no prediction service"
+    nobody = settings.model_copy(update={"service_port": 1})
+    assert check(servers.service(nobody)) == "no answer yet"
+
+
+def test_lost_runs_are_cancelled_and_those_whose_owner_lives_are_not(answers: Answers, settings: Settings) -> None:
+    def run(name: str, *tags: tuple[str, str]) -> dict[str, Any]:
+        return {"runId": name, "tags": [{"key": key, "value": value} for key, value in tags]}
+
+    found = [run("mine", (OWNER, owner())), run("dead", (OWNER, "1@5")), run("daemon's", ("other", "x"))]
+    answers.prepared["/graphql"] = [
+        (200, {"data": {"runsOrError": {"results": found}}}),
+        (200, {"data": {"terminateRuns": {"__typename": "TerminateRunsResult"}}}),
+    ]
+    assert servers.end_lost_runs(settings) == ["dead", "daemon's"]
+    assert answers.asked[1]["variables"] == {"runs": ["dead", "daemon's"]}
+    assert "MARK_AS_CANCELED_IMMEDIATELY" in answers.asked[1]["query"]
+
+
+def test_mlflow_listens_where_it_should_and_knows_its_names(settings: Settings) -> None:
+    command = list(servers.mlflow(settings).command)
+    port = str(settings.mlflow_port)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--allowed-hosts") + 1] == f"127.0.0.1:{port},localhost:{port}"
+    assert command[command.index("--workers") + 1] == "1"
+    assert servers.mlflow(settings).variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"

@@ -1,0 +1,58 @@
+"""`pilotage status` tells what the ledger says: what is in production, since when, on what data, by whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pilotage.cli.status import report, show
+from pilotage.settings import Settings
+from tests.unit.cli.ledgers import promoted, refused, registered
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, dagster_port=1, mlflow_port=1, service_port=1, reports_port=1)
+
+
+def test_a_champion_is_told_with_data_metrics_and_who_promoted_it(settings: Settings) -> None:
+    registered(settings, "loan_approval", 1, run="abc")
+    promoted(settings, "loan_approval", 1)
+    registered(settings, "loan_approval", 2)
+    refused(settings, "loan_approval", "AUC is too low.")
+    [model] = report(settings, ["loan_approval"])["models"]
+    champion = model["champion"]
+    assert (champion["version"], champion["promoted_by"], champion["why"]) == (1, "ada", "better")
+    assert champion["trained_at"] == "2026-01-01T00:00:00+00:00"
+    assert champion["trained_because"] == "bootstrap"
+    assert champion["data"] == {"rows": 10, "first": "2013-01-01", "last": "2013-02-28"}
+    assert champion["metrics"] == {"auc": 0.7}
+    assert champion["dagster_run"].endswith("/runs/abc")
+    assert model["waiting_versions"] == [2]
+    assert model["last_refusal"]["reasons"] == ["AUC is too low."]
+    assert [release["version"] for release in model["releases"]] == [1]
+
+
+def test_a_model_that_is_no_longer_declared_is_still_told(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(settings, "old_model", 1)
+    promoted(settings, "old_model", 1)
+    status = report(settings, [])
+    assert [(model["model"], model["declared"]) for model in status["models"]] == [
+        ("flight_delay", True),
+        ("loan_approval", True),
+        ("old_model", False),
+    ]
+    show(status)
+    assert "no longer declared" in capsys.readouterr().out
+
+
+def test_people_read_the_same_and_the_next_step(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    registered(settings, "loan_approval", 1)
+    show(report(settings, []))
+    printed = capsys.readouterr().out
+    assert "pilotage train flight_delay" in printed
+    assert "pilotage promote loan_approval 1 --why" in printed
+    assert "Pilotage is not running on this home." in printed
