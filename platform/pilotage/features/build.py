@@ -11,13 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 
 import polars as pl
 
 from pilotage.data.lake import Commit, Lake
 from pilotage.errors import DeclarationError, UnpublishedData
 from pilotage.expressions import columns_of
+from pilotage.features.reading import ValidatedRows
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 
@@ -96,19 +97,14 @@ def build_features(
             days=[str(day) for day in wanted],
         )
 
-    # Opened once: a table's log is read again by every scan.
-    tables = {name: lake.scan(name, version=version) for name, version in versions.items()}
-
-    def read(source: str, _since: datetime | None, _until: datetime | None) -> pl.LazyFrame:
-        # The view filters by when a fact became known, and Delta keeps the range of that column a file: whole days that
-        # can't matter are skipped, without a guess at how long after its day a fact may become known.
-        return tables[f"validated/{source}"]
-
-    population_rows = read(spec.source, None, None)
+    validated = ValidatedRows(lake, view.lookups, versions)
+    population_rows = validated.all(spec.source)
     parts = _parts(population_rows, wanted) if daily else [[]]
     written = _Written()
     for number, part in enumerate(parts, start=1):
-        frame = view.offline(_population(spec, _of_days(population_rows, part) if daily else population_rows), read)
+        frame = view.offline(
+            _population(spec, _of_days(population_rows, part) if daily else population_rows), validated.read
+        )
         # Until its last part is there, a rebuilt table must not pass for one that this definition made.
         done = number == len(parts) or not stale
         note = {

@@ -20,7 +20,8 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.errors import StorageFull
-from pilotage.features.asof import Lookup, read_timelines
+from pilotage.features.asof import read_timelines
+from pilotage.features.reading import ValidatedRows
 from pilotage.features.state import EPOCH
 from pilotage.features.store import APPLICATION_ID, FORMAT, OnlineStore, StoreMeta
 from pilotage.features.timeline import KNOWN_AT, Newest, Timeline, stored_type
@@ -79,15 +80,12 @@ def build_online(
     # One builder at a time: each then reads the lake after the one before it, so the state never goes back in time.
     with FileLock(f"{path}.lock"):
         versions = lake.versions(f"validated/{source}" for source in dict.fromkeys(x.timeline.source for x in lookups))
-
-        def read(source: str, _since: datetime | None, _until: datetime | None) -> pl.LazyFrame:
-            return lake.scan(f"validated/{source}", version=versions[f"validated/{source}"])
-
-        newest = _newest(lookups, read)
+        validated = ValidatedRows(lake, lookups, versions)
+        newest = validated.newest()
         through = max(newest.values(), default=None)
         answers_from = None if through is None else through - reach
         progress(f"reads the state of {spec.name} from {len(versions)} sources")
-        frames = read_timelines(lookups, read, first=answers_from or EPOCH, last=None)
+        frames = read_timelines(lookups, validated.read, first=answers_from or EPOCH, last=None)
         timelines = {lookup.timeline.name: lookup.timeline for lookup in lookups}
         for name, timeline in timelines.items():
             if isinstance(timeline, Newest) and answers_from is not None:
@@ -113,22 +111,6 @@ def build_online(
         meta=meta,
         seconds=time.monotonic() - started,
     )
-
-
-def _newest(lookups: Iterable[Lookup], read: Callable[[str, None, None], pl.LazyFrame]) -> dict[str, datetime]:
-    """Source → when its newest fact became known."""
-    columns: dict[str, set[str]] = {}
-    for lookup in lookups:
-        if lookup.timeline.known_at is not None:
-            columns.setdefault(lookup.timeline.source, set()).add(lookup.timeline.known_at)
-    found = {}
-    for source, names in columns.items():
-        newest = (
-            read(source, None, None).select(pl.max_horizontal(pl.col(name).max() for name in names)).collect().item()
-        )
-        if newest is not None:
-            found[source] = newest
-    return found
 
 
 def _trimmed(frame: pl.DataFrame, timeline: Newest, first: datetime) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, DeclarationError, UnpublishedData
 from pilotage.features import build
 from pilotage.features.build import build_features, features_fingerprint
+from pilotage.features.reading import ValidatedRows
 from pilotage.features.view import FeatureView
 from pilotage.spec import (
     CostMatrix,
@@ -158,6 +159,35 @@ def test_days_built_apart_hold_what_one_build_of_all_holds(lake: Lake) -> None:
         build_features(spec(), lake=lake, days=[day], run_id="run-2")
 
     assert stored(lake).equals(whole)
+
+
+def test_a_fact_that_became_known_long_after_its_day_is_found(lake: Lake) -> None:
+    late = pl.col("filled_at").dt.hour() == 7
+    first_day = batches([DAYS[0]]).with_columns(
+        tested_at=pl.when(late).then(datetime(2013, 1, 5, 4, tzinfo=UTC)).otherwise("tested_at"),
+        acid=pl.when(late).then(pl.lit(0, pl.Int64)).otherwise("acid"),
+    )
+    lake.replace_days("validated/batches", first_day, [DAYS[0]], note={})
+
+    build_features(spec(), lake=lake, days=[DAYS[4]], run_id="run-1")
+
+    # Known in the two days before: two sour batches of the second and third day, and the good one of the first.
+    north = stored(lake).filter(pl.col("farm") == "north").get_column("record").to_list()
+    assert north == [2 / 3, 2 / 3]
+
+
+def test_days_that_can_not_matter_are_not_read(lake: Lake) -> None:
+    validated = ValidatedRows(
+        lake, FeatureView(spec()).lookups, lake.versions(["validated/batches", "validated/farms"])
+    )
+    since, until = datetime(2013, 1, 3, tzinfo=UTC), datetime(2013, 1, 4, 18, tzinfo=UTC)
+
+    # Tested a day and a half later: the second and the third day.
+    read = validated.read("batches", since, until).collect()
+    assert read.get_column("day").unique().sort().to_list() == DAYS[1:3]
+    assert validated.read("batches", None, until).collect().height == 12
+    assert validated.read("farms", since, until).collect().height == 2
+    assert validated.newest() == {"batches": datetime(2013, 1, 6, 20, tzinfo=UTC)}
 
 
 def test_building_twice_changes_no_row(lake: Lake) -> None:

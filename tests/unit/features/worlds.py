@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -111,14 +111,15 @@ class World:
         return VIEW.offline(self.population, self.read)
 
 
-def moment(minutes: int) -> datetime:
-    return START + timedelta(minutes=minutes)
+def moment(minutes: int, microseconds: int = 0) -> datetime:
+    return START + timedelta(minutes=minutes, microseconds=microseconds)
 
 
 reading = st.fixed_dictionaries({
     "sensor": _sensors,
     "lane": _lanes,
-    "known_at": st.one_of(st.none(), _minutes.map(moment)),
+    # Some a microsecond after the full minute at which requests ask.
+    "known_at": st.one_of(st.none(), st.builds(moment, _minutes, st.sampled_from([0, 0, 0, 1]))),
     "value": _values,
     "good": _flags,
     "level": _levels,
@@ -147,6 +148,9 @@ class FrameLake:
 
     def versions(self, tables: Sequence[str]) -> dict[str, int]:
         return dict.fromkeys(tables, 0)
+
+    def days(self, table: str) -> list[date]:
+        return []
 
     def scan(self, table: str, *, version: int | None = None) -> pl.LazyFrame:
         return self.frames[table.removeprefix("validated/")].lazy()
