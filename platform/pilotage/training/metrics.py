@@ -24,6 +24,8 @@ METRICS: tuple[Metric, ...] = ("auc", "log_loss", "brier", "calibration_error", 
 HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"auc"})
 BINS = 10
 _EDGE = 1e-15
+_GROUPS = 2_000
+"""Rows beyond this are drawn in random groups: the interval stays the same, work and memory stay bounded."""
 _CHUNK = 4_000_000
 """Numbers held at once while AUC is resampled: 32 MB."""
 
@@ -49,7 +51,13 @@ class Resamples:
             count: Resamples.
             seed: The same seed draws the same.
         """
-        member = np.arange(rows) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        generator = np.random.default_rng(seed)
+        if clusters is not None:
+            member = np.unique(clusters, return_inverse=True)[1]
+        elif rows <= _GROUPS:
+            member = np.arange(rows)
+        else:
+            member = generator.permutation(rows) % _GROUPS
         groups = int(member.max()) + 1 if rows else 0
         if groups < 2:
             raise TrainingError(
@@ -57,7 +65,6 @@ class Resamples:
                 fix="Give a longer holdout.",
                 rows=rows,
             )
-        generator = np.random.default_rng(seed)
         weights = generator.multinomial(groups, np.full(groups, 1.0 / groups), size=count).astype(np.float64)
         return cls(weights, member)
 

@@ -110,6 +110,22 @@ def test_days_that_share_their_weather_give_wider_intervals_than_their_rows() ->
     assert by_day.low < by_day.value < by_day.high
 
 
+def test_many_rows_drawn_in_groups_give_the_interval_of_single_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(8)
+    predicted = random.random(4000)
+    labels = random.random(4000) < predicted
+
+    def widths() -> dict[str, float]:
+        resamples = Resamples.draw(None, 4000, count=1000, seed=1)
+        drawn = with_intervals(labels, predicted, COST, resamples, confidence=0.9)
+        return {name: value.high - value.low for name, value in drawn.items()}
+
+    monkeypatch.setattr("pilotage.training.metrics._GROUPS", 10_000)
+    single = widths()
+    monkeypatch.setattr("pilotage.training.metrics._GROUPS", 500)
+    assert widths() == pytest.approx(single, rel=0.15)
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     labels, predicted = np.arange(100) % 3 == 0, np.linspace(0.01, 0.99, 100)
 
