@@ -49,6 +49,7 @@ def promote(
                 model=model,
             )
         if state.champion and state.champion.version == version:
+            _show(state.champion, settings)
             return state.champion
         if seen is None:
             _check(state, version)
@@ -63,9 +64,7 @@ def promote(
     release = fold([*events, event])[model].champion
     if release is None:
         raise NotReleasable(f"{model} has no champion after its promotion.", fix="Check the ledger.")
-    # The ledger has decided: an MLflow that is down does not undo that. ``project`` brings it up to date.
-    with suppress(RegistryUnavailable):
-        project(release, settings=settings)
+    _show(release, settings)
     return release
 
 
@@ -77,6 +76,12 @@ def project(release: Release, *, settings: Settings) -> None:
     """
     with mlflow_store.session(settings) as client:
         client.set_registered_model_alias(release.model, ALIAS, str(release.version))
+
+
+def _show(release: Release, settings: Settings) -> None:
+    """Projects if MLflow is there. The ledger has decided; to promote again brings a lagging alias up to date."""
+    with suppress(RegistryUnavailable):
+        project(release, settings=settings)
 
 
 def _check(state: ModelState, version: int) -> None:

@@ -26,6 +26,7 @@ def tags_of(
 ) -> dict[str, str]:
     """The tags of a candidate's run, and of its version."""
     tags = {
+        "kind": "candidate",
         "dagster_run_id": provenance.run_id,
         "dagster_run_url": provenance.run_url,
         "git_commit": provenance.git_commit,

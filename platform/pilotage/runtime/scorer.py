@@ -86,6 +86,12 @@ class Scorer:
         threads: int = 1,
     ) -> None:
         """Parses the model. Only for verified bytes: a corrupt text may abort the process."""
+        for name, levels in categories.items():
+            if name not in columns or len(set(levels)) != len(levels):
+                raise BundleCorrupt(
+                    f"The categories of {name} name no feature, or a level twice.",
+                    fix="Restore the bundle from the registry.",
+                )
         self.calibrator = calibrator
         self.categories = categories
         self.columns = columns

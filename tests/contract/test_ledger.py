@@ -1,0 +1,158 @@
+"""What every ledger does: the real one and the one in memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from pilotage.errors import LedgerConflict
+from pilotage.release.events import Draft, broken_link
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.testing.ledger import InMemoryLedger
+
+
+def draft(number: int = 0, **payload: Any) -> Draft:
+    return Draft(model="m", kind="refused", actor="ada", cause="manual", payload={"number": number, **payload})
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+    """Opens the same ledger, as another process would."""
+    if request.param == "memory":
+        ledger = InMemoryLedger()
+        return lambda: ledger
+    opened: list[SqlLedger] = []
+
+    def make() -> Ledger:
+        opened.append(SqlLedger(f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}"))
+        return opened[-1]
+
+    request.addfinalizer(lambda: [ledger.close() for ledger in opened])
+    return make
+
+
+def test_a_fresh_ledger_has_no_events(open_ledger: Callable[[], Ledger]) -> None:
+    assert open_ledger().events() == []
+
+
+def test_events_come_back_as_they_were_written_in_order_and_chained(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
+    written = [ledger.append(draft(number, words="Größe, „ja“", list=[1, 2.5, None])) for number in range(5)]
+    read = open_ledger().events()
+    assert read == written
+    assert [event.sequence for event in read] == [1, 2, 3, 4, 5]
+    assert read[0].previous == ""
+    assert all(later.previous == earlier.hash for earlier, later in pairwise(read))
+    assert broken_link(read) is None
+    assert all(event.at.utcoffset().total_seconds() == 0 for event in read)  # type: ignore[union-attr]
+
+
+def test_reading_begins_after_a_number(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
+    for number in range(4):
+        ledger.append(draft(number))
+    assert [event.payload["number"] for event in ledger.events(after=2)] == [2, 3]
+    assert ledger.events(after=4) == []
+
+
+def test_an_append_on_an_old_view_is_a_conflict_and_writes_nothing(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
+    ledger.append(draft(1), expected=0)
+    with pytest.raises(LedgerConflict) as caught:
+        ledger.append(draft(2), expected=0)
+    assert caught.value.details == {"expected": 0, "head": 1, "model": "m"}
+    with pytest.raises(LedgerConflict):
+        ledger.append(draft(3), expected=7)
+    assert [event.payload["number"] for event in open_ledger().events()] == [1]
+
+
+def test_of_many_threads_exactly_one_wins_each_number(open_ledger: Callable[[], Ledger]) -> None:
+    ledgers = [open_ledger() for _ in range(6)]
+
+    def attempt(number: int) -> bool:
+        try:
+            ledgers[number % 6].append(draft(number), expected=number // 6)
+        except LedgerConflict:
+            return False
+        return True
+
+    for round_ in range(10):
+        with ThreadPoolExecutor(6) as pool:
+            won = list(pool.map(attempt, range(round_ * 6, round_ * 6 + 6)))
+        assert won.count(True) == 1
+    assert broken_link(ledgers[0].events()) is None
+
+
+def test_facts_are_all_appended_however_many_write_at_once(open_ledger: Callable[[], Ledger]) -> None:
+    ledgers = [open_ledger() for _ in range(5)]
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda number: ledgers[number % 5].append(draft(number)), range(50)))
+    events = ledgers[0].events()
+    assert sorted(event.payload["number"] for event in events) == list(range(50))
+    assert broken_link(events) is None
+
+
+def test_a_payload_that_is_no_json_is_refused_and_nothing_is_written(open_ledger: Callable[[], Ledger]) -> None:
+    ledger = open_ledger()
+    with pytest.raises(ValueError, match="JSON"):
+        ledger.append(draft(1, value=float("nan")))
+    assert ledger.events() == []
+
+
+def compete(url: str, start: Barrier, results: Queue[list[int]]) -> None:
+    """A process that tries to win every number."""
+    ledger = SqlLedger(url)
+    won = []
+    start.wait(120)
+    for expected in range(25):
+        try:
+            won.append(ledger.append(draft(), expected=expected).sequence)
+        except LedgerConflict:
+            continue
+    ledger.close()
+    results.put(won)
+
+
+def test_of_several_processes_exactly_one_wins_each_number_even_on_a_fresh_file(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'fresh' / 'ledger.db'}"
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=compete, args=(url, start, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    won = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join(timeout=60)
+        assert process.exitcode == 0
+    assert sorted(number for each in won for number in each) == list(range(1, 26))
+    ledger = SqlLedger(url)
+    assert broken_link(ledger.events()) is None
+    ledger.close()
+
+
+def test_reading_a_ledger_that_is_not_there_does_not_create_it(tmp_path: Path) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert ledger.events() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_written_ahead_and_an_edit_by_hand_shows(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    ledger = SqlLedger(f"sqlite:///{path}")
+    for number in range(3):
+        ledger.append(draft(number))
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        connection.execute("UPDATE pilotage_ledger SET actor = 'eve' WHERE sequence = 2")
+    connection.close()
+    assert broken_link(ledger.events()) == 2
+    ledger.close()

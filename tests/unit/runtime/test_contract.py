@@ -1,0 +1,112 @@
+"""Requests are taken as they are declared, or refused with field, value and fix."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pilotage.errors import InvalidRequest
+from pilotage.runtime.contract import Contract
+from pilotage.testing.bundles import tiny_rows, tiny_spec
+
+SPEC = tiny_spec()
+CONTRACT = Contract(SPEC.request)
+GOOD: dict[str, Any] = {field.name: field.example for field in SPEC.request}
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def test_good_rows_become_a_typed_frame() -> None:
+    frame = CONTRACT.frame([GOOD, {**GOOD, "courier": None, "amount": 7}])
+    assert frame.schema == pl.Schema(SPEC.request_types())
+    assert frame["amount"].to_list() == [12.5, 7.0]
+    assert frame["ordered_at"][0] == datetime(2024, 1, 1, 10, tzinfo=UTC)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(GOOD)), ANYTHING)
+def test_whatever_is_sent_is_taken_exactly_or_refused_by_its_name(name: str, value: Any) -> None:
+    try:
+        frame = CONTRACT.frame([{**GOOD, name: value}])
+    except InvalidRequest as error:
+        assert error.details["field"] == name
+        assert error.fix
+        assert len(str(error)) < 1000
+    else:
+        taken = frame[name][0]
+        if name == "ordered_at":
+            assert taken == datetime.fromisoformat(value)
+        else:
+            assert taken == value
+            assert isinstance(taken, type(value)) or (isinstance(taken, float) and isinstance(value, int))
+
+
+@settings(deadline=None)
+@given(ANYTHING)
+def test_a_request_that_is_no_object_is_refused(value: Any) -> None:
+    if isinstance(value, dict):
+        return
+    with pytest.raises(InvalidRequest, match="not an object"):
+        CONTRACT.frame([value])
+
+
+@settings(deadline=None)
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_every_utc_time_is_taken_to_the_microsecond(moment: datetime) -> None:
+    for text in (moment.isoformat(), moment.isoformat().replace("+00:00", "Z")):
+        assert CONTRACT.frame([{**GOOD, "ordered_at": text}])["ordered_at"][0] == moment
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-01-01",
+        "2024-W01-1T10:00:00Z",
+        "20240101T100000Z",
+        "2024-13-01T10:00:00Z",
+        "2024-01-01 10:00:00Z",
+        "٢٠٢٤-01-01T10:00:00Z",
+        "yesterday",
+        datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+        datetime(2024, 1, 1),
+    ],
+)
+def test_a_time_that_is_not_utc_in_iso_form_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        CONTRACT.frame([{**GOOD, "ordered_at": value}])
+    assert caught.value.details["field"] == "ordered_at"
+    assert "2013-02-28T10:15:00Z" in caught.value.fix
+
+
+def test_the_row_at_fault_is_named_where_there_are_several() -> None:
+    with pytest.raises(InvalidRequest, match="Row 1: items") as caught:
+        CONTRACT.frame([GOOD, {**GOOD, "items": 0}])
+    assert caught.value.details["row"] == 1
+    assert "from 1 to 99" in caught.value.fix
+
+
+def test_typed_rows_are_checked_by_the_same_rules() -> None:
+    rows = tiny_rows(SPEC, 20)
+    assert CONTRACT.check_frame(rows).columns == list(SPEC.request_types())
+    for column, value in [("amount", math.nan), ("amount", math.inf), ("amount", -1.0), ("items", 100), ("shop", "x")]:
+        bad = rows.with_columns(
+            pl.when(pl.row_index() == 7).then(pl.lit(value, rows.schema[column])).otherwise(column).alias(column)
+        )
+        with pytest.raises(InvalidRequest, match=column) as caught:
+            CONTRACT.check_frame(bad)
+        assert caught.value.details["row"] == 7
+    with pytest.raises(InvalidRequest, match="express is missing"):
+        CONTRACT.check_frame(rows.drop("express"))
+    with pytest.raises(InvalidRequest, match="items is Float64"):
+        CONTRACT.check_frame(rows.with_columns(pl.col("items").cast(pl.Float64)))
+    nulls = rows.with_columns(courier=pl.lit(None, pl.String))
+    assert CONTRACT.check_frame(nulls)["courier"].null_count() == 20

@@ -1,0 +1,74 @@
+"""One request or many, the answer is the bundle's, and belongs to one version."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from pilotage.errors import BundleCorrupt, InvalidRequest, ModelNotReady
+from pilotage.runtime.bundle import Bundle, read_bundle
+from pilotage.runtime.predictor import Predictor
+from pilotage.runtime.scorer import Calibrator
+from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
+
+SPEC = tiny_spec(with_state=True)
+
+
+class Known:
+    """State that always knows the same."""
+
+    through = datetime(2024, 1, 2, tzinfo=UTC)
+
+    def attach(self, requests: pl.DataFrame, bundle: Bundle) -> pl.DataFrame:
+        return requests.with_columns(pl.lit(4, pl.Int64).alias("stock_level"))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    make_bundle(folder, spec=SPEC)
+    return read_bundle(folder)
+
+
+def test_answers_come_in_order_with_version_state_and_on_demand_features(bundle: Bundle) -> None:
+    requests = tiny_rows(SPEC, 5).select(SPEC.request_types().keys())
+    answers = Predictor(bundle, 12).predict(requests, Known(), with_features=True)
+    wanted = bundle.score(Known().attach(requests, bundle))
+    assert [answer.probability for answer in answers] == wanted.tolist()
+    assert {answer.version for answer in answers} == {12}
+    assert {answer.state_through for answer in answers} == {Known.through}
+    assert [answer.decision for answer in answers] == (wanted >= bundle.threshold).tolist()
+    assert answers[0].features is not None
+    assert answers[0].features["stock_level"] == 4
+    assert Predictor(bundle, 12).predict(requests[:1], Known())[0].features is None
+
+
+def test_objects_and_typed_rows_get_the_same_bits(bundle: Bundle) -> None:
+    rows = tiny_rows(SPEC, 3).select(SPEC.request_types().keys())
+    objects = [{**row, "ordered_at": row["ordered_at"].isoformat()} for row in rows.to_dicts()]
+    predictor = Predictor(bundle, 1)
+    assert predictor.predict(objects, Known()) == predictor.predict(rows, Known())
+
+
+def test_no_rows_are_no_answers(bundle: Bundle) -> None:
+    assert Predictor(bundle, 1).predict([], Known()) == []
+
+
+def test_a_model_with_history_does_not_answer_without_it(bundle: Bundle) -> None:
+    requests = tiny_rows(SPEC, 1).select(SPEC.request_types().keys())
+    with pytest.raises(ModelNotReady, match="no online state"):
+        Predictor(bundle, 1).predict(requests, None)
+
+
+def test_one_bad_row_is_refused_before_anything_is_predicted(bundle: Bundle) -> None:
+    rows = tiny_rows(SPEC, 3).with_columns(amount=pl.lit(-1.0))
+    with pytest.raises(InvalidRequest, match="amount"):
+        Predictor(bundle, 1).predict(rows, Known())
+
+
+def test_what_is_no_probability_is_never_answered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle.scorer, "calibrator", Calibrator("isotonic", [0.0, 1.0], [1.5, 1.7]))
+    with pytest.raises(BundleCorrupt, match="no probability"):
+        Predictor(bundle, 1).predict(tiny_rows(SPEC, 1).select(SPEC.request_types().keys()), Known())
