@@ -8,8 +8,8 @@ It leans on how Dagster 1.13.27 keeps SQLite shards; ``tests/contract/test_event
 Dagster's own storage makes of the same events.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dagster import StringSource
@@ -31,7 +31,7 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchedSqliteEventLogStorage":
         # Where Dagster keeps it by default, so that an instance can change to this storage and back.
-        return cls(os.path.join(config_value["dagster_home"], "history", "runs"), inst_data)
+        return cls(str(Path(config_value["dagster_home"]) / "history" / "runs"), inst_data)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
         """Stores events of one run. As ``store_event`` for each, in one transaction a shard."""

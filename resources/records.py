@@ -3,7 +3,6 @@
 Data itself does not pass through here: tables are in the lake, models are bundles on disk, and a record says where.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ class RecordIOManager(dg.ConfigurableIOManager):
         path.parent.mkdir(parents=True, exist_ok=True)
         staged = path.with_suffix(f".{context.run_id}.tmp")
         staged.write_bytes(msgspec.json.format(msgspec.json.encode(obj)))
-        os.replace(staged, path)
+        staged.replace(path)
         context.add_output_metadata({"record": dg.MetadataValue.path(str(path))})
 
     def load_input(self, context: dg.InputContext) -> Any:

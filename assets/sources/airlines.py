@@ -27,9 +27,7 @@ def contract() -> pa.DataFrameSchema:
     )
 
 
-EXPECTATIONS = (
-    Expectation(name="airlines", sql="count(*)", low=1, severity="block", why="A register has entries."),
-)
+EXPECTATIONS = (Expectation(name="airlines", sql="count(*)", low=1, severity="block", why="A register has entries."),)
 
 
 SOURCE = SourceSpec(

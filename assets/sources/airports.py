@@ -47,8 +47,13 @@ def contract() -> pa.DataFrameSchema:
 
 
 EXPECTATIONS = (
-    Expectation(name="airports", sql="count(*)", low=1000, severity="block",
-                why="The register has some 1,450 airports; far fewer means that the file was cut."),
+    Expectation(
+        name="airports",
+        sql="count(*)",
+        low=1000,
+        severity="block",
+        why="The register has some 1,450 airports; far fewer means that the file was cut.",
+    ),
 )
 
 

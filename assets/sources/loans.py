@@ -79,12 +79,30 @@ def contract() -> pa.DataFrameSchema:
 
 EXPECTATIONS = (
     Expectation(name="applications", sql="count(*)", low=1, severity="block", why="There is nothing to learn from."),
-    Expectation(name="approved", sql="avg(approve)", low=0.5, high=0.99, severity="warn",
-                why="Seven in eight applications were approved; a share far from it means another population."),
-    Expectation(name="mean_income", sql="avg(applicant_income)", low=2000, high=12_000, severity="warn",
-                why="Some 5,200 USD a month; a factor of a thousand means another unit."),
-    Expectation(name="mean_loan", sql="avg(loan_amount)", low=50, high=400, severity="warn",
-                why="Some 143 thousand USD; a factor of a thousand means another unit."),
+    Expectation(
+        name="approved",
+        sql="avg(approve)",
+        low=0.5,
+        high=0.99,
+        severity="warn",
+        why="Seven in eight applications were approved; a share far from it means another population.",
+    ),
+    Expectation(
+        name="mean_income",
+        sql="avg(applicant_income)",
+        low=2000,
+        high=12_000,
+        severity="warn",
+        why="Some 5,200 USD a month; a factor of a thousand means another unit.",
+    ),
+    Expectation(
+        name="mean_loan",
+        sql="avg(loan_amount)",
+        low=50,
+        high=400,
+        severity="warn",
+        why="Some 143 thousand USD; a factor of a thousand means another unit.",
+    ),
 )
 
 

@@ -49,10 +49,20 @@ def contract() -> pa.DataFrameSchema:
 
 
 EXPECTATIONS = (
-    Expectation(name="aircraft", sql="count(*)", low=1000, severity="block",
-                why="The register has some 3,300 aircraft; far fewer means that the file was cut."),
-    Expectation(name="year_unknown", sql="avg((year IS NULL)::INT)", high=0.1, severity="warn",
-                why="Two in a hundred aircraft have no year; many more means that the column was lost."),
+    Expectation(
+        name="aircraft",
+        sql="count(*)",
+        low=1000,
+        severity="block",
+        why="The register has some 3,300 aircraft; far fewer means that the file was cut.",
+    ),
+    Expectation(
+        name="year_unknown",
+        sql="avg((year IS NULL)::INT)",
+        high=0.1,
+        severity="warn",
+        why="Two in a hundred aircraft have no year; many more means that the column was lost.",
+    ),
 )
 
 

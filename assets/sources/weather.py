@@ -76,20 +76,51 @@ def contract() -> pa.DataFrameSchema:
 UNREPORTED = "date_diff('hour', max(observed_at), max(day) + INTERVAL 28 HOUR)"
 
 EXPECTATIONS = (
-    Expectation(name="readings", sql="count(*)", low=64, severity="warn",
-                why="Three airports report every hour, 72 readings a day. Flights get older readings instead."),
-    Expectation(name="airports", sql="count(DISTINCT origin)", low=3, severity="warn",
-                why="EWR, JFK and LGA report."),
-    Expectation(name="hours_unreported", sql=UNREPORTED, high=3, severity="warn",
-                why="Hours without a reading at the end of the day: exported too early, or a station is down."),
-    Expectation(name="temp_unknown", sql="avg((temp IS NULL)::INT)", high=0.5, severity="block",
-                why="More than half without a temperature means that the column was lost."),
-    Expectation(name="pressure_unknown", sql="avg((pressure IS NULL)::INT)", high=0.75, severity="warn",
-                why="Pressure is missing while it rains, up to 14 hours a day; more means that the column was lost."),
-    Expectation(name="mean_temp", sql="avg(temp)", learned=4, narrowest=20, severity="warn",
-                why="°F. A jump against the last two months means another unit, or weather worth knowing of."),
-    Expectation(name="mean_wind", sql="avg(wind_speed)", learned=5, narrowest=10, severity="warn",
-                why="mph. Far from the last two months means another unit, or a storm."),
+    Expectation(
+        name="readings",
+        sql="count(*)",
+        low=64,
+        severity="warn",
+        why="Three airports report every hour, 72 readings a day. Flights get older readings instead.",
+    ),
+    Expectation(name="airports", sql="count(DISTINCT origin)", low=3, severity="warn", why="EWR, JFK and LGA report."),
+    Expectation(
+        name="hours_unreported",
+        sql=UNREPORTED,
+        high=3,
+        severity="warn",
+        why="Hours without a reading at the end of the day: exported too early, or a station is down.",
+    ),
+    Expectation(
+        name="temp_unknown",
+        sql="avg((temp IS NULL)::INT)",
+        high=0.5,
+        severity="block",
+        why="More than half without a temperature means that the column was lost.",
+    ),
+    Expectation(
+        name="pressure_unknown",
+        sql="avg((pressure IS NULL)::INT)",
+        high=0.75,
+        severity="warn",
+        why="Pressure is missing while it rains, up to 14 hours a day; more means that the column was lost.",
+    ),
+    Expectation(
+        name="mean_temp",
+        sql="avg(temp)",
+        learned=4,
+        narrowest=20,
+        severity="warn",
+        why="°F. A jump against the last two months means another unit, or weather worth knowing of.",
+    ),
+    Expectation(
+        name="mean_wind",
+        sql="avg(wind_speed)",
+        learned=5,
+        narrowest=10,
+        severity="warn",
+        why="mph. Far from the last two months means another unit, or a storm.",
+    ),
 )
 
 

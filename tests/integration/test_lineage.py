@@ -1,4 +1,4 @@
-"""The lineage as Dagster runs it: real jobs, a real lake, a real MLflow, on three weeks of real flights and the loans."""
+"""The lineage as Dagster runs it: real jobs, a real lake and MLflow, on three weeks of flights and the loans."""
 
 from __future__ import annotations
 

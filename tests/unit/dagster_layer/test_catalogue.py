@@ -41,10 +41,10 @@ JOBS = {
 SCHEDULES = {"nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
 SENSORS = {"new_files"}
 
-HEAVY = (
-    "bentoml deltalake duckdb evidently great_expectations lightgbm matplotlib mlflow optuna pandas pandera scipy "
-    "sklearn sqlalchemy.orm"
-).split()
+HEAVY = [
+    *("bentoml", "deltalake", "duckdb", "evidently", "great_expectations", "lightgbm", "matplotlib", "mlflow"),
+    *("optuna", "pandas", "pandera", "scipy", "sklearn", "sqlalchemy.orm"),
+]
 
 
 def test_the_asset_keys_are_these() -> None:
