@@ -229,4 +229,6 @@ def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
         return Interval(value=value, low=float("-inf"), high=float("inf"))
     tail = (1 - confidence) / 2
     low, high = np.quantile(usable, [tail, 1 - tail])
-    return Interval(value=value, low=float(low), high=float(high))
+    # Resampled calibration errors are biased upwards (noise never cancels), by more than their spread when the error is
+    # near zero; an interval without its own value would only confuse.
+    return Interval(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -81,7 +81,7 @@ def _reliability(spec: ModelSpec, evaluation: Evaluation, predicted: np.ndarray)
     low = np.array([part["low"] for part in bins])
     high = np.array([part["high"] for part in bins])
     known = np.isfinite(low) & np.isfinite(high)
-    limit = min(1.0, 1.08 * max(told.max(), seen.max(), high[known].max(initial=0.0)))
+    limit = min(1.02, 1.08 * max(told.max(), seen.max(), high[known].max(initial=0.0)))
     curve.plot([0, limit], [0, limit], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, label="as predicted")
     curve.vlines(told[known], low[known], high[known], color=BLUE, alpha=0.45, linewidth=4)
     curve.plot(told, seen, color=BLUE, marker="o", markersize=6, linewidth=1.6, label="observed, with interval")
@@ -123,7 +123,7 @@ def _scores(spec: ModelSpec, evaluation: Evaluation, labels: np.ndarray, predict
         ylabel="share of the rows with that truth",
     )
     axis.set_ylim(bottom=0)
-    axis.legend(frameon=False, fontsize=9, loc="center right")
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=2)
     _title(axis, f"How far {spec.name} tells the two apart", f"AUC {_span(evaluation.metrics['auc'])}")
     return figure
 

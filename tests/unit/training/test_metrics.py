@@ -126,6 +126,14 @@ def test_many_rows_drawn_in_groups_give_the_interval_of_single_rows(monkeypatch:
     assert widths() == pytest.approx(single, rel=0.15)
 
 
+def test_an_interval_holds_its_value_also_where_resampling_is_biased() -> None:
+    predicted = np.repeat(np.arange(10) / 10 + 0.05, 100)
+    labels = np.concatenate([np.arange(100) < 10 * number + 5 for number in range(10)])  # Calibrated to the row.
+    drawn = with_intervals(labels, predicted, COST, Resamples.draw(None, 1000, count=100, seed=0), confidence=0.9)
+    error = drawn["calibration_error"]
+    assert error.low == error.value < 0.001 < error.high
+
+
 def test_the_same_seed_gives_the_same_interval() -> None:
     labels, predicted = np.arange(100) % 3 == 0, np.linspace(0.01, 0.99, 100)
 
