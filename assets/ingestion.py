@@ -68,7 +68,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
             lake=platform.lake,
             settings=platform.settings,
             days=days_of(context) if spec.daily else None,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             progress=context.log.info,
         )
         for file in report.files:
@@ -137,7 +137,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             lake=platform.lake,
             reports=settings.reports,
             days=days_of(context) if spec.daily else None,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             progress=context.log.info,
         )
         if spec.daily:

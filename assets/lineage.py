@@ -65,7 +65,7 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
             spec,
             lake=platform.lake,
             days=days_of(context) if daily else None,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             progress=context.log.info,
         )
         if daily:
@@ -106,7 +106,7 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
         from pilotage.features.online import build_online
 
         path = platform.settings.online / f"{spec.name}.db"
-        report = build_online(spec, lake=platform.lake, path=path, run_id=context.run_id)
+        report = build_online(spec, lake=platform.lake, path=path, run_id=context.run.run_id)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
@@ -140,7 +140,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
             spec,
             lake=platform.lake,
             config=training.config,
-            directory=_workspace(platform, spec, context.run_id),
+            directory=_workspace(platform, spec, context.run.run_id),
             progress=context.log.info,
         )
         return dg.Output(
@@ -178,7 +178,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
             spec,
             training_set,
             config=training.config,
-            directory=_workspace(platform, spec, context.run_id),
+            directory=_workspace(platform, spec, context.run.run_id),
             threads=training.config.threads or platform.settings.threads,
             progress=context.log.info,
         )
@@ -235,7 +235,7 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
             champion_bundle=Path(current.bundle) if current else None,
             champion_version=current.version if current else None,
             config=training.config,
-            directory=_workspace(platform, spec, context.run_id),
+            directory=_workspace(platform, spec, context.run.run_id),
             progress=context.log.info,
         )
         yield dg.Output(result, metadata=evaluation_metadata(spec, result))

@@ -86,8 +86,8 @@ def _provenance(context: dg.AssetExecutionContext, settings: Settings) -> Proven
     tags = context.run.tags
     cause = tags.get(CAUSE, "manual")
     return Provenance(
-        run_id=context.run_id,
-        run_url=f"{settings.dagster_ui}/runs/{context.run_id}",
+        run_id=context.run.run_id,
+        run_url=f"{settings.dagster_ui}/runs/{context.run.run_id}",
         git_commit=_git_commit(),
         cause=cause,
         actor=tags.get(ACTOR) or f"dagster ({cause})",

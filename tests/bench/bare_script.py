@@ -12,11 +12,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import lightgbm as lgb  # noqa: TID253
+import lightgbm as lgb
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression  # noqa: TID253
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score  # noqa: TID253
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 AIRPORTS = ["EWR", "JFK", "LGA"]
 PARAMS = {
