@@ -68,9 +68,9 @@ def pictures(settings: Settings) -> list[Picture]:
         Picture(
             name="lineage",
             url=f"{dagster}/asset-groups~{selection}?expanded={groups}",
-            # The graph is laid out in the background, and then the states of the assets arrive.
-            ready=shows("registered_version", "training_set", "Materialized"),
-            # Wide enough that Dagster shows what is in the assets, not only their names.
+            # The graph is laid out in the background; the colours of the assets arrive while the picture settles.
+            ready=shows("registered_version", "training_set"),
+            # So wide that the names can be read in a README, and no wider: Dagster would then show every detail.
             width=2200,
             height=900,
         ),
