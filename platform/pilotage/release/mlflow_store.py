@@ -36,7 +36,9 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
         _quiet()
         import mlflow
 
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        tracking = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+        registry = mlflow.get_registry_uri()
+        follows = registry == mlflow.get_tracking_uri()
         try:
             with _named(uri):
                 mlflow.set_tracking_uri(uri)
@@ -44,8 +46,11 @@ def session(settings: Settings) -> Iterator[MlflowClient]:
                 _create(uri, settings)
                 yield mlflow.MlflowClient(uri, uri)
         finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            mlflow.set_tracking_uri(tracking)
+            # Empty: wherever the tracking store is. MLflow also leaves both in the environment.
+            mlflow.set_registry_uri("" if follows else registry)
+            if follows:
+                mlflow.environment_variables.MLFLOW_REGISTRY_URI.unset()
 
 
 def page(settings: Settings, path: str) -> str:

@@ -5,6 +5,7 @@ Idempotent by the bundle's SHA-256: run again after a failure, it completes what
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from pilotage.release.run_log import tags_of, write_run
 from pilotage.release.state import ModelState, fold
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.probe import admit
+from pilotage.runtime.shelf import fetch
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -102,7 +104,7 @@ def record(
             )
             return Refused(model=spec.name, mlflow_run_id=run_id, url=run_page, reasons=verdict.reasons)
         version = _register(client, run_id, spec, tags)
-        home = _bundle_home(client, run_id, settings, spec.name, version)
+        home = _bundle_home(client, run_id, settings, model=spec.name, version=version, sha256=candidate.bundle_sha256)
         book.append(
             Draft(
                 model=spec.name,
@@ -244,19 +246,19 @@ def _register(client: MlflowClient, run_id: str, spec: ModelSpec, tags: Mapping[
     return int(made.version)
 
 
-def _bundle_home(client: MlflowClient, run_id: str, settings: Settings, model: str, version: int) -> Path:
-    """Where the registered bundle lies: in MLflow's artifacts, if this machine sees them, else a copy of them."""
+def _bundle_home(
+    client: MlflowClient, run_id: str, settings: Settings, *, model: str, version: int, sha256: str
+) -> Path:
+    """Where the registered bundle lies: in MLflow's artifacts, if this machine sees them, else a copy on the shelf."""
     import mlflow
 
     model_id = client.get_run(run_id).outputs.model_outputs[-1].model_id
     location = client.get_logged_model(model_id).artifact_location
     if urlparse(location).scheme in ("", "file"):
         return Path(unquote(urlparse(location).path)) / "artifacts" / _BUNDLE
-    copy = settings.bundles / model / str(version)
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    mlflow.artifacts.download_artifacts(f"models:/{model_id}/artifacts/{_BUNDLE}", dst_path=str(copy.parent))
-    (copy.parent / _BUNDLE).rename(copy)
-    return copy
+    with tempfile.TemporaryDirectory() as folder:
+        got = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/artifacts/{_BUNDLE}", dst_path=folder)
+        return fetch(Path(got), sha256=sha256, shelf=settings.bundles, model=model, version=version)
 
 
 def _give_up(client: MlflowClient, run_id: str) -> None:
