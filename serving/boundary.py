@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -82,7 +83,10 @@ class Boundary:
         if (answer := self._own(scope)) is None and called is not None:
             answer = self._refusal(called[1], scope)
             if answer is None:
-                body = await _read(receive)
+                try:
+                    body = await _read(receive)
+                except ClientDisconnect:
+                    return
                 answer = _too_large() if body is None else None
                 receive = _replay(body or b"", receive)
         await (answer or self._app)(scope, receive, send)
@@ -114,11 +118,17 @@ class Boundary:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """A request's body; ``None`` if it is too large, whatever its length was said to be."""
+    """A request's body; ``None`` if it is too large, whatever its length was said to be.
+
+    Raises:
+        ClientDisconnect: The client left before it was whole.
+    """
     body = bytearray()
     more = True
     while more and len(body) <= LARGEST_BODY:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return bytes(body) if len(body) <= LARGEST_BODY else None
