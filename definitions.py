@@ -24,12 +24,11 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         DeclarationError: A declaration is wrong; names its file.
     """
     sources, models = load_sources(), load_models()
-    jobs = all_jobs(sources, models)
     return dg.Definitions(
         assets=all_assets(sources, models),
-        jobs=jobs,
+        jobs=all_jobs(sources, models),
         schedules=list(all_schedules(sources, models)),
-        sensors=list(all_sensors(sources, models, jobs)),
+        sensors=list(all_sensors(sources, models)),
         resources={**default_resources(), **(resource_overrides or {})},
         # Step processes cost more than the steps: everything heavy shares one process a run (see docs/adr/0005).
         executor=dg.in_process_executor,

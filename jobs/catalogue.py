@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.lineage import model_key
-from assets.tags import MODEL
+from assets.tags import MODEL, SOURCE
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 
@@ -23,26 +23,18 @@ class Job(Protocol):
 
 
 def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> list[Job]:
-    """Ingest, new data, features and training jobs, in the order in which an operator would run them."""
-    daily = [name for name, spec in sources.items() if spec.daily]
+    """Ingest, data, features and training jobs, in the order in which an operator would run them."""
     tables = [name for name, spec in sources.items() if not spec.daily]
-    on_days = [spec for spec in models.values() if sources[spec.source].daily]
-    jobs: list[Job] = []
-    if daily:
-        jobs.append(
-            dg.define_asset_job(
-                "ingest_daily",
-                selection=_sources(daily),
-                description="Daily sources: landed files → raw → validated, for a day or a range of days.",
-            )
+    jobs: list[Job] = [
+        dg.define_asset_job(
+            f"ingest_{name}",
+            selection=_sources([name]),
+            description=f"{spec.title}: what was delivered → raw → validated"
+            + (", for a day or a range of days." if spec.daily else "."),
+            tags={SOURCE: name},
         )
-        jobs.append(
-            dg.define_asset_job(
-                "new_data",
-                selection=_sources(daily) | _steps(on_days, data_steps),
-                description="What a landed day sets off: raw → validated → features and online state of every model.",
-            )
-        )
+        for name, spec in sources.items()
+    ]
     if tables:
         jobs.append(
             dg.define_asset_job(
@@ -52,18 +44,32 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
             )
         )
     for spec in models.values():
+        days = sources[spec.source].daily
+        if days:
+            on_its_days = [name for name in spec.sources if sources[name].daily == days]
+            jobs.append(
+                dg.define_asset_job(
+                    f"data_{spec.name}",
+                    selection=_sources(on_its_days) | _steps([spec], data_steps),
+                    description=(
+                        f"All that {spec.title.lower()} needs of a day or a range of days: its daily sources → raw → "
+                        "validated → features and online state."
+                    ),
+                    tags={MODEL: spec.name},
+                )
+            )
         jobs.append(
             dg.define_asset_job(
                 f"features_{spec.name}",
                 selection=_steps([spec], lambda _: ["features"]),
-                description=f"Features of {spec.title.lower()}, for a day or a range of days.",
+                description=f"Features of {spec.title.lower()}" + (", for a day or a range of days." if days else "."),
                 tags={MODEL: spec.name},
             )
         )
         jobs.append(
             dg.define_asset_job(
                 f"train_{spec.name}",
-                selection=_steps([spec], training_steps if spec in on_days else table_training_steps),
+                selection=_steps([spec], training_steps if days else table_training_steps),
                 description=(
                     f"Trains {spec.title.lower()}: training set → model → evaluation → gate → registered version. "
                     "Launch it with a changed `training` resource to try other data or parameters."

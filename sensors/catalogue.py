@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from jobs.catalogue import Job
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 from sensors.new_files import new_files_sensor
 
 
-def all_sensors(
-    sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec], jobs: Sequence[Job]
-) -> Iterator[dg.SensorDefinition]:
+def all_sensors(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> Iterator[dg.SensorDefinition]:
     """Running on a fresh instance, without a click."""
-    yield new_files_sensor(sources, models, jobs)
+    yield new_files_sensor(sources, models)

@@ -19,6 +19,8 @@ class Landing:
 
     key: str
     """Hash of the files, so that the same files ask for the same run."""
+    sources: list[str]
+    """Sources that have files in it."""
     first: str | None
     """First day, ``YYYY-MM-DD``; ``None`` for sources without days."""
     last: str | None
@@ -59,7 +61,7 @@ def daily_landings(
     """One landing for each unbroken range of days.
 
     Args:
-        files: Daily source → its pending files.
+        files: Daily source → its pending files. The sources have the same first and last day.
         newest: Newest day taken up before. Days at or before it are late or corrected.
         reach: How far later days look back. A late or corrected day changes features of the days after it, so its
             range goes on for so long, but not beyond ``newest``.
@@ -77,14 +79,22 @@ def daily_landings(
             for file in batch
             if file.day is not None and first <= file.day <= last
         ]
-        landings.append(Landing(key=_key(within), first=first.isoformat(), last=last.isoformat(), files=len(within)))
+        landings.append(
+            Landing(
+                key=_key(within),
+                sources=sorted({source for source, _ in within}),
+                first=first.isoformat(),
+                last=last.isoformat(),
+                files=len(within),
+            )
+        )
     return landings
 
 
 def table_landing(files: Mapping[str, Sequence[LandedFile]]) -> Landing | None:
     """One landing for all reference tables that have a new file."""
     batch = [(source, file) for source, some in files.items() for file in some]
-    return Landing(key=_key(batch), first=None, last=None, files=len(batch)) if batch else None
+    return Landing(key=_key(batch), sources=sorted(files), first=None, last=None, files=len(batch)) if batch else None
 
 
 def _ranges(days: Sequence[date]) -> list[tuple[date, date]]:

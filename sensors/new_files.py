@@ -1,33 +1,60 @@
 """New files → runs that ingest them and bring features and online state up to date."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.ingestion import quarantine_key, raw_key, validated_key
+from assets.lineage import model_key
 from assets.tags import ATTEMPT, CAUSE, LANDING
-from jobs.catalogue import Job
+from jobs.catalogue import data_steps
 from pilotage.data.ingested import LandedFile
-from pilotage.data.source import Files, SourceSpec
+from pilotage.data.source import Daily, Files, SourceSpec
 from pilotage.spec import Latest, ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS, Landing, Memory, daily_landings, table_landing
+
+if TYPE_CHECKING:
+    from pilotage.data.lake import Lake
 
 RANGE_FIRST, RANGE_LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
-def new_files_sensor(
-    sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec], jobs: Sequence[Job]
-) -> dg.SensorDefinition:
+def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
     """Watches the landing folders of every source of files."""
     watched = {name: spec for name, spec in sources.items() if isinstance(spec.read, Files)}
     reach = _reach(models)
 
+    def selection(landing: Landing) -> list[dg.AssetKey]:
+        """The sources of a landing; and, for days, what they change in every model on the same calendar."""
+        keys = [key(name) for name in landing.sources for key in (raw_key, validated_key, quarantine_key)]
+        if landing.first is not None:
+            calendar = sources[landing.sources[0]].daily
+            changed = [spec for spec in models.values() if set(spec.sources) & set(landing.sources)]
+            keys += [
+                model_key(spec.name, step)
+                for spec in changed
+                if _same_calendar(sources[spec.source].daily, calendar)
+                for step in data_steps(spec)
+            ]
+        return keys
+
+    def request(landing: Landing) -> dg.RunRequest:
+        tags = {CAUSE: "new_data", LANDING: landing.key, ATTEMPT: str(landing.attempt)}
+        if landing.first is not None and landing.last is not None:
+            tags |= {RANGE_FIRST: landing.first, RANGE_LAST: landing.last}
+        return dg.RunRequest(run_key=f"{landing.key}-{landing.attempt}", asset_selection=selection(landing), tags=tags)
+
     @dg.sensor(
         name="new_files",
-        jobs=[job for job in jobs if job.name in ("new_data", "ingest_tables")],
+        asset_selection=dg.AssetSelection.assets(
+            *(key(name) for name in watched for key in (raw_key, validated_key, quarantine_key)),
+            *(model_key(spec.name, step) for spec in models.values() for step in data_steps(spec)),
+        ),
         minimum_interval_seconds=15,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
@@ -40,21 +67,17 @@ def new_files_sensor(
 
         settings, lake = platform.settings, platform.lake
         memory = Memory.read(context.cursor)
-        requests = list(_again(context, memory))
+        requests = [request(landing) for landing in _again(context, memory)]
         found: dict[str, list[LandedFile]] = {
             name: files
             for name, spec in watched.items()
             if (files := pending(spec, settings=settings, lake=lake, seen=memory.seen.get(name, {})))
         }
-        held = [lake.days(f"raw/{name}") for name in found if watched[name].daily and lake.exists(f"raw/{name}")]
-        newest = max((days[-1] for days in held if days), default=None)
-        landings = daily_landings(
-            {name: files for name, files in found.items() if watched[name].daily}, newest=newest, reach=reach
-        )
+        landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, reach)]
         tables = table_landing({name: files for name, files in found.items() if not watched[name].daily})
         for landing in [*([tables] if tables else []), *landings]:
             memory.open[landing.key] = landing
-            requests.append(_request(landing))
+            requests.append(request(landing))
         for name, files in found.items():
             memory.take(name, files)
         if not requests:
@@ -68,8 +91,28 @@ def new_files_sensor(
     return new_files
 
 
-def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[dg.RunRequest]:
-    """Forgets landings whose run succeeded, and asks again for those whose run failed."""
+def _calendars(
+    watched: Mapping[str, SourceSpec], found: Mapping[str, list[LandedFile]]
+) -> list[dict[str, list[LandedFile]]]:
+    """The pending files of daily sources, by calendar: one run has one set of days."""
+    groups: dict[tuple[date, date | None], dict[str, list[LandedFile]]] = {}
+    for name, files in found.items():
+        if (daily := watched[name].daily) is not None:
+            groups.setdefault((daily.first, daily.last), {})[name] = files
+    return list(groups.values())
+
+
+def _of_days(files: dict[str, list[LandedFile]], lake: "Lake", reach: timedelta) -> list[Landing]:
+    newest = max((days[-1] for name in files if (days := lake.days(f"raw/{name}"))), default=None)
+    return daily_landings(files, newest=newest, reach=reach)
+
+
+def _same_calendar(one: Daily | None, other: Daily | None) -> bool:
+    return one is not None and other is not None and (one.first, one.last) == (other.first, other.last)
+
+
+def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[Landing]:
+    """Forgets landings whose run succeeded, and gives those whose run failed, to be asked for again."""
     for key, landing in list(memory.open.items()):
         runs = context.instance.get_runs(dg.RunsFilter(tags={LANDING: key}), limit=1)
         if not runs:
@@ -86,19 +129,7 @@ def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[dg.R
                 del memory.open[key]
             else:
                 memory.open[key] = replace(landing, attempt=landing.attempt + 1)
-                yield _request(memory.open[key])
-
-
-def _request(landing: Landing) -> dg.RunRequest:
-    tags = {CAUSE: "new_data", LANDING: landing.key, ATTEMPT: str(landing.attempt)}
-    run_key = f"{landing.key}-{landing.attempt}"
-    if landing.first is None or landing.last is None:
-        return dg.RunRequest(run_key=run_key, job_name="ingest_tables", tags=tags)
-    return dg.RunRequest(
-        run_key=run_key,
-        job_name="new_data",
-        tags=tags | {RANGE_FIRST: landing.first, RANGE_LAST: landing.last},
-    )
+                yield memory.open[key]
 
 
 def _reach(models: Mapping[str, ModelSpec]) -> timedelta:

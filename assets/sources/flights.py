@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from pilotage.data.columns import calendar_day, minute_of_day, minutes
+from pilotage.data.columns import calendar_day, joined, minute_of_day, minutes
 from pilotage.data.source import Daily, Expectation, Files, SourceSpec
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def prepare(delivered: pl.LazyFrame) -> pl.LazyFrame:
         )
         .with_columns(dep_at=pl.col("sched_dep_at") + minutes(delay))
         .select(
-            pl.format("{}/{}/{}/{}", "day", "carrier", "flight", "origin").alias("flight_id"),
+            joined("day", "carrier", "flight", "origin", separator="/").alias("flight_id"),
             "day",
             "carrier",
             "flight",

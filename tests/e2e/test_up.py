@@ -110,9 +110,8 @@ def test_dagster_shows_the_lineage_and_every_run_with_its_cause_and_an_end(runni
     found = runs(house)
     bootstrap = [run for run in found if {"key": "pilotage/cause", "value": "bootstrap"} in run["tags"]]
     assert {run["jobName"] for run in bootstrap if run["status"] == "SUCCESS"} >= {
-        "ingest_daily",
         "ingest_tables",
-        "features_flight_delay",
+        "data_flight_delay",
         "train_flight_delay",
         "train_loan_approval",
     }

@@ -76,7 +76,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.fixture(scope="module")
 def ingested(house: House) -> dict[str, dg.ExecuteInProcessResult]:
-    return {"tables": house.run("ingest_tables"), "days": house.run("new_data", FIRST, LAST)}
+    return {"tables": house.run("ingest_tables"), "days": house.run("data_flight_delay", FIRST, LAST)}
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_a_corrected_day_that_fails_is_withdrawn_and_no_later_run_can_read_it(
     spoilt = [line.replace(",EWR,", ",XXX,").replace(",JFK,", ",XXX,") for line in body]
     landed.write_bytes(gzip.compress("\n".join([header, *spoilt]).encode()))
     try:
-        result = house.run("new_data", day, raises=False)
+        result = house.run("data_flight_delay", day, raises=False)
         check = house.check(result, "validated/flights", "contract")
         assert not check.passed
         assert check.severity is dg.AssetCheckSeverity.ERROR
@@ -178,5 +178,5 @@ def test_a_corrected_day_that_fails_is_withdrawn_and_no_later_run_can_read_it(
         assert house.lake.scan("features/flight_delay").filter(pl.col("day") == day).collect().height == 0
     finally:
         landed.write_bytes(good)
-    assert house.run("new_data", day).success
+    assert house.run("data_flight_delay", day).success
     assert day in house.lake.days("validated/flights")

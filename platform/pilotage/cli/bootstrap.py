@@ -83,18 +83,19 @@ class Bootstrap:
         tasks: list[Task] = []
         todo = [name for name in missing["models"] if name not in missing["releasable"]]
         daily = [name for name in todo if name in missing["daily"]]
-        if missing["ingest"] and daily:
-            tasks.append(self._job("Ingest days", "ingest_daily", days=missing["ingest"]))
         if missing["tables"]:
             tasks.append(self._job("Ingest tables", "ingest_tables"))
-        ingested = [task.name for task in tasks]
+        tables = [task.name for task in tasks]
+        # Where days are still to be ingested, one run takes them all the way to features.
+        step = "data" if missing["ingest"] else "features"
         span = sorted([*(missing["ingest"] or []), *(missing["features"] or [])])
         for name in sorted(todo, key=lambda model: model in daily):
-            # The lineage of a model on tables waits for tables alone; it is the shorter one, and goes first.
-            before = ingested if name in daily else [task for task in ingested if task != "Ingest days"]
+            # The lineage of a model on tables is the shorter one, and goes first.
+            before = tables
             if name in daily and span:
-                tasks.append(self._job(f"Features {name}", f"features_{name}", days=[span[0], span[-1]], after=before))
-                before = [f"Features {name}"]
+                title = f"{step.capitalize()} of {name}"
+                tasks.append(self._job(title, f"{step}_{name}", days=[span[0], span[-1]], after=before))
+                before = [title]
             tasks.append(self._job(f"Train {name}", f"train_{name}", after=before))
         release = [
             Task(

@@ -6,9 +6,17 @@ from __future__ import annotations
 import polars as pl
 
 
+def joined(*parts: pl.Expr | str, separator: str = "") -> pl.Expr:
+    """Values as one text, in their order; null if any of them is. Plain strings are column names.
+
+    ``pl.format`` says the same, but in Polars 2.1 it panics on a frame of which a filter left one chunk empty.
+    """
+    return pl.concat_str(*parts, separator=separator)
+
+
 def calendar_day(year: pl.Expr, month: pl.Expr, day: pl.Expr) -> pl.Expr:
     """The date made of its three parts; null where there is no such day (``pl.date`` would raise for all rows)."""
-    parts = pl.format("{}-{}-{}", year, month.cast(pl.String).str.zfill(2), day.cast(pl.String).str.zfill(2))
+    parts = joined(year, month.cast(pl.String).str.zfill(2), day.cast(pl.String).str.zfill(2), separator="-")
     return parts.str.to_date("%Y-%m-%d", strict=False)
 
 

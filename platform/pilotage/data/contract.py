@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from pilotage.data.columns import joined
 from pilotage.data.report import RuleResult
 from pilotage.data.source import SourceSpec
 from pilotage.errors import DeclarationError
@@ -126,7 +127,7 @@ def _unparsed(spec: SourceSpec, delivered: pl.DataFrame) -> Iterator[Finding]:
         .select(pl.int_range(pl.len(), dtype=pl.UInt32).alias(_ROW), "unparsed")
         .filter(pl.col("unparsed").list.len() > 0)
         .explode("unparsed")
-        .select(_ROW, pl.format("{}: {} is no {}", cell.field("field_0"), cell.field("field_1"), kind).alias("reason"))
+        .select(_ROW, _sentence(cell.field("field_0"), ": ", cell.field("field_1"), " is no ", kind).alias("reason"))
         .collect()
     )
     yield Finding(rule="readable as its type", column=None, failing=failing)
@@ -139,7 +140,7 @@ def _not_finite(rows: pl.DataFrame) -> Iterator[Finding]:
             yield Finding(
                 rule="a finite number",
                 column=column,
-                failing=_failing(rows, broken, pl.format("{}: {} is no number", pl.lit(column), _shown(column, dtype))),
+                failing=_failing(rows, broken, _sentence(f"{column}: ", _shown(column, dtype), " is no number")),
             )
 
 
@@ -148,7 +149,7 @@ def _other_day(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series) -> Iterat
         return
     column = spec.daily.column
     frame = rows.select(pl.col(column), batch.alias("_file"))
-    reason = pl.format("{}: {} is not the day of its file, {}", pl.lit(column), pl.col(column), pl.col("_file"))
+    reason = _sentence(f"{column}: ", pl.col(column), " is not the day of its file, ", pl.col("_file"))
     yield Finding(
         rule="the day of its file", column=column, failing=_failing(frame, pl.col(column) != pl.col("_file"), reason)
     )
@@ -201,7 +202,12 @@ def _words(column: str | None, check: Any, types: pl.Schema) -> tuple[str, pl.Ex
     if column is None:
         return rule, pl.lit(rule)
     shown = _shown(column, types[column])
-    return rule, pl.format("{}: {}{} {}", pl.lit(column), shown, pl.lit("" if own else " is not"), pl.lit(rule))
+    return rule, _sentence(f"{column}: ", shown, f" {rule}" if own else f" is not {rule}")
+
+
+def _sentence(*parts: pl.Expr | str) -> pl.Expr:
+    """A sentence of words and values."""
+    return joined(*(pl.lit(part) if isinstance(part, str) else part for part in parts))
 
 
 def _phrase(check: Any) -> tuple[str, bool]:

@@ -53,11 +53,10 @@ def order(tasks: list[Task]) -> dict[str, tuple[str, ...]]:
 
 def test_a_landed_home_runs_the_whole_lineage_and_the_loans_do_not_wait_for_the_flights(bootstrap: Bootstrap) -> None:
     assert order(bootstrap.lineage(missing())) == {
-        "Ingest days": (),
         "Ingest tables": (),
         "Train loan_approval": ("Ingest tables",),
-        "Features flight_delay": ("Ingest days", "Ingest tables"),
-        "Train flight_delay": ("Features flight_delay",),
+        "Data of flight_delay": ("Ingest tables",),
+        "Train flight_delay": ("Data of flight_delay",),
         "Release flight_delay": ("Train flight_delay",),
         "Release loan_approval": ("Train loan_approval",),
     }
@@ -66,8 +65,8 @@ def test_a_landed_home_runs_the_whole_lineage_and_the_loans_do_not_wait_for_the_
 def test_what_is_in_the_lake_is_not_ingested_again(bootstrap: Bootstrap) -> None:
     left = missing(ingest=None, tables=False, features=["2013-02-20", "2013-02-28"], models=["flight_delay"])
     assert order(bootstrap.lineage(left)) == {
-        "Features flight_delay": (),
-        "Train flight_delay": ("Features flight_delay",),
+        "Features of flight_delay": (),
+        "Train flight_delay": ("Features of flight_delay",),
         "Release flight_delay": ("Train flight_delay",),
     }
 
@@ -79,11 +78,11 @@ def test_a_version_that_passed_is_only_promoted(bootstrap: Bootstrap) -> None:
 
 def test_runs_say_their_days_and_their_cause(bootstrap: Bootstrap) -> None:
     tasks = {task.name: task for task in bootstrap.lineage(missing(features=["2013-03-01", "2013-03-02"]))}
-    command = " ".join(tasks["Features flight_delay"].make(lambda _: None).command)
+    command = " ".join(tasks["Data of flight_delay"].make(lambda _: None).command)
     assert '"pilotage/cause": "bootstrap"' in command
     assert '"dagster/asset_partition_range_start": "2013-01-01"' in command
     assert '"dagster/asset_partition_range_end": "2013-03-02"' in command
-    assert "-j features_flight_delay" in command
+    assert "-j data_flight_delay" in command
 
 
 def task(settings: Settings, name: str, code: str, *after: str) -> Task:

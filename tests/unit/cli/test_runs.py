@@ -24,7 +24,7 @@ and a second line
 
 dagster._core.errors.DagsterExecutionStepExecutionError: Error occurred while executing op "b"::
 
-pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_daily.
+pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_flights.
 
 Stack Trace:
   File "x.py", line 57, in op_execution_error_boundary
@@ -65,7 +65,9 @@ def test_a_failed_run_is_told_by_its_step_and_its_own_message_without_the_stack(
         transcript.feed(line)
     assert transcript.run_id == RUN
     assert transcript.failed_step == "flight_delay__features"
-    assert transcript.error == "pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_daily."
+    assert (
+        transcript.error == "pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_flights."
+    )
     assert heard == ["flight_delay features", "Read 4,000 rows - all of them"]
 
 

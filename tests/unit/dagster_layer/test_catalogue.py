@@ -30,9 +30,9 @@ ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") fo
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
 JOBS = {
-    "ingest_daily",
+    *(f"ingest_{source}" for source in SOURCES),
     "ingest_tables",
-    "new_data",
+    "data_flight_delay",
     "features_flight_delay",
     "train_flight_delay",
     "features_loan_approval",
