@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import socket
 import sys
 
 from pilotage.errors import PilotageError
@@ -23,6 +24,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=settings.service_port, help="port (default: %(default)s)")
     parser.add_argument("--service", default="serving.service:PredictionService", help="MODULE:SERVICE")
     arguments = parser.parse_args()
+    host = "127.0.0.1" if arguments.host == "localhost" else arguments.host
+    if not _free(host, arguments.port):
+        print(
+            f"Port {arguments.port} of {host} is taken. Fix: stop what listens there, or give --port.", file=sys.stderr
+        )
+        return 2
     command = [
         sys.executable,
         "-m",
@@ -30,7 +37,7 @@ def main() -> int:
         "serve",
         arguments.service,
         "--host",
-        "127.0.0.1" if arguments.host == "localhost" else arguments.host,
+        host,
         "--port",
         str(arguments.port),
         "--timeout-graceful-shutdown",
@@ -42,6 +49,15 @@ def main() -> int:
     sys.stdout.flush()
     os.execv(sys.executable, command)  # noqa: S606 - no shell, and nothing of it comes from outside
     return 0
+
+
+def _free(host: str, port: int) -> bool:
+    """Whether a server may listen there; BentoML would only say it in a traceback."""
+    try:
+        with socket.create_server((host, port)):
+            return True
+    except OSError:
+        return False
 
 
 if __name__ == "__main__":

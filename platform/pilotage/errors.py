@@ -18,6 +18,7 @@
     │   ├── BundleCorrupt      a bundle's bytes are not what its manifest says
     │   ├── RegistryUnavailable MLflow can't be reached
     │   ├── LedgerConflict     somebody else appended first
+    │   ├── LedgerUnavailable  the ledger's database can't be reached, or is damaged
     │   └── NotReleasable      the version may not become champion
     └── ServingError
         ├── UnknownModel       404
@@ -118,6 +119,10 @@ class RegistryUnavailable(ReleaseError):
 
 class LedgerConflict(ReleaseError):
     """Somebody else appended to the ledger first."""
+
+
+class LedgerUnavailable(ReleaseError):
+    """The ledger's database can't be reached, or is damaged."""
 
 
 class NotReleasable(ReleaseError):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pilotage.errors import LedgerConflict
+from pilotage.errors import LedgerConflict, LedgerUnavailable
 from pilotage.release.events import Draft, broken_link
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.testing.ledger import InMemoryLedger
@@ -156,3 +156,16 @@ def test_it_is_written_ahead_and_an_edit_by_hand_shows(tmp_path: Path) -> None:
     connection.close()
     assert broken_link(ledger.events()) == 2
     ledger.close()
+
+
+def test_a_database_that_fails_is_named_without_its_password(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"this is no database" * 100)
+    damaged = SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with pytest.raises(LedgerUnavailable, match=r"ledger\.db"):
+        damaged.events()
+    with pytest.raises(LedgerUnavailable, match="not a database"):
+        damaged.append(draft())
+    damaged.close()
+    (tmp_path / "file").touch()
+    with pytest.raises(LedgerUnavailable, match="file"):
+        SqlLedger(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}").append(draft())

@@ -275,6 +275,24 @@ def test_it_listens_on_loopback_only(service: RunningService) -> None:
     assert listening == {"127.0.0.1"}
 
 
+def test_a_port_that_is_taken_is_named(service: RunningService, home: Path) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    command = [sys.executable, "-m", "serving", "--port", port]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert f"Port {port} of 127.0.0.1 is taken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_worker_outlives_a_killed_service(tmp_path: Path) -> None:
+    with running_service(Settings(home=tmp_path), service=SERVICE, log=tmp_path / "service.log") as running:
+        workers = psutil.Process(running.process.pid).children(recursive=True)
+        assert workers
+        running.process.kill()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert alive == []
+
+
 def test_a_life_from_no_champion_over_promotions_and_a_bad_bundle_to_a_clean_end(tmp_path: Path) -> None:
     """One process sees it all, so that every step is proved without a restart."""
     settings = Settings(home=tmp_path)

@@ -7,13 +7,15 @@ What the events amount to is ``state.py``; MLflow's aliases are a projection of 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pilotage.errors import LedgerConflict
+from pilotage.errors import LedgerConflict, LedgerUnavailable
 from pilotage.release.events import Draft, Event, seal
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Ledger(Protocol):
 
         Raises:
             LedgerConflict: The last event is another one; read again, decide again.
+            LedgerUnavailable: The database can't be reached, or is damaged.
         """
 
     def events(self, *, after: int = 0) -> list[Event]:
@@ -58,11 +61,14 @@ class SqlLedger:
         """See ``Ledger``."""
         import sqlalchemy as sa
 
-        self._create()
         table = self._table
         while True:
             try:
-                with self._engine.begin() as connection:
+                with self._named():
+                    self._create()
+                with self._named(), self._engine.begin() as connection:
+                    if self._file is not None:
+                        connection.exec_driver_sql("BEGIN IMMEDIATE")
                     last = connection.execute(
                         sa.select(table.c.sequence, table.c.hash).order_by(table.c.sequence.desc()).limit(1)
                     ).first()
@@ -82,11 +88,12 @@ class SqlLedger:
         """See ``Ledger``. A ledger that nobody wrote to has no events, and reading does not create it."""
         import sqlalchemy as sa
 
-        if not self._exists():
-            return []
         query = sa.select(self._table).where(self._table.c.sequence > after).order_by(self._table.c.sequence)
-        with self._engine.connect() as connection:
-            rows = connection.execute(query).mappings().all()
+        with self._named():
+            if not self._exists():
+                return []
+            with self._engine.connect() as connection:
+                rows = connection.execute(query).mappings().all()
         return [
             Event(**{**row, "at": datetime.fromisoformat(row["at"]), "payload": json.loads(row["payload"])})
             for row in rows
@@ -95,6 +102,25 @@ class SqlLedger:
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A database that fails is told by its address, without its password."""
+        import sqlalchemy as sa
+        from filelock import Timeout
+
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.SQLAlchemyError, OSError, Timeout) as error:
+            where = sa.make_url(self._url).render_as_string(hide_password=True)
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0][:300]
+            raise LedgerUnavailable(
+                f"The ledger at {where} can't be used: {reason}.",
+                fix="See that its database runs and its disk has room (PILOTAGE_LEDGER_URL names another one).",
+                url=where,
+            ) from error
 
     @cached_property
     def _file(self) -> Path | None:
@@ -112,16 +138,12 @@ class SqlLedger:
             return sa.create_engine(self._url, pool_pre_ping=True)
         engine = sa.create_engine(self._url, connect_args={"timeout": _WAIT_S})
 
-        # SQLAlchemy's recipe for SQLite: without it the driver begins a transaction only at the first write, and two
-        # writers that both read first fail with "database is locked" instead of waiting.
+        # The driver would begin a transaction only at the first write; two writers that both read first would then
+        # fail with "database is locked" instead of waiting. So it begins none, and ``append`` says when.
         @sa.event.listens_for(engine, "connect")
         def _no_implicit_begin(connection: Any, _: Any) -> None:
             connection.isolation_level = None
             connection.execute("PRAGMA synchronous=FULL")
-
-        @sa.event.listens_for(engine, "begin")
-        def _begin(connection: sa.Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if self._created else "BEGIN")
 
         return engine
 
