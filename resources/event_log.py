@@ -39,11 +39,13 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         if len(events) < 2 or not kinds <= ASSET_EVENTS or len({event.run_id for event in events}) > 1:
             super().store_event_batch(events)
             return
+        # Made once: to serialise an event takes as long as to store it, and both shards hold the same row.
+        inserts = [self.prepare_insert_event(event) for event in events]
         with self.run_connection(events[0].run_id) as connection:
-            for event in events:
-                connection.execute(self.prepare_insert_event(event))
+            for insert in inserts:
+                connection.execute(insert)
         with self.index_transaction() as connection:
-            ids = [connection.execute(self.prepare_insert_event(event)).inserted_primary_key[0] for event in events]
+            ids = [connection.execute(insert).inserted_primary_key[0] for insert in inserts]
             self._store_asset_event_tags(connection, events, ids)
             # An asset's row tells its last event; the ones before it would be written over.
             newest = {event.get_dagster_event().asset_key: number for number, event in enumerate(events)}
