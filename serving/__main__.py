@@ -54,7 +54,7 @@ def main() -> int:
 def _free(host: str, port: int) -> bool:
     """Whether a server may listen there; BentoML would only say it in a traceback."""
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return True
     except OSError:
         return False

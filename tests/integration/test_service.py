@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime
@@ -293,6 +294,15 @@ def test_no_worker_outlives_a_killed_service(tmp_path: Path) -> None:
         assert alive == []
 
 
+def ask_until(running: RunningService, stop: threading.Event) -> list[tuple[int, int, float]]:
+    """Status, version and probability of every answer until it is told to stop."""
+    answers = []
+    while not stop.is_set():
+        answer = running.predict("tiny", ORDER)
+        answers.append((answer.status_code, answer.json().get("version"), answer.json().get("probability")))
+    return answers
+
+
 def test_a_life_from_no_champion_over_promotions_and_a_bad_bundle_to_a_clean_end(tmp_path: Path) -> None:
     """One process sees it all, so that every step is proved without a restart."""
     settings = Settings(home=tmp_path)
@@ -318,11 +328,17 @@ def test_a_life_from_no_champion_over_promotions_and_a_bad_bundle_to_a_clean_end
         make_online(settings)
         running.until("/readyz")
 
-        release_bundle(settings, "tiny", bundles[1], hashes[1], version=2)
-        swapped = running.until_answer(
-            lambda: running.predict("tiny", ORDER), lambda answer: answer.json()["version"] == 2
-        )
-        assert swapped.json()["probability"] == expected(bundles[1], ORDER)
+        with ThreadPoolExecutor(4) as pool:
+            # Clients that don't stop asking while the version changes.
+            swapped = threading.Event()
+            clients = [pool.submit(ask_until, running, swapped) for _ in range(4)]
+            release_bundle(settings, "tiny", bundles[1], hashes[1], version=2)
+            running.until_answer(lambda: running.predict("tiny", ORDER), lambda answer: answer.json()["version"] == 2)
+            swapped.set()
+            answers = [answer for client in clients for answer in client.result()]
+        right = {version: expected(bundles[version - 1], ORDER) for version in (1, 2)}
+        assert {status for status, _, _ in answers} == {200}, "no request fails"
+        assert all(probability == right[version] for _, version, probability in answers), "version and score agree"
 
         damaged = bundles[2] / "model.txt"
         damaged.write_bytes(damaged.read_bytes().replace(b"leaf_value", b"leaf_valoo", 1))

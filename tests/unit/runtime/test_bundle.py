@@ -148,12 +148,10 @@ def test_a_manifest_that_vouches_for_a_changed_file_is_another_bundle(copy: tupl
         lambda text: text.replace("num_class=1", "num_class=3", 1),
         lambda text: text[: len(text) // 2],
         lambda text: text.replace("split_feature=", "split_feature=9999999 ", 1),
-        lambda text: text.replace("left_child=", "left_child=99999 ", 1),
-        lambda text: text.replace("num_leaves=", "num_leaves=-", 1),
         lambda text: text.replace("leaf_value=", "leaf_value=0.7 ", 1),
         lambda text: "",
     ],
-    ids=["num_class", "half", "split_feature", "left_child", "num_leaves", "leaf_value", "empty"],
+    ids=["num_class", "half", "split_feature", "leaf_value", "empty"],
 )
 def test_a_model_that_would_abort_or_answer_differently_is_found_in_a_child(copy: tuple[Path, str], damage) -> None:
     """Even when every hash is right: LightGBM aborts on some of these, and accepts others."""
@@ -174,7 +172,6 @@ def test_a_model_that_would_abort_or_answer_differently_is_found_in_a_child(copy
         ("contract.json", lambda data: data.replace(b"integer", b"complex")),
         ("features.json", lambda data: data.replace(b"stock_level", b"stock_love1")),
         ("decision.json", lambda data: b"[]"),
-        ("reference.parquet", lambda data: b"PAR1"),
     ],
 )
 def test_content_that_does_not_fit_together_is_refused_even_with_right_hashes(
