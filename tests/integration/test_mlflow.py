@@ -96,9 +96,9 @@ def test_a_candidate_that_passed_is_a_version_with_everything_that_led_to_it(
     metrics = logged.data.metrics
     assert (metrics["auc"], metrics["auc_low"], metrics["auc_high"]) == (0.8, 0.7, 0.9)
     assert metrics["baseline_constant_log_loss"] == 0.69
-    assert [(each.step, each.value) for each in client.get_metric_history(result.mlflow_run_id, "month_auc")] == [
-        (202401, 0.8)
-    ]
+    assert [
+        (each.step, each.value) for each in client.get_metric_history(result.mlflow_run_id, "holdout_month_auc")
+    ] == [(202401, 0.8)]
     assert [each.value for each in client.get_metric_history(result.mlflow_run_id, "fold_auc")] == [0.7, 0.75]
     datasets = {each.dataset.name: each.dataset for each in logged.inputs.dataset_inputs}
     assert datasets["tiny_training_set"].digest == run.training_set.sha256[:32]
@@ -112,6 +112,8 @@ def test_a_candidate_that_passed_is_a_version_with_everything_that_led_to_it(
     version = client.get_model_version("tiny", "1")
     assert version.tags["bundle_sha256"] == run.candidate.bundle_sha256
     assert version.run_id == result.mlflow_run_id
+    assert "http://127.0.0.1:3000/runs/run-1" in version.description
+    assert "auc 0.80 is at least 0.50" in tags["mlflow.note.content"]
     assert logged.info.status == "FINISHED"
 
 

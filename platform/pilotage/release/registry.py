@@ -240,9 +240,13 @@ def _register(client: MlflowClient, run_id: str, spec: ModelSpec, tags: Mapping[
             return int(version.version)
     outputs = client.get_run(run_id).outputs.model_outputs
     made = mlflow.register_model(
-        f"models:/{outputs[-1].model_id}", spec.name, await_registration_for=0, tags=dict(tags)
+        f"models:/{outputs[-1].model_id}",
+        spec.name,
+        await_registration_for=0,
+        tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
     )
-    client.update_registered_model(spec.name, spec.objective)
+    client.update_registered_model(spec.name, f"{spec.title}. {spec.objective}")
+    client.update_model_version(spec.name, str(made.version), tags["mlflow.note.content"])
     return int(made.version)
 
 

@@ -40,8 +40,19 @@ def tags_of(
         "bundle_sha256": candidate.bundle_sha256,
         "gate": "passed" if verdict.passed else "refused",
         "gate_reasons": "\n".join(verdict.reasons),
+        # What MLflow shows on top of the run's page.
+        "mlflow.note.content": describe(verdict, provenance),
     }
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}
+
+
+def describe(verdict: Verdict, provenance: Provenance) -> str:
+    """A candidate in a few lines of Markdown, with the way back to Dagster."""
+    judged = "The gate passed." if verdict.passed else "**The gate refused it.**"
+    criteria = [f"- {'met' if each.passed else '**not met**'}: {each.message}" for each in verdict.criteria]
+    way = f"[Dagster run {provenance.run_id[:8]}]({provenance.run_url})"
+    asked = f"Cause: {provenance.cause}; asked for by {provenance.actor}; code {provenance.git_commit[:12]}."
+    return "\n".join([f"{way}. {asked}", "", judged, "", *criteria])
 
 
 def write_run(
@@ -91,7 +102,7 @@ def _metrics(candidate: Candidate, evaluation: Evaluation) -> Iterator[tuple[str
     for month in evaluation.months:
         step = int("".join(digit for digit in month.value if digit.isdigit())[:6] or 0)
         for name, interval in month.metrics.items():
-            yield f"month_{name}", interval.value, step
+            yield f"{month.column}_month_{name}".replace("-", "_"), interval.value, step
     for fold, values in enumerate(candidate.cross_validation):
         for name, value in values.items():
             yield f"fold_{name}", value, fold

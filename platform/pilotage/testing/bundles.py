@@ -257,7 +257,7 @@ def make_run(directory: Path, *, spec: ModelSpec | None = None, seed: int = 7, p
             metrics={"auc": auc},
             baselines={"constant": {"log_loss": 0.69}},
             slices=[],
-            months=[Slice(column="month", value="2024-01", rows=40, metrics={"auc": auc})],
+            months=[Slice(column="holdout", value="2024-01", rows=40, metrics={"auc": auc})],
             importance={"amount": 1.0},
             reliability=[],
             latency_ms=0.5,
