@@ -81,6 +81,7 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
                 "dagster/column_lineage": feature_lineage(spec),
                 "labelled": report.labelled,
                 "days": span(report.days),
+                "withdrawn_days": span(report.missing),
                 "fingerprint": report.fingerprint,
                 "lake_version": report.lake_version,
                 "read": report.versions,
@@ -104,13 +105,24 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
     )
     def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.features.online import build_online
+        from pilotage.release.champions import champion_view
 
-        path = platform.settings.online / f"{spec.name}.db"
-        report = build_online(spec, lake=platform.lake, path=path, run_id=context.run.run_id)
+        settings = platform.settings
+        # A champion that is older than the spec still looks its own as-of features up here.
+        served = champion_view(spec.name, settings=settings)
+        report = build_online(
+            spec,
+            lake=platform.lake,
+            path=settings.online / f"{spec.name}.db",
+            run_id=context.run.run_id,
+            also=[served] if served else [],
+            progress=context.log.info,
+        )
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": report.rows,
                 "known_through": str(report.meta.materialised_through),
+                "newest": {source: str(moment) for source, moment in report.meta.newest.items()},
                 "fingerprint": report.meta.fingerprint,
                 "path": dg.MetadataValue.path(report.path),
                 "bytes": report.bytes,
@@ -143,6 +155,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
             directory=_workspace(platform, spec, context.run.run_id),
             progress=context.log.info,
         )
+        raw = platform.lake.versions(table for name in spec.sources if platform.lake.exists(table := f"raw/{name}"))
         return dg.Output(
             record,
             metadata={
@@ -151,7 +164,8 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
                 "base_rate": record.positives / record.rows,
                 "days": "all" if record.first is None else span([record.first, record.last]),
                 "sha256": record.sha256,
-                "lake_versions": record.lake_versions,
+                # With those of the raw tables: the nightly schedule compares them with what there is.
+                "lake_versions": record.lake_versions | raw,
                 "path": dg.MetadataValue.path(record.path),
             },
         )

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.tags import ACTOR, CAUSE
 from pilotage.release.champions import champion
 from pilotage.release.promote import promote
 from pilotage.release.records import Provenance, Refused, Registered
 from pilotage.release.registry import record
+from pilotage.run_tags import ACTOR, CAUSE
 from pilotage.settings import PROJECT, Settings
 from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig

@@ -9,8 +9,8 @@ import dagster as dg
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.lineage import model_key
-from assets.tags import MODEL, SOURCE
 from pilotage.data.source import SourceSpec
+from pilotage.run_tags import MODEL, SOURCE
 from pilotage.spec import ModelSpec
 
 MAX_RUNTIME = "dagster/max_runtime"

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from assets.lineage import model_key
-from assets.tags import CAUSE, NIGHT
 from pilotage.data.source import Files, SourceSpec
+from pilotage.run_tags import CAUSE, NIGHT
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 

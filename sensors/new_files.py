@@ -9,10 +9,10 @@ import dagster as dg
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.lineage import model_key
-from assets.tags import ATTEMPT, CAUSE, LANDING
 from jobs.catalogue import data_steps
 from pilotage.data.ingested import LandedFile
 from pilotage.data.source import Daily, Files, SourceSpec
+from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, RANGE_FIRST, RANGE_LAST
 from pilotage.spec import Latest, ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS, Landing, Memory, daily_landings, table_landing
@@ -20,7 +20,6 @@ from sensors.landings import MAX_ATTEMPTS, Landing, Memory, daily_landings, tabl
 if TYPE_CHECKING:
     from pilotage.data.lake import Lake
 
-RANGE_FIRST, RANGE_LAST = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 

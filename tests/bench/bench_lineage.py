@@ -38,13 +38,14 @@ def platform() -> None:
     import dagster as dg
 
     from definitions import defs
+    from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 
     tables = [dg.AssetKey([layer, name]) for layer in ("raw", "validated") for name in ("planes", "airports")]
     steps = ("training_set", "trained_model", "evaluation", "registered_version")
     loaded = time.perf_counter()
     print(f"load {loaded - started:.1f}")
     everything = defs.resolve_implicit_global_asset_job_def()
-    days = {"dagster/asset_partition_range_start": str(FIRST), "dagster/asset_partition_range_end": str(LAST)}
+    days = {RANGE_FIRST: str(FIRST), RANGE_LAST: str(LAST)}
     with dg.DagsterInstance.get() as instance:
         for name, job, keys, tags in (
             ("tables", everything, [*tables, *(dg.AssetKey(["quarantine", k.path[1]]) for k in tables[2:])], {}),

@@ -12,16 +12,19 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from assets.tags import CAUSE
+from assets.models import load_models
 from definitions import build_defs
 from pilotage.data import sample
 from pilotage.data.lake import Lake
+from pilotage.errors import TrainingError
 from pilotage.release.champions import champion, release_status
 from pilotage.release.promote import promote
+from pilotage.run_tags import CAUSE, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
+from pilotage.training.config import TrainConfig
+from pilotage.training.dataset import assemble
 
 FIRST, LAST = date(2013, 1, 1), date(2013, 1, 21)
-RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +52,7 @@ class House:
     ) -> dg.ExecuteInProcessResult:
         tags = {CAUSE: "test"}
         if first is not None:
-            tags |= dict(zip(RANGE, (first.isoformat(), (last or first).isoformat()), strict=True))
+            tags |= {RANGE_FIRST: first.isoformat(), RANGE_LAST: (last or first).isoformat()}
         config = {"resources": {"training": {"config": training}}} if training else {}
         return self.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance, tags=tags, run_config=config, raise_on_error=raises
@@ -174,6 +177,9 @@ def test_a_corrected_day_that_fails_is_withdrawn_and_no_later_run_can_read_it(
         assert not check.passed
         assert check.severity is dg.AssetCheckSeverity.ERROR
         assert day not in house.lake.days("validated/flights")
+        config = TrainConfig(data={"first": day, "last": day})
+        with pytest.raises(TrainingError, match="No row"):
+            assemble(load_models()["flight_delay"], lake=house.lake, config=config, directory=house.settings.home)
         assert house.run("features_flight_delay", day).success
         assert house.lake.scan("features/flight_delay").filter(pl.col("day") == day).collect().height == 0
     finally:

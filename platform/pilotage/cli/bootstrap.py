@@ -16,6 +16,7 @@ from typing import Any
 
 from pilotage.cli import runs
 from pilotage.cli.board import Board, Step
+from pilotage.cli.release import PLATFORM
 from pilotage.cli.runs import RunResult, Work
 from pilotage.settings import Settings
 
@@ -219,7 +220,9 @@ class Bootstrap:
         tags = runs.days(days[0], days[1]) if days else {}
 
         def make(progress: Callable[[str], None]) -> Work:
-            return runs.dagster_job(job, settings=self._settings, cause=CAUSE, progress=progress, tags=tags)
+            return runs.dagster_job(
+                job, settings=self._settings, cause=CAUSE, actor=PLATFORM, progress=progress, tags=tags
+            )
 
         return Task(name=name, make=make, after=tuple(after), told=lambda result: f"run {result.run_id[:8]}")
 

@@ -22,10 +22,9 @@ from typing import Any
 
 from pilotage.cli import home
 from pilotage.cli.supervisor import leashed
+from pilotage.run_tags import ACTOR, CAUSE, OWNER, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import PROJECT, Settings
 
-CAUSE = "pilotage/cause"
-OWNER = "pilotage/owner_process"
 """Tag that names the process which waits for a run, as ``pid@start``: the run ends with it."""
 
 RESULT = "result: "
@@ -216,6 +215,7 @@ def dagster_job(
     *,
     settings: Settings,
     cause: str,
+    actor: str,
     progress: Callable[[str], None],
     tags: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -226,11 +226,12 @@ def dagster_job(
         job: Name of the job in ``definitions.py``.
         settings: Which home.
         cause: Why it runs: bootstrap, manual.
+        actor: Who asks for it; what the run decides is recorded under this name.
         progress: Called with what the run says.
         tags: More run tags, such as the range of days.
         config: Run configuration.
     """
-    told = {CAUSE: cause, OWNER: owner(), **(tags or {})}
+    told = {CAUSE: cause, ACTOR: actor, OWNER: owner(), **(tags or {})}
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute"]
     command += ["-m", "definitions", "-d", str(PROJECT), "-j", job, "--tags", json.dumps(told)]
     file = _write_config(settings, job, config) if config else None
@@ -281,4 +282,4 @@ def _write_config(settings: Settings, job: str, config: Mapping[str, Any]) -> Pa
 
 def days(first: str, last: str) -> dict[str, str]:
     """Tags of a run over a range of days, both included."""
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    return {RANGE_FIRST: first, RANGE_LAST: last}

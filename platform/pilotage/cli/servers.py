@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.cli import home
-from pilotage.cli.runs import OWNER, alive
+from pilotage.cli.runs import alive
 from pilotage.cli.supervisor import Program
+from pilotage.run_tags import OWNER
 from pilotage.settings import PROJECT, Settings
 
 TIMEOUT_SECONDS = 3.0

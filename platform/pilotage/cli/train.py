@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import signal
 import sys
 import time
@@ -52,6 +53,7 @@ def train(settings: Settings, name: str, file: Path | None) -> int:
         f"train_{name}",
         settings=settings,
         cause="manual",
+        actor=getpass.getuser(),
         progress=progress,
         config={"resources": {"training": {"config": values}}} if values else None,
     )

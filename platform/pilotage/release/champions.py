@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -11,6 +12,10 @@ from pilotage.errors import NotReleasable
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.state import ModelState, Release, fold
 from pilotage.settings import Settings
+
+if TYPE_CHECKING:
+    from pilotage.features.view import FeatureView
+    from pilotage.runtime.bundle import Bundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +65,27 @@ def champion_reference(model: str, *, settings: Settings) -> tuple[int, pl.DataF
         NotReleasable: There is no champion.
         BundleCorrupt: Its bundle is not what was promoted.
     """
+    release, bundle = _champion_bundle(model, settings) or (None, None)
+    if release is None or bundle is None:
+        raise NotReleasable(f"{model} has no champion.", fix=f"Promote a version: pilotage promote {model} VERSION.")
+    return release.version, bundle.reference
+
+
+def champion_view(model: str, *, settings: Settings) -> FeatureView | None:
+    """The feature view that the champion was trained with, which the spec may have left behind; ``None`` without one.
+
+    Raises:
+        BundleCorrupt: Its bundle is not what was promoted.
+    """
+    found = _champion_bundle(model, settings)
+    return found[1].view if found else None
+
+
+def _champion_bundle(model: str, settings: Settings) -> tuple[Release, Bundle] | None:
     from pilotage.runtime.bundle import read_bundle
 
     release = champion(model, settings=settings)
-    if release is None:
-        raise NotReleasable(f"{model} has no champion.", fix=f"Promote a version: pilotage promote {model} VERSION.")
-    return release.version, read_bundle(Path(release.bundle), sha256=release.bundle_sha256).reference
+    return (release, read_bundle(Path(release.bundle), sha256=release.bundle_sha256)) if release else None
 
 
 class ChampionFeed:

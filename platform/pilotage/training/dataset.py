@@ -59,6 +59,7 @@ def assemble(
             table=table,
             missing=missing,
         )
+    rows = _published(spec, lake, rows) if config.data.version is None else rows
     order = [*([EVENT_TIME] if spec.event_time else []), *spec.entity]
     frame = rows.filter(pl.col(LABEL).is_not_null()).select(columns).sort(order, maintain_order=True).collect()
     _refuse_unusable(spec, frame, table, config)
@@ -77,6 +78,17 @@ def assemble(
     )
     progress(f"Training set {record.sha256[:12]} from {table} version {version}")
     return record
+
+
+def _published(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Without the days that were withdrawn since their features were built: their rows are known to be wrong.
+
+    A run that asks for a version of the features by its number gets that version as it was.
+    """
+    table = f"validated/{spec.source}"
+    if "day" not in rows.collect_schema() or not lake.exists(table):
+        return rows
+    return rows.filter(pl.col("day").is_in(lake.days(table)))
 
 
 def set_columns(spec: ModelSpec) -> list[str]:

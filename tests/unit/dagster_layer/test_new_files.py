@@ -1,0 +1,190 @@
+"""The new-file sensor asks once for what landed, again when the run failed, and says why when it does not ask."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import date, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from assets.models import load_models
+from assets.sources import load_sources
+from pilotage.data import sample
+from pilotage.data.ingest import ingest
+from pilotage.data.ingested import LandedFile
+from pilotage.data.lake import Lake
+from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, RANGE_FIRST, RANGE_LAST
+from pilotage.settings import Settings
+from resources.platform_home import PlatformHome
+from sensors.landings import MAX_ATTEMPTS, Memory, daily_landings
+from sensors.new_files import new_files_sensor
+
+DAYS = (date(2013, 1, 1), date(2013, 1, 3))
+
+
+class Desk:
+    """A home, an instance, and the sensor's cursor between ticks."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
+        self.settings = Settings.load().model_copy(update={"home": home})
+        self.instance = instance
+        self.sensor = new_files_sensor(load_sources(), load_models())
+        self.cursor: str | None = None
+
+    def tick(self) -> tuple[list[dg.RunRequest], str]:
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            cursor=self.cursor,
+            resources={"platform": PlatformHome(home=str(self.settings.home))},
+        )
+        result: Any = self.sensor(context)
+        self.cursor = result.cursor
+        return list(result.run_requests or []), result.skip_reason.skip_message if result.skip_reason else ""
+
+    def finish(self, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
+        self.instance.add_run(dg.DagsterRun(job_name="__ASSET_JOB", status=status, tags=dict(request.tags)))
+
+    def publish(self, first: date, last: date) -> None:
+        sample.publish_flights(self.settings.landing, first=first, last=last)
+        sample.publish_weather(self.settings.landing, first=first, last=last)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Desk(tmp_path, instance)
+
+
+def keys(request: dg.RunRequest) -> set[str]:
+    return {key.to_user_string() for key in request.asset_selection or []}
+
+
+def test_an_empty_landing_folder_is_skipped_with_the_reason(desk: Desk) -> None:
+    requests, reason = desk.tick()
+    assert requests == []
+    assert "No new or changed file" in reason
+    assert str(desk.settings.landing) in reason
+
+
+def test_landed_days_ask_for_one_run_over_their_range_up_to_features_and_online_state(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    assert request.tags[RANGE_FIRST] == "2013-01-01"
+    assert request.tags[RANGE_LAST] == "2013-01-03"
+    assert request.tags[CAUSE] == "new_data"
+    expected = {f"{layer}/{name}" for layer in ("raw", "validated", "quarantine") for name in ("flights", "weather")}
+    assert keys(request) == expected | {"flight_delay/features", "flight_delay/online_state"}
+    assert desk.tick()[0] == []
+
+
+def test_days_with_a_gap_ask_for_a_run_a_range(desk: Desk) -> None:
+    desk.publish(date(2013, 1, 1), date(2013, 1, 2))
+    desk.publish(date(2013, 1, 5), date(2013, 1, 5))
+    ranges = {(request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) for request in desk.tick()[0]}
+    assert ranges == {("2013-01-01", "2013-01-02"), ("2013-01-05", "2013-01-05")}
+
+
+def test_a_reference_table_asks_for_a_run_without_days(desk: Desk) -> None:
+    sample.publish_reference(desk.settings.landing)
+    [request], _ = desk.tick()
+    assert RANGE_FIRST not in request.tags
+    assert keys(request) == {
+        f"{layer}/{name}" for layer in ("raw", "validated", "quarantine") for name in ("airlines", "airports", "planes")
+    }
+
+
+def test_files_that_are_in_the_lake_already_are_not_asked_for_by_a_sensor_that_starts_anew(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    lake = Lake(desk.settings.lake)
+    for name in ("flights", "weather"):
+        ingest(load_sources()[name], lake=lake, settings=desk.settings, days=None, run_id="bootstrap")
+    assert desk.tick()[0] == []
+
+
+def test_a_corrected_file_is_asked_for_with_the_days_whose_features_look_back_at_it(desk: Desk) -> None:
+    desk.publish(date(2013, 1, 1), date(2013, 1, 6))
+    lake = Lake(desk.settings.lake)
+    for name in ("flights", "weather"):
+        ingest(load_sources()[name], lake=lake, settings=desk.settings, days=None, run_id="bootstrap")
+    desk.tick()
+    corrected = desk.settings.landing / "flights" / "flights_2013-01-02.csv.gz"
+    later = corrected.stat().st_mtime_ns + 10**9
+    os.utime(corrected, ns=(later, later))
+    [request], _ = desk.tick()
+    assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-06")
+    assert "raw/weather" not in keys(request)
+
+
+def test_a_run_that_fails_is_asked_for_again_a_bounded_number_of_times(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    attempts = [request]
+    for _ in range(MAX_ATTEMPTS + 2):
+        desk.finish(attempts[-1], dg.DagsterRunStatus.FAILURE)
+        again, _ = desk.tick()
+        if not again:
+            break
+        attempts += again
+    assert [attempt.tags[ATTEMPT] for attempt in attempts] == ["1", "2", "3"]
+    assert len({attempt.run_key for attempt in attempts}) == MAX_ATTEMPTS
+    assert len({attempt.tags[LANDING] for attempt in attempts}) == 1
+    assert desk.tick()[0] == []
+
+
+def test_while_a_run_is_under_way_the_sensor_waits_and_says_so(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    desk.finish(request, dg.DagsterRunStatus.STARTED)
+    requests, reason = desk.tick()
+    assert requests == []
+    assert "1 landings are being worked on" in reason
+
+
+def test_a_run_that_succeeded_is_forgotten(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    desk.finish(request, dg.DagsterRunStatus.SUCCESS)
+    _, reason = desk.tick()
+    assert "being worked on" not in reason
+    assert Memory.read(desk.cursor).open == {}
+
+
+def landed(day: date) -> LandedFile:
+    return LandedFile(name=f"f_{day}", day=day, size=1, modified_ns=1)
+
+
+@given(
+    offsets=st.sets(st.integers(0, 60), min_size=1),
+    newest=st.none() | st.integers(0, 60),
+    reach=st.integers(0, 40),
+)
+def test_every_pending_day_is_in_exactly_one_range_and_ranges_do_not_touch(
+    offsets: set[int], newest: int | None, reach: int
+) -> None:
+    start = date(2013, 1, 1)
+    days = {start + timedelta(days=offset) for offset in offsets}
+    known = None if newest is None else start + timedelta(days=newest)
+    made = daily_landings({"s": [landed(day) for day in sorted(days)]}, newest=known, reach=timedelta(days=reach))
+    ranges = [(date.fromisoformat(item.first), date.fromisoformat(item.last)) for item in made]  # type: ignore[arg-type]
+    for day in days:
+        assert sum(first <= day <= last for first, last in ranges) == 1
+    for (_, last), (first, _) in pairwise(ranges):
+        assert first - last > timedelta(days=1)
+    assert sum(item.files for item in made) == len(days)
+    if known is None:
+        assert sum((last - first).days + 1 for first, last in ranges) == len(days)
+
+
+@given(data=st.data())
+def test_the_key_of_a_landing_does_not_depend_on_the_order_of_its_files(data: st.DataObject) -> None:
+    files = [landed(date(2013, 1, day)) for day in range(1, 6)]
+    shuffled = data.draw(st.permutations(files))
+    one, other = (daily_landings({"s": each}, newest=None, reach=timedelta(0)) for each in (files, shuffled))
+    assert [item.key for item in one] == [item.key for item in other]
