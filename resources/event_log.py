@@ -34,20 +34,22 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         return cls(str(Path(config_value["dagster_home"]) / "history" / "runs"), inst_data)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Stores events of one run. As ``store_event`` for each, in one transaction a shard."""
-        kinds = {event.dagster_event_type for event in events}
-        if len(events) < 2 or not kinds <= ASSET_EVENTS or len({event.run_id for event in events}) > 1:
-            super().store_event_batch(events)
+        """Stores events of one run. As ``store_event`` for each, but asset events in one transaction a shard."""
+        batch = [event for event in events if event.dagster_event_type in ASSET_EVENTS]
+        # Asset checks are planned in the same batch; there are few, and they have a table of their own.
+        super().store_event_batch([event for event in events if event.dagster_event_type not in ASSET_EVENTS])
+        if len({event.run_id for event in batch}) != 1:
+            super().store_event_batch(batch)
             return
         # Made once: to serialise an event takes as long as to store it, and both shards hold the same row.
-        inserts = [self.prepare_insert_event(event) for event in events]
-        with self.run_connection(events[0].run_id) as connection:
+        inserts = [self.prepare_insert_event(event) for event in batch]
+        with self.run_connection(batch[0].run_id) as connection:
             for insert in inserts:
                 connection.execute(insert)
         with self.index_transaction() as connection:
             ids = [connection.execute(insert).inserted_primary_key[0] for insert in inserts]
-            self._store_asset_event_tags(connection, events, ids)
+            self._store_asset_event_tags(connection, batch, ids)
             # An asset's row tells its last event; the ones before it would be written over.
-            newest = {event.get_dagster_event().asset_key: number for number, event in enumerate(events)}
+            newest = {event.get_dagster_event().asset_key: number for number, event in enumerate(batch)}
             for number in newest.values():
-                self._store_asset_event(connection, events[number], ids[number])
+                self._store_asset_event(connection, batch[number], ids[number])
