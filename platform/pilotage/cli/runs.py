@@ -25,8 +25,6 @@ from pilotage.cli.supervisor import leashed
 from pilotage.run_tags import ACTOR, CAUSE, OWNER, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import PROJECT, Settings
 
-"""Tag that names the process which waits for a run, as ``pid@start``: the run ends with it."""
-
 RESULT = "result: "
 """How a ``pilotage`` command that is a step of another one marks the line that holds its result."""
 

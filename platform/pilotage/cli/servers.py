@@ -106,8 +106,7 @@ def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) ->
     programs = [make(settings) for make in (dagster, daemon, mlflow, reports)]
     for program in [*programs, service(settings, expected)]:
         trouble = program.check() if program.check else None
-        url = {"url": program.url} if program.url else {"url": ""}
-        asked.append({"name": program.name, **url, "healthy": trouble is None, "detail": trouble or ""})
+        asked.append({"name": program.name, "url": program.url, "healthy": trouble is None, "detail": trouble or ""})
     return asked
 
 

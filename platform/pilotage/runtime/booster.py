@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pilotage.errors import BundleCorrupt, ConfigError
+from pilotage.runtime.folder import RESTORE
 
 _FLOAT64 = 1
 _PREDICT_NORMAL = 0
@@ -38,9 +39,7 @@ class Booster:
         self.rounds = rounds.value
         self.columns = self._count("GetNumFeature")
         if (classes := self._count("GetNumClasses")) != 1:
-            raise BundleCorrupt(
-                f"The model has {classes} classes, not one probability.", fix="Restore the bundle from the registry."
-            )
+            raise BundleCorrupt(f"The model has {classes} classes, not one probability.", fix=RESTORE)
 
     def predict(self, matrix: np.ndarray, *, threads: int = 1) -> np.ndarray:
         """Scores rows.
@@ -90,7 +89,7 @@ class Booster:
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, f"LGBM_Booster{function}")(*arguments) != 0:
             said = self._library.LGBM_GetLastError().decode(errors="replace")
-            raise BundleCorrupt(f"LightGBM can't use the model: {said}.", fix="Restore the bundle from the registry.")
+            raise BundleCorrupt(f"LightGBM can't use the model: {said}.", fix=RESTORE)
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pilotage.errors import BundleCorrupt
+from pilotage.runtime.folder import RESTORE
 from pilotage.spec import REQUEST_TYPES, RequestField
 
 _DTYPES = {name: dtype for dtype, name in REQUEST_TYPES.items()}
@@ -29,7 +30,5 @@ def field_from_json(data: dict[str, Any]) -> RequestField:
         BundleCorrupt: It names a type that no request has.
     """
     if data["dtype"] not in _DTYPES:
-        raise BundleCorrupt(
-            f"The contract names an unknown type {data['dtype']}.", fix="Restore the bundle from the registry."
-        )
+        raise BundleCorrupt(f"The contract names an unknown type {data['dtype']}.", fix=RESTORE)
     return RequestField(**{**data, "dtype": _DTYPES[data["dtype"]]})

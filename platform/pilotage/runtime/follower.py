@@ -125,7 +125,7 @@ class Follower:
             raise UnknownModel(
                 f"There is no model {model[:100]!r}.", fix=f"Use one of: {', '.join(self.models)}.", model=model[:100]
             )
-        problem = self._problems.get(model)
+        problem = self._trouble(model)
         raise ModelNotReady(
             f"{model} has no champion that can be served" + (f": {problem}" if problem else "."),
             fix="Release one: pilotage promote " + model + " VERSION.",
@@ -144,7 +144,7 @@ class Follower:
             entry: dict[str, object] = {
                 "model": model,
                 "ready": self._ready(model),
-                "problem": self._problems.get(model),
+                "problem": self._trouble(model),
                 "version": None,
             }
             if serving is not None:
@@ -203,7 +203,8 @@ class Follower:
             bundle = admit(folder, sha256=release.bundle_sha256)
             predictor = Predictor(bundle, release.version)
             predictor.warm()
-        except (PilotageError, OSError) as error:
+        except Exception as error:
+            # Whatever it is: this thread must live to see the next release, and what is loaded goes on answering.
             before = self._retries.get(model)
             again = before is not None and before.sequence == release.sequence
             pause = min(_LONGEST_PAUSE_S, 2 * before.pause_s if again and before else self._poll_s)
@@ -236,6 +237,10 @@ class Follower:
 
     def _ready(self, model: str) -> bool:
         return model in self._serving and model not in self._stateless
+
+    def _trouble(self, model: str) -> str | None:
+        """What is wrong with a model; else, with the releases that all of them wait for."""
+        return self._problems.get(model) or self._problems.get("")
 
     def _problem(self, model: str, what: str) -> None:
         if self._problems.get(model) != what:

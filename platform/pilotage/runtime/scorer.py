@@ -10,6 +10,7 @@ import polars as pl
 
 from pilotage.errors import BundleCorrupt
 from pilotage.runtime.booster import Booster
+from pilotage.runtime.folder import RESTORE
 
 CalibratorKind = Literal["isotonic", "sigmoid", "none"]
 _EDGE = 1e-12
@@ -30,7 +31,7 @@ class Calibrator:
 
     def __post_init__(self) -> None:
         if problem := self._problem():
-            raise BundleCorrupt(f"The {self.kind} calibrator {problem}.", fix="Restore the bundle from the registry.")
+            raise BundleCorrupt(f"The {self.kind} calibrator {problem}.", fix=RESTORE)
 
     def apply(self, p: np.ndarray) -> np.ndarray:
         """Calibrates probabilities; same shape, 0..1."""
@@ -90,7 +91,7 @@ class Scorer:
             if name not in columns or len(set(levels)) != len(levels):
                 raise BundleCorrupt(
                     f"The categories of {name} name no feature, or a level twice.",
-                    fix="Restore the bundle from the registry.",
+                    fix=RESTORE,
                 )
         self.calibrator = calibrator
         self.categories = categories
@@ -101,7 +102,7 @@ class Scorer:
         if self._booster.columns != len(columns):
             raise BundleCorrupt(
                 f"The model reads {self._booster.columns} features, the bundle names {len(columns)}.",
-                fix="Restore the bundle from the registry.",
+                fix=RESTORE,
             )
 
     def encode(self, features: pl.DataFrame) -> np.ndarray:

@@ -123,9 +123,21 @@ def test_what_is_loaded_goes_on_while_the_ledger_is_down(tmp_path: Path) -> None
     assert world.follower.serving("one").predictor.version == 1
     assert world.follower.ready()
     assert any("no database" in sentence for sentence in world.said)
+    assert "no database" in str(world.status("one")["problem"])
     world.down = False
     world.release("one", 2, seed=2)
     assert world.follower.serving("one").predictor.version == 2
+    assert world.status("one")["problem"] is None
+
+
+def test_a_release_that_fails_in_an_unforeseen_way_does_not_end_the_following(tmp_path: Path) -> None:
+    world = World(tmp_path, "one", "two")
+    world.release("one", 1)
+    world.releases["one"] = Told(2, None, "", sequence=2)  # type: ignore[arg-type]
+    world.release("two", 1)
+    assert world.follower.serving("one").predictor.version == 1
+    assert "version 2 is refused" in str(world.status("one")["problem"])
+    assert world.follower.serving("two").predictor.version == 1
 
 
 def test_a_model_with_history_is_ready_only_with_its_online_state(tmp_path: Path) -> None:
