@@ -28,25 +28,34 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
     watched = {name: spec for name, spec in sources.items() if isinstance(spec.read, Files)}
     reach = _reach(models)
 
-    def selection(landing: Landing) -> list[dg.AssetKey]:
-        """The sources of a landing; and, for days, what they change in every model on the same calendar."""
-        keys = [key(name) for name in landing.sources for key in (raw_key, validated_key, quarantine_key)]
-        if landing.first is not None:
-            calendar = sources[landing.sources[0]].daily
-            changed = [spec for spec in models.values() if set(spec.sources) & set(landing.sources)]
-            keys += [
-                model_key(spec.name, step)
-                for spec in changed
-                if _same_calendar(sources[spec.source].daily, calendar)
-                for step in data_steps(spec)
-            ]
-        return keys
+    def selection(landing: Landing, lake: "Lake") -> list[dg.AssetKey]:
+        """The sources of a landing, and what they change in the models that read them.
 
-    def request(landing: Landing) -> dg.RunRequest:
+        Days change features and online state of every model on the same calendar. A table changes online state, where
+        there is one; features of days that are past stay as they were made.
+        """
+        keys = [key(name) for name in landing.sources for key in (raw_key, validated_key, quarantine_key)]
+        changed = [spec for spec in models.values() if set(spec.sources) & set(landing.sources)]
+        if landing.first is None:
+            return keys + [
+                model_key(spec.name, "online_state")
+                for spec in changed
+                if spec.asof and all(lake.exists(f"validated/{name}") for name in spec.sources)
+            ]
+        calendar = sources[landing.sources[0]].daily
+        return keys + [
+            model_key(spec.name, step)
+            for spec in changed
+            if _same_calendar(sources[spec.source].daily, calendar)
+            for step in data_steps(spec)
+        ]
+
+    def request(landing: Landing, lake: "Lake") -> dg.RunRequest:
         tags = {CAUSE: "new_data", LANDING: landing.key, ATTEMPT: str(landing.attempt)}
         if landing.first is not None and landing.last is not None:
             tags |= {RANGE_FIRST: landing.first, RANGE_LAST: landing.last}
-        return dg.RunRequest(run_key=f"{landing.key}-{landing.attempt}", asset_selection=selection(landing), tags=tags)
+        run_key = f"{landing.key}-{landing.attempt}"
+        return dg.RunRequest(run_key=run_key, asset_selection=selection(landing, lake), tags=tags)
 
     @dg.sensor(
         name="new_files",
@@ -62,22 +71,25 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         ),
     )
     def new_files(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult | dg.SkipReason:
+        from pilotage.data.ingest import landed
         from pilotage.data.pending import pending
 
         settings, lake = platform.settings, platform.lake
         memory = Memory.read(context.cursor)
-        requests = [request(landing) for landing in _again(context, memory)]
+        requests = [request(landing, lake) for landing in _again(context, memory)]
+        there = {name: landed(spec, settings) for name, spec in watched.items()}
         found: dict[str, list[LandedFile]] = {
             name: files
             for name, spec in watched.items()
-            if (files := pending(spec, settings=settings, lake=lake, seen=memory.seen.get(name, {})))
+            if (files := pending(spec, there[name], lake=lake, seen=memory.seen.get(name, {})))
         }
-        landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, reach)]
+        landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, memory, reach)]
         tables = table_landing({name: files for name, files in found.items() if not watched[name].daily})
         for landing in [*([tables] if tables else []), *landings]:
             memory.open[landing.key] = landing
-            requests.append(request(landing))
-        for name, files in found.items():
+            requests.append(request(landing, lake))
+        # Those that others ingested too: a correction that keeps an old modification time differs from what was there.
+        for name, files in there.items():
             memory.take(name, files)
         if not requests:
             waiting = f" {len(memory.open)} landings are being worked on." if memory.open else ""
@@ -101,9 +113,11 @@ def _calendars(
     return list(groups.values())
 
 
-def _of_days(files: dict[str, list[LandedFile]], lake: "Lake", reach: timedelta) -> list[Landing]:
-    newest = max((days[-1] for name in files if (days := lake.days(f"raw/{name}"))), default=None)
-    return daily_landings(files, newest=newest, reach=reach)
+def _of_days(files: dict[str, list[LandedFile]], lake: "Lake", memory: Memory, reach: timedelta) -> list[Landing]:
+    ingested = [days[-1] for name in files if (days := lake.days(f"raw/{name}"))]
+    # A run that is under way may make features of later days from what this landing corrects.
+    asked_for = [date.fromisoformat(item.last) for item in memory.open.values() if item.last is not None]
+    return daily_landings(files, newest=max([*ingested, *asked_for], default=None), reach=reach)
 
 
 def _same_calendar(one: Daily | None, other: Daily | None) -> bool:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from pilotage.data.ingest import landed
 from pilotage.data.ingested import LandedFile
 from pilotage.data.lake import Lake
 from pilotage.data.raw import SOURCE_FILE
 from pilotage.data.source import SourceSpec
-from pilotage.settings import Settings
 
 Seen = Mapping[str, tuple[int, int]]
 """File name → size in bytes and modification time in nanoseconds, when it was taken up."""
 
 
-def pending(spec: SourceSpec, *, settings: Settings, lake: Lake, seen: Seen) -> list[LandedFile]:
-    """Files that are new, or have changed, since they were last taken up.
+def pending(spec: SourceSpec, files: Sequence[LandedFile], *, lake: Lake, seen: Seen) -> list[LandedFile]:
+    """Those of the landed files that are new, or have changed, since they were last taken up.
 
     Args:
         seen: What the caller knows to be taken up. A file it does not know is looked for in the lake: one whose rows
             are there, and that has not changed since the lake's last commit, is not pending.
     """
-    unknown = [file for file in landed(spec, settings) if seen.get(file.name) != (file.size, file.modified_ns)]
+    unknown = [file for file in files if seen.get(file.name) != (file.size, file.modified_ns)]
     if not unknown or not lake.exists(f"raw/{spec.name}"):
         return unknown
     held, since = _held(spec, lake)

@@ -20,6 +20,7 @@ from pilotage.data import sample
 from pilotage.data.ingest import ingest
 from pilotage.data.ingested import LandedFile
 from pilotage.data.lake import Lake
+from pilotage.data.validate import validate
 from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
 from resources.platform_home import PlatformHome
@@ -100,6 +101,22 @@ def test_a_reference_table_asks_for_a_run_without_days(desk: Desk) -> None:
     }
 
 
+def test_a_new_reference_table_brings_the_online_state_that_looks_into_it_up_to_date(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    sample.publish_reference(desk.settings.landing)
+    lake = Lake(desk.settings.lake)
+    sources = load_sources()
+    for name in load_models()["flight_delay"].sources:
+        ingest(sources[name], lake=lake, settings=desk.settings, days=None, run_id="bootstrap")
+        validate(sources[name], lake=lake, reports=desk.settings.reports, days=None, run_id="bootstrap")
+    desk.tick()
+    planes = next((desk.settings.landing / "planes").iterdir())
+    later = planes.stat().st_mtime_ns + 10**9
+    os.utime(planes, ns=(later, later))
+    [request], _ = desk.tick()
+    assert keys(request) == {"raw/planes", "validated/planes", "quarantine/planes", "flight_delay/online_state"}
+
+
 def test_files_that_are_in_the_lake_already_are_not_asked_for_by_a_sensor_that_starts_anew(desk: Desk) -> None:
     desk.publish(*DAYS)
     lake = Lake(desk.settings.lake)
@@ -120,6 +137,34 @@ def test_a_corrected_file_is_asked_for_with_the_days_whose_features_look_back_at
     [request], _ = desk.tick()
     assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-06")
     assert "raw/weather" not in keys(request)
+
+
+def test_a_correction_of_days_that_are_still_under_way_is_asked_for_with_the_days_that_look_back_at_it(
+    desk: Desk,
+) -> None:
+    desk.publish(date(2013, 1, 1), date(2013, 1, 6))
+    [under_way], _ = desk.tick()
+    desk.finish(under_way, dg.DagsterRunStatus.STARTED)
+    corrected = desk.settings.landing / "flights" / "flights_2013-01-02.csv.gz"
+    later = corrected.stat().st_mtime_ns + 10**9
+    os.utime(corrected, ns=(later, later))
+    [request], _ = desk.tick()
+    assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-06")
+
+
+def test_a_correction_older_than_the_last_ingest_is_asked_for_though_others_ingested_what_it_corrects(
+    desk: Desk,
+) -> None:
+    desk.publish(*DAYS)
+    lake = Lake(desk.settings.lake)
+    for name in ("flights", "weather"):
+        ingest(load_sources()[name], lake=lake, settings=desk.settings, days=None, run_id="bootstrap")
+    desk.tick()
+    corrected = desk.settings.landing / "flights" / "flights_2013-01-02.csv.gz"
+    earlier = corrected.stat().st_mtime_ns - 10**9
+    os.utime(corrected, ns=(earlier, earlier))
+    [request], _ = desk.tick()
+    assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-03")
 
 
 def test_a_run_that_fails_is_asked_for_again_a_bounded_number_of_times(desk: Desk) -> None:
