@@ -4,8 +4,9 @@
 
 Both start from the same landed files, each in a process of its own. The platform's side is what Dagster does when an
 operator materializes it: reference tables, days, features, online state, training set, model, evaluation with its
-pictures, registration in MLflow; with its real instance, in one process. Target: at most 1.5 times the wall time and
-1.5 times the peak memory of ``bare_script.py``. The split says where the platform's time goes.
+pictures, registration in MLflow; with its real instance, in one process. The bare side ends in a registered model too.
+Target: at most 1.5 times the wall time and 1.5 times the peak memory of ``bare_script.py``. The split says where the
+platform's time goes.
 """
 
 from __future__ import annotations
