@@ -1,4 +1,4 @@
-"""``pilotage sql``: DuckDB over the lake, as a table, CSV or JSON."""
+"""``pilotage sql``: DuckDB over the lake, as a table (too wide a one as a list of fields a row), CSV or JSON."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pilotage.settings import Settings
 
 if TYPE_CHECKING:
     import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-COLUMNS_SHOWN = 16
-"""Columns of a table on the terminal; more of them can't be read."""
+ANY_WIDTH = 100_000
+"""Characters; to learn how wide a table would like to be."""
 
 
 def show(settings: Settings, query: str, *, form: str, limit: int) -> None:
@@ -31,21 +34,48 @@ def show(settings: Settings, query: str, *, form: str, limit: int) -> None:
 
 
 def _table(rows: pl.DataFrame, limit: int) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold", show_edge=False)
-    shown = rows.columns[:COLUMNS_SHOWN]
-    for name in shown:
-        table.add_column(name, justify="right" if rows.schema[name].is_numeric() else "left", overflow="fold")
-    for row in rows.head(limit).select(shown).iter_rows():
-        table.add_row(*(Text("null", style="dim") if value is None else Text(_cell(value)) for value in row))
-    out().print(table)
-    left = [f"{rows.height:,} rows"]
+    cells = [[_cell(value) for value in row] for row in rows.head(limit).iter_rows()]
+    console = out()
+    table = _grid(rows.schema, cells)
+    # A table that is squeezed into the terminal breaks within words, and nobody can read it.
+    if console.measure(table, options=console.options.update(max_width=ANY_WIDTH)).maximum <= console.width:
+        console.print(table)
+    else:
+        _records(console, rows.columns, cells)
+    left = [f"{rows.height:,} {'row' if rows.height == 1 else 'rows'}"]
     left += [f"{limit} shown, see --limit"] if rows.height > limit else []
-    left += [f"{len(rows.columns) - len(shown)} columns left out"] if len(rows.columns) > len(shown) else []
     err().print("; ".join(left), style="dim")
 
 
-def _cell(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _grid(schema: pl.Schema, cells: list[list[Text]]) -> Table:
+    from rich.table import Table
+
+    table = Table(header_style="bold", show_edge=False)
+    for name, dtype in schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def _records(console: Console, names: list[str], cells: list[list[Text]]) -> None:
+    """Each row as a list of its fields."""
+    from rich.rule import Rule
+    from rich.table import Table
+
+    for number, row in enumerate(cells, start=1):
+        console.print(Rule(f"row {number}", align="left", style="dim"))
+        record = Table.grid(padding=(0, 2))
+        record.add_column(style="bold", no_wrap=True)
+        record.add_column(overflow="fold")
+        for name, cell in zip(names, row, strict=True):
+            record.add_row(name, cell)
+        console.print(record)
+
+
+def _cell(value: object) -> Text:
+    from rich.text import Text
+
+    if value is None:
+        return Text("null", style="dim")
+    return Text(f"{value:.6g}" if isinstance(value, float) else str(value))
