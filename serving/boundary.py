@@ -104,9 +104,13 @@ class Boundary:
             return error_response(
                 UnknownModel(f"There is no model {model[:100]!r}.", fix=f"Use one of: {', '.join(self._models)}.")
             )
+        if scope["method"] != "POST":
+            answer = error_response(InvalidRequest(f"{scope['method']} predicts nothing.", fix="Send it by POST."), 405)
+            answer.headers["Allow"] = "POST"
+            return answer
         headers = dict(scope["headers"])
         kind = headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":
+        if kind != b"application/json":
             return error_response(
                 InvalidRequest(
                     f"The body is {kind.decode('latin-1')[:100]!r}.", fix="Send it with Content-Type: application/json."

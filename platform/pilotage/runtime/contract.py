@@ -15,6 +15,8 @@ from pilotage.spec import RequestField
 
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})?")
 _INT64 = range(-(2**63), 2**63)
+_YEARS = range(1900, 2200)
+"""Years of a time field. At the ends of what ``datetime`` can hold no feature can be computed, and none is meant."""
 _LONGEST_TEXT = 1_000
 """Characters of a text field; longer ones are an attack or a mistake."""
 _UTC_FIX = "Send UTC, such as 2013-02-28T10:15:00Z."
@@ -166,6 +168,8 @@ def _time(field: RequestField, value: Any) -> datetime:
         raise _invalid(field, value, "has no time zone", _UTC_FIX)
     if offset != timedelta(0):
         raise _invalid(field, value, "is not in UTC", _UTC_FIX)
+    if moment.year not in _YEARS:
+        raise _invalid(field, value, "is out of range", f"Send a year from {_YEARS[0]} to {_YEARS[-1]}.")
     return moment.astimezone(UTC)
 
 
@@ -215,6 +219,8 @@ def _is_wrong(field: RequestField) -> pl.Expr:
     wrong = pl.lit(value=False) if field.nullable else column.is_null()
     if field.dtype == pl.Float64:
         wrong |= column.is_finite().not_().fill_null(value=False)
+    if field.dtype.is_temporal():
+        wrong |= column.dt.year().is_between(_YEARS[0], _YEARS[-1]).not_().fill_null(value=False)
     if field.minimum is not None:
         wrong |= (column < field.minimum).fill_null(value=False)
     if field.maximum is not None:

@@ -60,7 +60,7 @@ def test_a_request_that_is_no_object_is_refused(value: Any) -> None:
 
 
 @settings(deadline=None)
-@given(st.datetimes(timezones=st.just(UTC)))
+@given(st.datetimes(datetime(1900, 1, 1), datetime(2199, 12, 31, 23, 59, 59, 999999), timezones=st.just(UTC)))
 def test_every_utc_time_is_taken_to_the_microsecond(moment: datetime) -> None:
     for text in (moment.isoformat(), moment.isoformat().replace("+00:00", "Z")):
         assert CONTRACT.frame([{**GOOD, "ordered_at": text}])["ordered_at"][0] == moment
@@ -87,6 +87,13 @@ def test_a_time_that_is_not_utc_in_iso_form_is_refused(value: Any) -> None:
     assert "2013-02-28T10:15:00Z" in caught.value.fix
 
 
+@pytest.mark.parametrize("value", ["0001-01-01T00:00:00Z", "1899-12-31T23:59:59Z", "9999-12-31T23:59:59Z"])
+def test_a_time_for_which_no_feature_can_be_computed_is_refused(value: str) -> None:
+    with pytest.raises(InvalidRequest, match="is out of range") as caught:
+        CONTRACT.frame([{**GOOD, "ordered_at": value}])
+    assert caught.value.fix == "Send a year from 1900 to 2199."
+
+
 def test_the_row_at_fault_is_named_where_there_are_several() -> None:
     with pytest.raises(InvalidRequest, match="Row 1: items") as caught:
         CONTRACT.frame([GOOD, {**GOOD, "items": 0}])
@@ -97,7 +104,14 @@ def test_the_row_at_fault_is_named_where_there_are_several() -> None:
 def test_typed_rows_are_checked_by_the_same_rules() -> None:
     rows = tiny_rows(SPEC, 20)
     assert CONTRACT.check_frame(rows).columns == list(SPEC.request_types())
-    for column, value in [("amount", math.nan), ("amount", math.inf), ("amount", -1.0), ("items", 100), ("shop", "x")]:
+    for column, value in [
+        ("amount", math.nan),
+        ("amount", math.inf),
+        ("amount", -1.0),
+        ("items", 100),
+        ("shop", "x"),
+        ("ordered_at", datetime(1, 1, 1, tzinfo=UTC)),
+    ]:
         bad = rows.with_columns(
             pl.when(pl.row_index() == 7).then(pl.lit(value, rows.schema[column])).otherwise(column).alias(column)
         )

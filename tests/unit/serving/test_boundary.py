@@ -109,6 +109,9 @@ def test_what_no_route_should_read_is_turned_away(client: Client) -> None:
     assert client.post("/tiny/predict", content=chunks(9000, 9), headers=kind).status_code == 413
     assert client.post("/tiny/predict", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     assert client.post("/none/predict", content=b"{}", headers=kind).status_code == 404
+    refused = client.get("/tiny/predict")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    assert refused.json()["fix"] == "Send it by POST."
     assert client.post("/other", content=b"x" * 100_000).text.startswith("/other"), "not ours to judge"
 
 
