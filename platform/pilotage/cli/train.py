@@ -14,6 +14,7 @@ import click
 
 from pilotage.cli import declared, home, runs, servers
 from pilotage.cli.console import err, out
+from pilotage.cli.status import states
 from pilotage.errors import RegistryUnavailable, TrainingError
 from pilotage.settings import Settings
 
@@ -89,6 +90,10 @@ def conclude(settings: Settings, name: str, *, run_id: str, before: int) -> int:
     console.print(f"Run: {settings.dagster_ui}/runs/{run_id}", highlight=False)
     if event.kind == "registered":
         console.print(f"[bold green]{name} version {event.version} passed its gate and is registered.[/]")
+        champion = states(settings)[name].champion
+        if champion is not None and champion.version == event.version:
+            console.print("It is the champion now.")
+            return 0
         console.print(f'Release it: pilotage promote {name} {event.version} --why "…"', highlight=False)
         return 0
     console.print(f"[bold red]The gate refused this candidate of {name}.[/] The champion stays.")
@@ -119,8 +124,6 @@ def _decision(settings: Settings, name: str, run_id: str, before: int) -> Event:
 
 
 def _last_event(settings: Settings) -> int:
-    from pilotage.cli.status import states
-
     return max((state.sequence for state in states(settings).values()), default=0)
 
 

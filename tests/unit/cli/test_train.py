@@ -9,7 +9,7 @@ import pytest
 from pilotage.cli.train import REFUSED, conclude, train
 from pilotage.errors import ConfigError, TrainingError
 from pilotage.settings import Settings
-from tests.unit.cli.ledgers import refused, registered
+from tests.unit.cli.ledgers import promoted, refused, registered
 
 
 @pytest.fixture
@@ -52,6 +52,17 @@ def test_a_registered_version_ends_with_the_command_that_promotes_it(
     printed = capsys.readouterr().out
     assert "version 4 passed its gate" in printed
     assert 'pilotage promote loan_approval 4 --why "…"' in printed
+
+
+def test_a_first_version_that_became_champion_at_once_is_not_offered_for_promotion(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(settings, "loan_approval", 1, run="mine")
+    promoted(settings, "loan_approval", 1)
+    assert conclude(settings, "loan_approval", run_id="mine", before=0) == 0
+    printed = capsys.readouterr().out
+    assert "It is the champion now." in printed
+    assert "pilotage promote" not in printed
 
 
 def test_a_refusal_ends_with_its_reasons_and_an_exit_code_of_its_own(
