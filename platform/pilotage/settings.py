@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     """MLflow tracking and registry store: ``sqlite:///…``, ``postgresql://…`` or a server's URL."""
     ledger_url: str = ""
     """SQLAlchemy URL of the ledger. Default: SQLite in ``<home>/ledger.db``."""
+    ledger_key_file: Path | None = None
+    """File with the secret of the ledger's keyed hashes, 16 bytes or more; only who writes or audits needs it."""
     loans_url: str = ""
     """SQLAlchemy URL of the database that the loans are read from. Default: ``<home>/landing/loans.db``."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
@@ -119,6 +121,11 @@ class Settings(BaseSettings):
     @property
     def ledger(self) -> str:
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @property
+    def ledger_head(self) -> Path:
+        """The ledger's last event, noted outside its database."""
+        return self.home / "ledger.head"
 
     @property
     def loans(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from multiprocessing.synchronize import Barrier
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pilotage.errors import LedgerConflict, LedgerUnavailable
+from pilotage.errors import ConfigError, LedgerConflict, LedgerUnavailable
 from pilotage.release.events import Draft, broken_link
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.testing.ledger import InMemoryLedger
@@ -24,27 +24,32 @@ def draft(number: int = 0, **payload: Any) -> Draft:
     return Draft(model="m", kind="refused", actor="ada", cause="manual", payload={"number": number, **payload})
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def open_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Ledger]]:
     """Opens the same ledger, as another process would."""
     if request.param == "memory":
-        ledger = InMemoryLedger()
-        return lambda: ledger
+        yield InMemoryLedger().rekeyed
+        return
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}"
+    else:
+        url = request.getfixturevalue("postgres_database")()
     opened: list[SqlLedger] = []
 
-    def make() -> Ledger:
-        opened.append(SqlLedger(f"sqlite:///{tmp_path / 'deep' / 'ledger.db'}"))
+    def make(key: bytes | None = None) -> Ledger:
+        opened.append(SqlLedger(url, key=key, head=tmp_path / "ledger.head"))
         return opened[-1]
 
-    request.addfinalizer(lambda: [ledger.close() for ledger in opened])
-    return make
+    yield make
+    for ledger in opened:
+        ledger.close()
 
 
-def test_a_fresh_ledger_has_no_events(open_ledger: Callable[[], Ledger]) -> None:
+def test_a_fresh_ledger_has_no_events(open_ledger: Callable[..., Ledger]) -> None:
     assert open_ledger().events() == []
 
 
-def test_events_come_back_as_they_were_written_in_order_and_chained(open_ledger: Callable[[], Ledger]) -> None:
+def test_events_come_back_as_they_were_written_in_order_and_chained(open_ledger: Callable[..., Ledger]) -> None:
     ledger = open_ledger()
     written = [ledger.append(draft(number, words="Größe, „ja“", list=[1, 2.5, None])) for number in range(5)]
     read = open_ledger().events()
@@ -56,7 +61,7 @@ def test_events_come_back_as_they_were_written_in_order_and_chained(open_ledger:
     assert all(event.at.utcoffset().total_seconds() == 0 for event in read)  # type: ignore[union-attr]
 
 
-def test_reading_begins_after_a_number(open_ledger: Callable[[], Ledger]) -> None:
+def test_reading_begins_after_a_number(open_ledger: Callable[..., Ledger]) -> None:
     ledger = open_ledger()
     for number in range(4):
         ledger.append(draft(number))
@@ -64,7 +69,7 @@ def test_reading_begins_after_a_number(open_ledger: Callable[[], Ledger]) -> Non
     assert ledger.events(after=4) == []
 
 
-def test_an_append_on_an_old_view_is_a_conflict_and_writes_nothing(open_ledger: Callable[[], Ledger]) -> None:
+def test_an_append_on_an_old_view_is_a_conflict_and_writes_nothing(open_ledger: Callable[..., Ledger]) -> None:
     ledger = open_ledger()
     ledger.append(draft(1), expected=0)
     with pytest.raises(LedgerConflict) as caught:
@@ -75,7 +80,7 @@ def test_an_append_on_an_old_view_is_a_conflict_and_writes_nothing(open_ledger: 
     assert [event.payload["number"] for event in open_ledger().events()] == [1]
 
 
-def test_of_many_threads_exactly_one_wins_each_number(open_ledger: Callable[[], Ledger]) -> None:
+def test_of_many_threads_exactly_one_wins_each_number(open_ledger: Callable[..., Ledger]) -> None:
     ledgers = [open_ledger() for _ in range(6)]
 
     def attempt(number: int) -> bool:
@@ -92,7 +97,7 @@ def test_of_many_threads_exactly_one_wins_each_number(open_ledger: Callable[[], 
     assert broken_link(ledgers[0].events()) is None
 
 
-def test_facts_are_all_appended_however_many_write_at_once(open_ledger: Callable[[], Ledger]) -> None:
+def test_facts_are_all_appended_however_many_write_at_once(open_ledger: Callable[..., Ledger]) -> None:
     ledgers = [open_ledger() for _ in range(5)]
     with ThreadPoolExecutor(5) as pool:
         list(pool.map(lambda number: ledgers[number % 5].append(draft(number)), range(50)))
@@ -101,11 +106,28 @@ def test_facts_are_all_appended_however_many_write_at_once(open_ledger: Callable
     assert broken_link(events) is None
 
 
-def test_a_payload_that_is_no_json_is_refused_and_nothing_is_written(open_ledger: Callable[[], Ledger]) -> None:
+def test_a_payload_that_is_no_json_is_refused_and_nothing_is_written(open_ledger: Callable[..., Ledger]) -> None:
     ledger = open_ledger()
     with pytest.raises(ValueError, match="JSON"):
         ledger.append(draft(1, value=float("nan")))
     assert ledger.events() == []
+
+
+def test_a_key_configured_later_seals_from_then_on(open_ledger: Callable[..., Ledger]) -> None:
+    key = b"a secret of enough bytes"
+    open_ledger().append(draft(1))
+    open_ledger(key).append(draft(2))
+    events = open_ledger().events()
+    assert [event.algorithm for event in events] == ["sha256", "hmac-sha256"]
+    assert broken_link(events, key) is None
+    assert broken_link(events, b"another secret of a forger") == 2
+
+
+def test_a_writer_without_the_key_can_not_go_on_and_writes_nothing(open_ledger: Callable[..., Ledger]) -> None:
+    open_ledger(b"a secret of enough bytes").append(draft(1))
+    with pytest.raises(ConfigError, match="keyed"):
+        open_ledger().append(draft(2))
+    assert [event.payload["number"] for event in open_ledger().events()] == [1]
 
 
 def compete(url: str, start: Barrier, results: Queue[list[int]]) -> None:

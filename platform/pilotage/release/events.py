@@ -1,16 +1,31 @@
-"""What an event of the ledger is, and the hash that chains it to the one before. ``ledger.py`` stores them."""
+"""What an event of the ledger is, and the hash that chains it to the one before. ``ledger.py`` stores them.
+
+The hash is SHA-256, or HMAC-SHA256 where a key is configured: then nobody can forge a chain who can only write the
+database. An event says which; an unkeyed ledger may become a keyed one, never the other way round.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
+
+from pilotage.errors import ConfigError
 
 Kind = Literal["registered", "refused", "promoted"]
 KINDS: tuple[Kind, ...] = ("registered", "refused", "promoted")
+
+Algorithm = Literal["sha256", "hmac-sha256"]
+PLAIN: Algorithm = "sha256"
+KEYED: Algorithm = "hmac-sha256"
+
+_SHORTEST_KEY = 16
+"""Bytes; a shorter secret can be guessed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +59,54 @@ class Event:
     previous: str
     """Hash of the event before; empty for the first."""
     hash: str
+    algorithm: Algorithm = PLAIN
+    """How the hash was computed."""
 
 
-def seal(draft: Draft, *, sequence: int, at: datetime, previous: str) -> Event:
-    """Makes an event of a draft: SHA-256 over everything in it and the hash of the one before."""
+def read_key(path: Path | None) -> bytes | None:
+    """The secret in a key file, without the line end that an editor leaves; ``None`` if there is no file configured.
+
+    Raises:
+        ConfigError: The file can't be read, or holds too little. To go on without it would write an unkeyed event.
+    """
+    if path is None:
+        return None
+    try:
+        key = path.read_bytes().rstrip(b"\r\n")
+    except OSError as error:
+        raise ConfigError(
+            f"The ledger's key file {path} can't be read: {error.strerror}.",
+            fix="Put the key there, readable for this user, or correct PILOTAGE_LEDGER_KEY_FILE.",
+            path=str(path),
+        ) from None
+    if len(key) < _SHORTEST_KEY:
+        raise ConfigError(
+            f"The ledger's key file {path} holds {len(key)} bytes; a key has {_SHORTEST_KEY} or more.",
+            fix=f"Make one: openssl rand -hex 32 > {path}",
+            path=str(path),
+        )
+    return key
+
+
+def refuse_unkeyed(algorithm: str, key: bytes | None) -> None:
+    """Keeps a writer that does not have the key from breaking a keyed chain off.
+
+    Args:
+        algorithm: Of the last event.
+        key: The writer's.
+
+    Raises:
+        ConfigError: The event before is keyed, and there is no key.
+    """
+    if key is None and algorithm != PLAIN:
+        raise ConfigError(
+            "The ledger is keyed, and no key is configured here.",
+            fix="Set PILOTAGE_LEDGER_KEY_FILE to the file that holds its key.",
+        )
+
+
+def seal(draft: Draft, *, sequence: int, at: datetime, previous: str, key: bytes | None = None) -> Event:
+    """Makes an event of a draft: a hash over everything in it and the hash of the one before."""
     # A round trip, so that what is hashed is what will be read back.
     payload = json.loads(json.dumps(dict(draft.payload), allow_nan=False))
     unsealed = Event(
@@ -61,22 +120,72 @@ def seal(draft: Draft, *, sequence: int, at: datetime, previous: str) -> Event:
         payload=payload,
         previous=previous,
         hash="",
+        algorithm=KEYED if key is not None else PLAIN,
     )
-    return replace(unsealed, hash=hash_of(unsealed))
+    return replace(unsealed, hash=hash_of(unsealed, key))
 
 
-def hash_of(event: Event) -> str:
-    """The hash that an event must have."""
+def hash_of(event: Event, key: bytes | None = None) -> str:
+    """The hash that an event must have.
+
+    Raises:
+        ConfigError: It is keyed, and there is no key.
+    """
     fields = {**asdict(event), "at": event.at.isoformat()}
     del fields["hash"]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if event.algorithm == PLAIN:
+        # As events were hashed before there were two algorithms.
+        del fields["algorithm"]
+    return digest(fields, algorithm=event.algorithm, key=key)
 
 
-def broken_link(events: Iterable[Event]) -> int | None:
+def digest(fields: Mapping[str, Any], *, algorithm: str, key: bytes | None) -> str:
+    """Hash of named values, by an event's algorithm.
+
+    Raises:
+        ConfigError: It is keyed, and there is no key; or this version does not know it.
+    """
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    if algorithm == PLAIN:
+        return hashlib.sha256(text).hexdigest()
+    if algorithm != KEYED:
+        raise ConfigError(
+            f"This version of Pilotage knows no hash algorithm {algorithm!r}.", fix="Use the version that wrote it."
+        )
+    if key is None:
+        raise ConfigError(
+            "A keyed hash of the ledger can't be computed: no key is configured here.",
+            fix="Set PILOTAGE_LEDGER_KEY_FILE to the file that holds its key.",
+        )
+    return hmac.new(key, text, hashlib.sha256).hexdigest()
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two hashes are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
+
+
+def to_row(event: Event) -> dict[str, Any]:
+    """An event as it is stored."""
+    return {**asdict(event), "at": event.at.isoformat(), "payload": json.dumps(event.payload)}
+
+
+def from_row(row: Mapping[str, Any]) -> Event:
+    """An event as it was stored; rows from before there were two algorithms have none.
+
+    Raises:
+        ValueError: The row is not what ``to_row`` writes.
+        TypeError: So is it.
+    """
+    return Event(**{**row, "at": datetime.fromisoformat(row["at"]), "payload": json.loads(row["payload"])})
+
+
+def broken_link(events: Iterable[Event], key: bytes | None = None) -> int | None:
     """Sequence number of the first event that was edited, removed before, or reordered; ``None`` if there is none."""
     previous = ""
     for sequence, event in enumerate(events, start=1):
-        if event.sequence != sequence or event.previous != previous or event.hash != hash_of(event):
+        linked = event.sequence == sequence and same(event.previous, previous)
+        if not linked or not same(event.hash, hash_of(event, key)):
             return sequence
         previous = event.hash
     return None

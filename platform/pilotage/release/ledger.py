@@ -1,28 +1,34 @@
 """The ledger: append-only events in SQL, each with the hash of the one before. What happened, not what it means.
 
 Appending takes the sequence number that the writer has seen (compare-and-swap), so of two decisions at once one wins.
-What the events amount to is ``state.py``; MLflow's aliases are a projection of that.
+What the events amount to is ``state.py``; whether they are the ones that were written is ``audit.py``. MLflow's aliases
+are a projection of them.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pilotage.errors import LedgerConflict, LedgerUnavailable
-from pilotage.release.events import Draft, Event, seal
+from pilotage.release import ledger_sql
+from pilotage.release.events import PLAIN, Draft, Event, from_row, read_key, refuse_unkeyed, seal, to_row
+from pilotage.release.head import advance
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-_WAIT_S = 30
-"""Seconds that a writer waits for another one's transaction; one takes a millisecond."""
+    from pilotage.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+_ATTEMPTS = 100
+"""Times that a fact is appended anew after another writer took its number; each time one of them gets through."""
 
 
 class Ledger(Protocol):
@@ -46,58 +52,125 @@ class Ledger(Protocol):
 
 
 class SqlLedger:
-    """A ledger in SQLite (write-ahead logging) or any other database that SQLAlchemy knows."""
+    """A ledger in SQLite (write-ahead logging), PostgreSQL, or any other database that SQLAlchemy knows."""
 
-    def __init__(self, url: str) -> None:
-        """Opens nothing yet.
+    def __init__(self, url: str, *, key: bytes | None = None, head: Path | None = None) -> None:
+        """Opens nothing yet. To read, the address is enough.
 
         Args:
             url: SQLAlchemy URL.
+            key: Secret of keyed hashes.
+            head: File that notes the last event outside the database.
+
+        Raises:
+            ConfigError: The address is none.
         """
-        self._url = url
+        self._url = ledger_sql.parse_url(url)
+        self._file = ledger_sql.file_of(self._url)
+        self._key = key
+        self._head = head
         self._created = False
+        self._columns: list[sa.Column[Any]] = []
+
+    @classmethod
+    def of(cls, settings: Settings) -> SqlLedger:
+        """The ledger of an installation, to write into.
+
+        Raises:
+            ConfigError: Its key file can't be read.
+        """
+        return cls(settings.ledger, key=read_key(settings.ledger_key_file), head=settings.ledger_head)
 
     def append(self, draft: Draft, *, expected: int | None = None) -> Event:
-        """See ``Ledger``."""
+        """See ``Ledger``.
+
+        Raises:
+            ConfigError: The ledger is keyed, and this writer has no key.
+        """
         import sqlalchemy as sa
 
-        table = self._table
-        while True:
+        for _ in range(_ATTEMPTS):
             try:
                 with self._named():
                     self._create()
                 with self._named(), self._engine.begin() as connection:
-                    if self._file is not None:
-                        connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    last = connection.execute(
-                        sa.select(table.c.sequence, table.c.hash).order_by(table.c.sequence.desc()).limit(1)
-                    ).first()
-                    head, previous = (last.sequence, last.hash) if last else (0, "")
-                    if expected is not None and expected != head:
-                        raise _conflict(draft, expected, head)
-                    event = seal(draft, sequence=head + 1, at=datetime.now(UTC), previous=previous)
-                    row = {**asdict(event), "at": event.at.isoformat(), "payload": json.dumps(event.payload)}
-                    connection.execute(table.insert().values(row))
-                return event
+                    event = self._insert(connection, draft, expected)
             except sa.exc.IntegrityError:
-                # Another writer took the number between our two statements (not possible in SQLite).
+                # Another writer took the number between our two statements, in a database that ``begin`` can't lock.
                 if expected is not None:
                     raise _conflict(draft, expected, expected + 1) from None
+                continue
+            self._note(event)
+            return event
+        raise LedgerUnavailable(
+            f"{draft.kind} of {draft.model} could not be appended: its row was refused {_ATTEMPTS} times.",
+            fix="See that every field has a value, and that only Pilotage writes the table pilotage_ledger.",
+            model=draft.model,
+        )
+
+    def _insert(self, connection: sa.Connection, draft: Draft, expected: int | None) -> Event:
+        import sqlalchemy as sa
+
+        ledger_sql.begin(connection)
+        columns = self._table.c
+        last = connection.execute(
+            sa.select(columns.sequence, columns.hash, columns.algorithm).order_by(columns.sequence.desc()).limit(1)
+        ).first()
+        head, previous, algorithm = tuple(last) if last else (0, "", PLAIN)
+        if expected is not None and expected != head:
+            raise _conflict(draft, expected, head)
+        refuse_unkeyed(algorithm, self._key)
+        event = seal(draft, sequence=head + 1, at=datetime.now(UTC), previous=previous, key=self._key)
+        connection.execute(self._table.insert().values(to_row(event)))
+        return event
+
+    def _note(self, event: Event) -> None:
+        """Notes the head. The event is committed: to fail now would say that it is not."""
+        from filelock import Timeout
+
+        if self._head is None:
+            return
+        try:
+            advance(self._head, event, key=self._key, hash_at=self._hash_at)
+        except (OSError, Timeout, LedgerUnavailable) as error:
+            _LOG.warning("Event %s of the ledger is not noted in %s: %s", event.sequence, self._head, error)
+
+    def _hash_at(self, sequence: int) -> str | None:
+        found = [row["hash"] for row in self.rows(after=sequence - 1, limit=1) if row["sequence"] == sequence]
+        return str(found[0]) if found else None
 
     def events(self, *, after: int = 0) -> list[Event]:
         """See ``Ledger``. A ledger that nobody wrote to has no events, and reading does not create it."""
+        found = []
+        for row in self.rows(after=after):
+            try:
+                found.append(from_row(row))
+            except (TypeError, ValueError) as error:
+                raise LedgerUnavailable(
+                    f"Event {row['sequence']} of the ledger can't be read: {error}.",
+                    fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md.",
+                    sequence=row["sequence"],
+                ) from error
+        return found
+
+    def rows(self, *, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
+        """Events as they are stored, by sequence number. With ``after=None`` also those whose number is none."""
         import sqlalchemy as sa
 
-        query = sa.select(self._table).where(self._table.c.sequence > after).order_by(self._table.c.sequence)
         with self._named():
-            if not self._exists():
+            if not self._created and self._file is not None and not self._file.exists():
                 return []
             with self._engine.connect() as connection:
-                rows = connection.execute(query).mappings().all()
-        return [
-            Event(**{**row, "at": datetime.fromisoformat(row["at"]), "payload": json.loads(row["payload"])})
-            for row in rows
-        ]
+                columns = self._columns or ledger_sql.columns(connection, self._table)
+                if not columns:
+                    return []
+                if len(columns) == len(self._table.columns):
+                    # Asked once: a column that is there stays.
+                    self._columns = columns
+                query = sa.select(*columns).order_by(self._table.c.sequence).limit(limit)
+                if after is not None:
+                    query = query.where(self._table.c.sequence > after)
+                return [dict(row) for row in connection.execute(query).mappings()]
 
     def close(self) -> None:
         """Closes the connections."""
@@ -114,7 +187,7 @@ class SqlLedger:
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.SQLAlchemyError, OSError, Timeout) as error:
-            where = sa.make_url(self._url).render_as_string(hide_password=True)
+            where = self._url.render_as_string(hide_password=True)
             reason = str(getattr(error, "orig", None) or error).splitlines()[0][:300]
             raise LedgerUnavailable(
                 f"The ledger at {where} can't be used: {reason}.",
@@ -123,75 +196,17 @@ class SqlLedger:
             ) from error
 
     @cached_property
-    def _file(self) -> Path | None:
-        import sqlalchemy as sa
-
-        url = sa.make_url(self._url)
-        return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
-
-    @cached_property
     def _engine(self) -> sa.Engine:
-        import sqlalchemy as sa
-
-        if self._file is None:
-            # Serializable would do as well; the unique sequence number is what decides.
-            return sa.create_engine(self._url, pool_pre_ping=True)
-        engine = sa.create_engine(self._url, connect_args={"timeout": _WAIT_S})
-
-        # The driver would begin a transaction only at the first write; two writers that both read first would then
-        # fail with "database is locked" instead of waiting. So it begins none, and ``append`` says when.
-        @sa.event.listens_for(engine, "connect")
-        def _no_implicit_begin(connection: Any, _: Any) -> None:
-            connection.isolation_level = None
-            connection.execute("PRAGMA synchronous=FULL")
-
-        return engine
+        return ledger_sql.connect(self._url)
 
     @cached_property
     def _table(self) -> sa.Table:
-        import sqlalchemy as sa
-
-        return sa.Table(
-            "pilotage_ledger",
-            sa.MetaData(),
-            sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
-            sa.Column("at", sa.Text, nullable=False),
-            sa.Column("model", sa.Text, nullable=False),
-            sa.Column("kind", sa.Text, nullable=False),
-            sa.Column("version", sa.BigInteger),
-            sa.Column("actor", sa.Text, nullable=False),
-            sa.Column("cause", sa.Text, nullable=False),
-            sa.Column("payload", sa.Text, nullable=False),
-            sa.Column("previous", sa.Text, nullable=False),
-            sa.Column("hash", sa.Text, nullable=False),
-        )
-
-    def _exists(self) -> bool:
-        import sqlalchemy as sa
-
-        if self._created or (self._file is not None and not self._file.exists()):
-            return self._created
-        return sa.inspect(self._engine).has_table(self._table.name)
+        return ledger_sql.table()
 
     def _create(self) -> None:
-        import sqlalchemy as sa
-
-        if self._created:
-            return
-        statement = sa.schema.CreateTable(self._table, if_not_exists=True)
-        if self._file is None:
-            with self._engine.begin() as connection:
-                connection.execute(statement)
-        else:
-            from filelock import FileLock
-
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Switching to the write-ahead log does not wait for other connections, it fails.
-            with FileLock(f"{self._file}.lock", timeout=_WAIT_S), self._engine.connect() as connection:
-                connection.connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(statement)
-                connection.commit()
-        self._created = True
+        if not self._created:
+            ledger_sql.create(self._engine, self._table, self._file)
+            self._created = True
 
 
 def _conflict(draft: Draft, expected: int, head: int) -> LedgerConflict:

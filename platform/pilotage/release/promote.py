@@ -36,7 +36,7 @@ def promote(
         NotReleasable: There is no such version, or it was refused, or its bundle is corrupt.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    book = ledger or SqlLedger(settings.ledger)
+    book = ledger or SqlLedger.of(settings)
     seen = None
     while True:
         events = book.events()

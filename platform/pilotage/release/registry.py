@@ -58,7 +58,7 @@ def record(
     """
     from filelock import FileLock
 
-    book = ledger or SqlLedger(settings.ledger)
+    book = ledger or SqlLedger.of(settings)
     bundle = admit(Path(candidate.bundle), sha256=candidate.bundle_sha256)
     tags = tags_of(training_set=training_set, candidate=candidate, verdict=verdict, provenance=provenance)
     settings.home.mkdir(parents=True, exist_ok=True)

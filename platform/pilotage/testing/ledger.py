@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from pilotage.errors import LedgerConflict
-from pilotage.release.events import Draft, Event, seal
+from pilotage.release.events import PLAIN, Draft, Event, refuse_unkeyed, seal
 
 
 class InMemoryLedger:
@@ -15,10 +15,12 @@ class InMemoryLedger:
 
     Args:
         clock: Gives the time of each event, UTC.
+        key: Secret of keyed hashes.
     """
 
-    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC), *, key: bytes | None = None) -> None:
         self._clock = clock
+        self._key = key
         self._events: list[Event] = []
         self._lock = threading.Lock()
 
@@ -34,10 +36,18 @@ class InMemoryLedger:
                     head=head,
                     model=draft.model,
                 )
-            previous = self._events[-1].hash if self._events else ""
-            event = seal(draft, sequence=head + 1, at=self._clock(), previous=previous)
+            last = self._events[-1] if self._events else None
+            refuse_unkeyed(last.algorithm if last else PLAIN, self._key)
+            previous = last.hash if last else ""
+            event = seal(draft, sequence=head + 1, at=self._clock(), previous=previous, key=self._key)
             self._events.append(event)
             return event
+
+    def rekeyed(self, key: bytes | None = None) -> InMemoryLedger:
+        """The same events, for a writer with another key."""
+        other = InMemoryLedger(self._clock, key=key)
+        other._events, other._lock = self._events, self._lock
+        return other
 
     def events(self, *, after: int = 0) -> list[Event]:
         """See ``Ledger``."""

@@ -113,7 +113,7 @@ def running_service(settings: Settings, *, service: str, log: Path) -> Iterator[
 
 def release_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *, version: int) -> None:
     """Tells the ledger of a version and of its promotion, without MLflow."""
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.of(settings)
     payload = {
         "bundle": str(bundle),
         "bundle_sha256": sha256,

@@ -10,7 +10,7 @@ from pilotage.settings import Settings
 
 
 def append(settings: Settings, draft: Draft) -> None:
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.of(settings)
     ledger.append(draft)
     ledger.close()
 

@@ -1,0 +1,119 @@
+"""What only a real PostgreSQL can show: creation at once, its locks, its addresses, and a role with few rights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from pilotage.errors import ConfigError, LedgerUnavailable
+from pilotage.release import ledger_sql
+from pilotage.release.events import Draft, broken_link
+from pilotage.release.head import read_head
+from pilotage.release.ledger import SqlLedger
+
+Database = Callable[[], str]
+
+
+def draft(number: int = 0) -> Draft:
+    return Draft(model="m", kind="refused", actor="ada", cause="manual", payload={"number": number})
+
+
+def execute(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_writers_that_meet_on_a_fresh_server_all_get_through(postgres_database: Database, tmp_path: Any) -> None:
+    for round_ in range(5):
+        url, head = postgres_database(), tmp_path / f"{round_}.head"
+        ledgers = [SqlLedger(url, head=head) for _ in range(4)]
+
+        def write(thread: int, ledgers: list[SqlLedger] = ledgers) -> None:
+            for number in range(10):
+                ledgers[thread].append(draft(thread * 10 + number))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        events = ledgers[0].events()
+        assert sorted(event.payload["number"] for event in events) == list(range(40))
+        assert broken_link(events) is None
+        noted = read_head(head)
+        assert noted is not None
+        assert (noted.sequence, noted.hash) == (40, events[-1].hash)
+        for ledger in ledgers:
+            ledger.close()
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
+def test_an_address_may_be_written_as_people_write_it(postgres_database: Database, scheme: str) -> None:
+    ledger = SqlLedger(postgres_database().replace("postgresql+psycopg2", scheme))
+    assert ledger.events() == []
+    assert ledger.append(draft()).sequence == 1
+    ledger.close()
+
+
+def test_a_table_from_before_the_algorithm_is_read_as_it_is_and_written_on(postgres_database: Database) -> None:
+    url = postgres_database()
+    ledger = SqlLedger(url)
+    for number in range(3):
+        ledger.append(draft(number))
+    ledger.close()
+    execute(url, "ALTER TABLE pilotage_ledger DROP COLUMN algorithm")
+    ledger = SqlLedger(url)
+    assert broken_link(ledger.events()) is None
+    ledger.append(draft(3))
+    assert [event.algorithm for event in ledger.events()] == ["sha256"] * 4
+    assert broken_link(ledger.events()) is None
+    ledger.close()
+
+
+def test_a_role_that_may_only_read_and_insert_is_enough(postgres_database: Database) -> None:
+    url = postgres_database()
+    owner = SqlLedger(url)
+    owner.append(draft(1))
+    owner.close()
+    database = sa.make_url(url).database
+    name = f"writer_{database}"
+    execute(url, f"CREATE ROLE {name} LOGIN", f"GRANT SELECT, INSERT ON pilotage_ledger TO {name}")
+    writer = SqlLedger(url.replace("ledger@", f"{name}@"))
+    assert writer.append(draft(2)).sequence == 2
+    writer.close()
+    with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+        execute(url.replace("ledger@", f"{name}@"), "DELETE FROM pilotage_ledger")
+
+
+def test_a_lock_that_nobody_gives_back_is_told_and_not_waited_for_ever(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_sql, "WAIT_S", 0.2)
+    url = postgres_database()
+    ledger = SqlLedger(url)
+    ledger.append(draft())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        ledger_sql.begin(connection)
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            ledger.append(draft())
+    engine.dispose()
+    assert ledger.append(draft()).sequence == 2
+    ledger.close()
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password() -> None:
+    with pytest.raises(LedgerUnavailable) as caught:
+        SqlLedger("postgresql://ledger:hunter2@127.0.0.1:1/ledger").append(draft())
+    assert "127.0.0.1" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_an_address_that_is_none_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match="PILOTAGE_LEDGER_URL") as caught:
+        SqlLedger("my secret: hunter2")
+    assert "hunter2" not in str(caught.value)
