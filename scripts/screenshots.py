@@ -37,9 +37,13 @@ CLEARED = """(() => {
   let panel = document.querySelector('input[placeholder^="Jump to"]');
   while (panel && !panel.querySelector("button")) panel = panel.parentElement;
   panel?.querySelector("button").click();
+  for (const covers of ["[role=dialog]", "[data-component-id^='mlflow.assistant']"])
+    for (const part of document.querySelectorAll(covers))
+      (part.matches("[aria-label=Close]") ? part : part.querySelector("[aria-label=Close]"))?.click();
   return true;
 })()"""
-"""Puts away what lies over or beside Dagster's graph: the invitation to its community, the navigation."""
+"""Puts away what lies over or beside a page's content: in Dagster the invitation to its community and the navigation,
+in MLflow its announcements and the assistant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
