@@ -39,7 +39,9 @@ def delivery_check(report: IngestReport) -> dg.AssetCheckResult:
     rejected = [
         {"file": item.name, "day": item.day, "reason": item.reason, "fix": item.fix} for item in report.rejected
     ]
-    told = [f"{item['file']}: {item['reason']}" for item in rejected[:3]]
+    told = [item.reason for item in report.rejected[:3]]
+    if len(rejected) > len(told):
+        told.append(f"{len(rejected) - len(told)} more files were rejected: see the table.")
     if report.missing_days:
         told.append(f"Nothing was delivered for {span(report.missing_days)}.")
     if report.extra_columns:

@@ -116,7 +116,7 @@ def _expectation(
         # The newest batch as plain numbers, so that Dagster plots them from run to run.
         numbers = {"measured": newest.value, "low": newest.low, "high": newest.high}
         metadata |= {name: value for name, value in numbers.items() if value is not None}
-    told = "; ".join(item.message for item in missed[:3])
+    told = " ".join(item.message for item in missed[:3])
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=declared.name,

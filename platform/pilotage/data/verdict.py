@@ -116,7 +116,9 @@ def decide(
             unmet.setdefault(result.batch, []).append(result)
     for batch, failed in unmet.items():
         if blocking := [result.message for result in failed if result.severity == "block"]:
-            refused[batch] = " ".join(blocking)
+            # "0 departures" reads like a file that was cut; that there was none is another thing to look into.
+            nothing = [f"raw/{spec.name} has no row of {batch or 'it'}."] if batch not in counts else []
+            refused[batch] = " ".join([*nothing, *blocking])
     verdicts = Verdicts(
         batches=batches,
         counts=counts,

@@ -100,6 +100,16 @@ def test_a_blocking_expectation_keeps_the_whole_day_out(lake: Lake, reports: Pat
     assert rows_of(lake, "quarantine/readings")[0]["reasons"] == [f"batch: {report.refused[0].reason}"]
 
 
+def test_a_day_that_was_not_delivered_is_told_apart_from_one_that_was_cut(lake: Lake, reports: Path) -> None:
+    land(lake, {day(0): ordinary(day(0)), day(1): [row("a", day(1))]})
+
+    report = run(lake, reports, days=[day(0), day(1), day(2)])
+
+    reasons = {refusal.batch: refusal.reason for refusal in report.refused}
+    assert reasons[day(1)].startswith("readings of 2024-03-02 is 1, below 2")
+    assert reasons[day(2)].startswith("raw/readings has no row of 2024-03-03. readings of 2024-03-03 is 0, below 2")
+
+
 def test_a_warning_is_said_and_the_day_is_published(lake: Lake, reports: Path) -> None:
     land(lake, {day(number): ordinary(day(number), shift=40.0 if number == 9 else 0.0) for number in range(10)})
 
