@@ -40,6 +40,10 @@ def train(settings: Settings, name: str, file: Path | None) -> int:
     spec = declared.model(name)
     config = TrainConfig.from_file(file) if file else TrainConfig()
     config.check(spec)
+    if config.params or config.tuning:
+        from pilotage.training.fit import check_params
+
+        check_params(spec, config)
     home.prepare(settings)
     if not servers.has_store(settings):
         _make_store(settings)

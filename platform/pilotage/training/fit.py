@@ -64,6 +64,17 @@ def merged_params(spec: ModelSpec, config: TrainConfig, extra: Mapping[str, Scal
     return dict(sorted(merged.items()))
 
 
+def check_params(spec: ModelSpec, config: TrainConfig) -> None:
+    """Whether LightGBM has every parameter that a run gives or searches, and a run may set it. Loads LightGBM.
+
+    Raises:
+        ConfigError: As ``main_names``.
+    """
+    merged_params(spec, config)
+    if config.tuning is not None:
+        main_names(config.tuning.space, where="tuning.space")
+
+
 def main_names(params: Iterable[str], *, where: str) -> dict[str, str]:
     """Parameter as given → LightGBM's main name for it.
 

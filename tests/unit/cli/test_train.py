@@ -31,6 +31,9 @@ def test_an_unknown_model_is_refused_with_those_that_there_are(settings: Setting
         ("rounds: many\n", "run.yaml:1"),
         ("data: {last: 2013-02-01}\n", "loan_approval has no event time"),
         ("evaluation: {at_least: {auc: 0.1}}\n", "at_least.auc"),
+        ("params: {num_leafs: 7}\n", "Did you mean num_leaves?"),
+        ("params: {objective: mse}\n", "is the platform's"),
+        ("tuning: {trials: 2, space: {n_jobs: {low: 1, high: 2}}}\n", "n_jobs (tuning.space) is the platform's"),
     ],
 )
 def test_a_wrong_file_is_refused_before_anything_starts(
