@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from pilotage.settings import Settings
-
 if TYPE_CHECKING:
     from pilotage.data.lake import Lake
+    from pilotage.settings import Settings
 
 
 class PlatformHome(dg.ConfigurableResource):
@@ -21,6 +20,8 @@ class PlatformHome(dg.ConfigurableResource):
 
     @property
     def settings(self) -> Settings:
+        from pilotage.settings import Settings
+
         settings = Settings.load()
         return settings.model_copy(update={"home": Path(self.home).absolute()}) if self.home else settings
 

@@ -26,8 +26,7 @@ RESERVED = frozenset(_FIXED.split())
 
 
 class _Part(BaseModel):
-    # The docstrings below the fields are what Dagster's launchpad shows.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataConfig(_Part):
@@ -106,6 +105,7 @@ class TuningConfig(_Part):
     """A search for hyper-parameters by optuna's TPE, seeded. The first trial is what the spec and ``params`` say."""
 
     trials: Annotated[int, Field(ge=1, le=10_000)]
+    """How many; each trains the cross-validation's folds."""
     timeout_seconds: Annotated[float, Field(gt=0)] | None = None
     """No new trial starts after this. A run that it stops can't be repeated exactly; its trials are on record."""
     space: dict[str, Space] = DEFAULT_SPACE
@@ -131,7 +131,9 @@ class TrainConfig(_Part):
     """One training run. Every field has a default, so an empty file trains what the spec says."""
 
     data: DataConfig = DataConfig()
+    """Which rows are read."""
     split: SplitConfig = SplitConfig()
+    """Other lengths of calibration and holdout than the spec's."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Boosting rounds. Default: the spec's."""
     early_stopping_rounds: Annotated[int, Field(ge=1, le=1000)] | None = None
@@ -141,11 +143,13 @@ class TrainConfig(_Part):
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     """Threads of this training. Default: ``PILOTAGE_THREADS``."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+    """Of everything that is drawn: the same seed, rows and parameters give the same model."""
     calibration: Literal["isotonic", "sigmoid", "none"] | None = None
     """Default: the spec's. ``none`` needs no calibration part: its rows train."""
     tuning: TuningConfig | None = None
     """Search for hyper-parameters before training. Default: no."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How the candidate is judged, beyond its spec."""
 
     @classmethod
     def from_file(cls, path: Path) -> TrainConfig:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import dagster as dg
 import pytest
 
 import definitions
 from definitions import defs
+from resources.training_run import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -98,3 +101,42 @@ def test_a_model_that_reads_an_undeclared_source_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(definitions, "load_sources", lambda: sources)
     with pytest.raises(Exception, match=r"assets/models/flight_delay\.py reads the source 'planes'"):
         definitions.build_defs()
+
+
+def test_the_launchpad_describes_every_field_of_a_training_run() -> None:
+    def undescribed(model: type[dg.Config], path: str) -> list[str]:
+        missing = []
+        for name, field in model.model_fields.items():
+            missing += [] if field.description else [f"{path}{name}"]
+            inner = [part for part in (field.annotation, *get_args(field.annotation)) if isinstance(part, type)]
+            for part in inner:
+                if issubclass(part, dg.Config):
+                    missing += undescribed(part, f"{path}{name}.")
+        return missing
+
+    assert undescribed(TrainingRun, "") == []
+
+
+def test_a_step_loads_no_library_that_it_does_not_use(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from datetime import date
+from pilotage.data import sample
+from pilotage.settings import Settings
+import dagster as dg
+from definitions import defs
+settings = Settings.load()
+sample.publish_flights(settings.landing, first=date(2013, 1, 1), last=date(2013, 1, 1))
+job = defs.resolve_job_def("ingest_flights")
+job.execute_in_process(partition_key="2013-01-01", op_selection=["raw__flights"])
+print(*[name for name in {HEAVY!r} if name in sys.modules])
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PILOTAGE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert out.split() == ["deltalake"]
