@@ -4,8 +4,9 @@ One function a step. Each reads the record of the step before and hands on its o
 (``pilotage.features``, ``pilotage.training``, ``pilotage.release``).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -21,6 +22,20 @@ from resources.training_run import TrainingRun
 
 def model_key(model: str, step: str) -> dg.AssetKey:
     return dg.AssetKey([model, step])
+
+
+def model_asset(
+    spec: ModelSpec, step: str, *, kinds: set[str], description: str, **more: Any
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """``dg.asset`` with what all steps of a model share."""
+    return dg.asset(
+        key=model_key(spec.name, step),
+        group_name=spec.name,
+        owners=[spec.owner],
+        kinds=kinds,
+        description=description,
+        **more,
+    )
 
 
 def model_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[dg.AssetsDefinition]:
@@ -43,10 +58,9 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
         partitioned = daily is not None and sources[source].daily is not None
         return dg.AssetDep(validated_key(source), partition_mapping=reaches_back(reads) if partitioned else None)
 
-    @dg.asset(
-        key=model_key(spec.name, "features"),
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "features",
         kinds={"polars", "deltalake"},
         description=(
             f"What the model knew of each row of `{spec.source}` at its prediction moment: row features and "
@@ -94,10 +108,9 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
 
 
 def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=model_key(spec.name, "online_state"),
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "online_state",
         kinds={"sqlite", "polars"},
         description="The newest as-of state, where the prediction service looks it up.",
         deps=[validated_key(source) for source in spec.sources],
@@ -134,10 +147,9 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=model_key(spec.name, "training_set"),
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "training_set",
         kinds={"polars", "parquet"},
         description="The labelled rows of one training run, frozen as one file with its SHA-256.",
         deps=[model_key(spec.name, "features")],
@@ -174,14 +186,12 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=model_key(spec.name, "trained_model"),
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "trained_model",
         kinds={"lightgbm"},
         description="A calibrated LightGBM model as a self-contained bundle, not yet judged.",
         pool=f"train_{spec.name}",
-        op_tags={"dagster/max_runtime": 3600},
     )
     def trained_model(
         context: dg.AssetExecutionContext, platform: PlatformHome, training: TrainingRun, training_set: TrainingSet
@@ -216,10 +226,9 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
 def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
     key = model_key(spec.name, "evaluation")
 
-    @dg.asset(
-        key=key,
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "evaluation",
         kinds={"lightgbm", "polars"},
         description="What the candidate shows on its holdout, beside the baselines and the champion; and the gate.",
         check_specs=[
@@ -259,10 +268,9 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
 
 
 def _registered_version(spec: ModelSpec) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=model_key(spec.name, "registered_version"),
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "registered_version",
         kinds={"mlflow"},
         description=(
             "The candidate in MLflow: a registered version if the gate let it pass, and the refusal with its reasons "

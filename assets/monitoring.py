@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
-from assets.lineage import model_key
+from assets.lineage import model_asset, model_key
 from assets.metadata import table
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
@@ -18,10 +18,9 @@ def monitoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
     key = model_key(spec.name, "drift_report")
 
-    @dg.asset(
-        key=key,
-        group_name=spec.name,
-        owners=[spec.owner],
+    @model_asset(
+        spec,
+        "drift_report",
         kinds={"polars"},
         description=(
             f"Features of the newest {drift.window.days} days beside the champion's reference sample: PSI from fixed "
