@@ -10,10 +10,12 @@ import dagster as dg
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.lineage import model_key
 from pilotage.data.source import SourceSpec
-from pilotage.run_tags import MODEL, SOURCE
+from pilotage.run_tags import CAUSE, MODEL, SOURCE
 from pilotage.spec import ModelSpec
 
 MAX_RUNTIME = "dagster/max_runtime"
+BY_HAND = {CAUSE: "manual"}
+"""What a run is that somebody launches in the UI. Schedules and the command line put their own cause over it."""
 
 
 class Job(Protocol):
@@ -31,7 +33,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
             selection=_sources([name]),
             description=f"{spec.title}: what was delivered → raw → validated"
             + (", for a day or a range of days." if spec.daily else "."),
-            tags={SOURCE: name},
+            tags=BY_HAND | {SOURCE: name},
         )
         for name, spec in sources.items()
     ]
@@ -41,6 +43,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                 "ingest_tables",
                 selection=_sources(tables),
                 description="Reference tables and SQL sources: newest file or new rows → raw → validated.",
+                tags=BY_HAND,
             )
         )
     for spec in models.values():
@@ -55,7 +58,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                         f"All that {spec.title.lower()} needs of a day or a range of days: its daily sources → raw → "
                         "validated → features and online state."
                     ),
-                    tags={MODEL: spec.name},
+                    tags=BY_HAND | {MODEL: spec.name},
                 )
             )
         jobs.append(
@@ -63,7 +66,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                 f"features_{spec.name}",
                 selection=_steps([spec], lambda _: ["features"]),
                 description=f"Features of {spec.title.lower()}" + (", for a day or a range of days." if days else "."),
-                tags={MODEL: spec.name},
+                tags=BY_HAND | {MODEL: spec.name},
             )
         )
         jobs.append(
@@ -74,7 +77,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                     f"Trains {spec.title.lower()}: training set → model → evaluation → gate → registered version. "
                     "Launch it with a changed `training` resource to try other data or parameters."
                 ),
-                tags={MODEL: spec.name, "retrain": spec.name, MAX_RUNTIME: "3600"},
+                tags=BY_HAND | {MODEL: spec.name, "retrain": spec.name, MAX_RUNTIME: "3600"},
             )
         )
     return jobs

@@ -13,6 +13,7 @@ import pytest
 
 from assets.models import load_models
 from assets.sources import load_sources
+from definitions import build_defs
 from jobs.nightly import all_schedules
 from pilotage.data.lake import Lake
 from pilotage.run_tags import CAUSE, NIGHT
@@ -81,3 +82,14 @@ def test_a_model_of_a_table_is_trained_when_its_source_has_new_rows(
     assert "raw/loans is still at version 0" in evaluate("nightly_loan_approval", instance, tmp_path).skip_message
     lake.replace("raw/loans", pl.DataFrame({"loan_id": [1, 2]}), note={})
     assert isinstance(evaluate("nightly_loan_approval", instance, tmp_path), dg.RunRequest)
+
+
+def test_every_job_says_manual_for_a_person_and_a_schedule_puts_its_own_cause_over_it() -> None:
+    repository = build_defs().get_repository_def()
+    causes = {job.name: job.run_tags[CAUSE] for job in repository.get_all_jobs() if not job.name.startswith("__")}
+    assert set(causes.values()) == {"manual"}
+    tables = next(item for item in repository.schedule_defs if item.name == "nightly_tables")
+    assert isinstance(tables, dg.ScheduleDefinition)
+    with dg.DagsterInstance.ephemeral() as instance, dg.build_schedule_context(instance, NIGHT_OF) as context:
+        [request] = tables.evaluate_tick(context).run_requests or []
+    assert request.tags[CAUSE] == "nightly"
