@@ -163,6 +163,24 @@ def land(source: str, first: Any, last: Any) -> None:
     land(_settings(), source, first.date(), last.date())
 
 
+@cli.group(cls=Commands, short_help="Verify the ledger of decisions.")
+def audit() -> None:
+    """What an auditor asks of the ledger itself. See docs/how-to/answer-an-auditor.md."""
+
+
+@audit.command("verify", short_help="Find every edit, deletion, reordering and truncation.")
+@click.option("--head", "heads", multiple=True, metavar="NUMBER:HASH", help="An event that you noted elsewhere.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def audit_verify(heads: tuple[str, ...], as_json: bool) -> None:
+    """Verify that the ledger holds what was written to it, all of it, in that order.
+
+    Exit code 0: it does. 1: it does not; each fault is told with the number of its event.
+    """
+    from pilotage.cli.audit import verify
+
+    sys.exit(verify(_settings(), heads, as_json=as_json))
+
+
 @cli.group(hidden=True)
 def setup() -> None:
     """Steps of `pilotage up`, each a process of its own. The last line they print is their result."""

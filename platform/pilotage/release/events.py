@@ -174,9 +174,18 @@ def from_row(row: Mapping[str, Any]) -> Event:
     """An event as it was stored; rows from before there were two algorithms have none.
 
     Raises:
-        ValueError: The row is not what ``to_row`` writes.
-        TypeError: So is it.
+        ValueError: A value is not what ``to_row`` writes.
+        TypeError: A value is not even of its type.
     """
+    for name, value in row.items():
+        if name in ("sequence", "version"):
+            if type(value) is not int and (value is not None or name == "sequence"):
+                raise TypeError(f"{name} is {value!r}, no number")
+        elif not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}, no text")
+        elif not value.isascii():
+            # Raises for what was no UTF-8 in the database.
+            value.encode()
     return Event(**{**row, "at": datetime.fromisoformat(row["at"]), "payload": json.loads(row["payload"])})
 
 

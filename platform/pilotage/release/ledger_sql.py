@@ -69,6 +69,8 @@ def connect(url: sa.URL) -> sa.Engine:
     def _no_implicit_begin(connection: Any, _: Any) -> None:
         connection.isolation_level = None
         connection.execute("PRAGMA synchronous=FULL")
+        # Bytes that are no text must not hide the rest of the ledger; ``from_row`` refuses them.
+        connection.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
 
     return engine
 
