@@ -6,12 +6,21 @@ python -m pilotage.cli.reports --folder DIR --host HOST --port PORT
 from __future__ import annotations
 
 import argparse
+import io
+from datetime import UTC, datetime
 from functools import partial
+from html import escape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 HEALTH = "/-/health"
+FRONT = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Reports</title><style>
+body{font:15px/1.6 system-ui,sans-serif;color:#1c2733;margin:0 auto;max-width:700px;padding:24px}h1{font-size:22px}
+a{color:#0b62a4}table{border-collapse:collapse;width:100%}td{padding:5px 10px 5px 0;border-bottom:1px solid #e3e8ee}
+</style></head><body><h1>Reports</h1>"""
+NAMES = {"index": "data quality", "drift": "drift"}
+"""What the pages of a source or model are called, by their file."""
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -35,6 +44,17 @@ class Handler(SimpleHTTPRequestHandler):
             return None
         return super().send_head()
 
+    def list_directory(self, path: Any) -> Any:
+        """The front page says what there is; other folders are listed as they are."""
+        if Path(path) != Path(self.directory):
+            return super().list_directory(path)
+        page = _front(Path(path)).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        return io.BytesIO(page)
+
     def end_headers(self) -> None:
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cache-Control", "no-cache")
@@ -42,6 +62,18 @@ class Handler(SimpleHTTPRequestHandler):
 
     def log_request(self, *_: object) -> None:
         """Says nothing of requests that went well; the health poll alone would fill the log."""
+
+
+def _front(folder: Path) -> str:
+    """Links to the pages of every source and model."""
+    rows = []
+    for page in sorted(folder.glob("*/*.html")):
+        name, kind = page.parent.name, NAMES.get(page.stem, page.stem)
+        made = datetime.fromtimestamp(page.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        link = f'<a href="{escape(name)}/{escape(page.name)}">{escape(name)}: {escape(kind)}</a>'
+        rows.append(f"<tr><td>{link}</td><td>{made}</td></tr>")
+    body = f"<table>{''.join(rows)}</table>" if rows else "<p>There are none yet.</p>"
+    return f"{FRONT}{body}</body></html>"
 
 
 def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:

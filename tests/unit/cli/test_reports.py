@@ -43,6 +43,20 @@ def test_a_report_is_served(port: int) -> None:
     assert ask(port, "/drift/report.html", host=f"localhost:{port}")[0] == 200
 
 
+def test_the_front_page_leads_to_every_report(port: int, tmp_path: Path) -> None:
+    (tmp_path / "reports" / "flights" / "run-1").mkdir(parents=True)
+    (tmp_path / "reports" / "flights" / "index.html").touch()
+    (tmp_path / "reports" / "a<b").mkdir()
+    (tmp_path / "reports" / "a<b" / "drift.html").touch()
+    status, page = ask(port, "/")
+    assert status == 200
+    assert b'<a href="flights/index.html">flights: data quality</a>' in page
+    assert b'<a href="drift/report.html">drift: report</a>' in page
+    assert b"a<b" not in page
+    assert b"run-1" in ask(port, "/flights/run-1/")[1]
+    assert b"run-1" not in page
+
+
 def test_health_is_answered(port: int) -> None:
     assert ask(port, "/-/health") == (200, b'{"status": "ok"}')
     assert ask(port, "/-/health", method="HEAD") == (200, b"")
