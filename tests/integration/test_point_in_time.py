@@ -138,3 +138,23 @@ def test_the_example_request_of_the_declaration_is_answered(lake: Lake, tmp_path
     # Seventeen days after the last fact nothing recent is known; that no flight left is a fact too.
     assert answer.select("temp", "airport_delay_3h", "airport_departures_3h").row(0) == (None, None, 0)
     assert 0 < answer.get_column("carrier_late_28d").item() < 1
+
+
+def test_an_unknown_airline_aircraft_or_destination_leaves_every_other_feature_as_it_is(
+    lake: Lake, tmp_path: Path
+) -> None:
+    build_online(MODEL, lake=lake, path=tmp_path / "flight_delay.db", run_id="run-1")
+    known = lake.scan("features/flight_delay").filter(pl.col("day") == LAST).drop_nulls("plane_seats").collect()[:1]
+    request = known.select(VIEW.request_types.keys())
+    strangers = {
+        "carrier": {"carrier", "carrier_delay_12h", "carrier_late_28d"},
+        "tailnum": {"last_leg_delay", "since_last_leg", "plane_age", "plane_seats"},
+        "dest": {"destination_lat", "destination_lon", "route_late_28d"},
+    }
+    with OnlineStore.open(tmp_path / "flight_delay.db") as store:
+        for column, depend in strangers.items():
+            stranger = request.with_columns(pl.lit("ZZZ").alias(column))
+            answer = VIEW.online(stranger, store)
+            moved = {name for name in VIEW.schema if not answer[name].equals(known[name], null_equal=True)}
+            assert moved <= depend, column
+            assert answer.select(name for name in depend if name != column).row(0) == (None,) * len(depend - {column})
