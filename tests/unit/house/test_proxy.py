@@ -151,6 +151,9 @@ def test_a_person_reaches_dagster_mlflow_and_the_reports(proxy: Proxy):
     assert proxy.ask(DAGSTER, "/runs")[0] == 200
     assert proxy.ask(MLFLOW, "/api/2.0/mlflow/experiments/search?max_results=1")[0] == 200
     assert proxy.ask(REPORTS, "/flight_delay/drift.html") == (200, b"<h1>Drift</h1>")
+    status, front = proxy.ask(REPORTS, "/")
+    assert status == 200
+    assert b'href="flight_delay/"' in front
 
 
 def test_an_application_reaches_predictions_and_nothing_else(proxy: Proxy):
