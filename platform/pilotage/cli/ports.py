@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -21,12 +22,13 @@ NAMES = {
 """Setting → what listens there."""
 
 
-def require_free(settings: Settings, *, patience: float = 0.0) -> None:
+def require_free(settings: Settings, *, patience: float = 0.0, given_up: Callable[[], bool] = lambda: False) -> None:
     """Makes sure that every server will get its port.
 
     Args:
         settings: Host and ports.
         patience: Seconds to wait for ports to become free, for programs of an earlier start that are still ending.
+        given_up: Asked while it waits: whether nobody wants the ports any more. It then returns at once.
 
     Raises:
         ConfigError: A port is taken or may not be used, or two servers have the same one. Names them all.
@@ -42,6 +44,8 @@ def require_free(settings: Settings, *, patience: float = 0.0) -> None:
             )
     deadline = time.monotonic() + patience
     while taken := {name: trouble for name, port in ports.items() if (trouble := _trouble(settings.host, port))}:
+        if given_up():
+            return
         if time.monotonic() >= deadline:
             raise _taken(settings, ports, taken)
         time.sleep(0.2)

@@ -68,8 +68,8 @@ def up(settings: Settings, options: Options) -> int:
         return 0
     try:
         # Programs of a start that was killed end by themselves, within seconds.
-        require_free(settings, patience=ENDING_SECONDS if lock.unclean else 0)
-        return _Up(settings, options, orders, lock).run()
+        require_free(settings, patience=ENDING_SECONDS if lock.unclean else 0, given_up=lambda: orders.count > 0)
+        return 0 if orders.count else _Up(settings, options, orders, lock).run()
     finally:
         lock.release()
 

@@ -79,3 +79,9 @@ def test_a_port_that_an_earlier_start_is_giving_up_is_waited_for(sockets: list[s
     timer.start()
     require_free(made, patience=30)
     timer.join()
+
+
+def test_whoever_does_not_want_the_ports_any_more_need_not_wait_for_them(sockets: list[socket.socket]) -> None:
+    sockets[0].listen()
+    asked = iter([False, True])
+    require_free(settings(sockets), patience=3600, given_up=lambda: next(asked))
