@@ -33,13 +33,13 @@ def check(project: Path = PROJECT) -> int:
         for path in sorted((project / "assets" / folder).glob("*.py")):
             if path.stem == "__init__":
                 continue
-            trouble = _trouble(path, folder, attribute, kind)
-            if isinstance(trouble, SourceSpec):
-                known.add(trouble.name)
-            elif isinstance(trouble, ModelSpec):
-                read[trouble.name] = set(trouble.sources)
-            faults += isinstance(trouble, PilotageError)
-            _say(path.relative_to(project), trouble)
+            found = _load(path, folder, attribute, kind)
+            if isinstance(found, SourceSpec):
+                known.add(found.name)
+            elif isinstance(found, ModelSpec):
+                read[found.name] = set(found.sources)
+            faults += isinstance(found, PilotageError)
+            _say(path.relative_to(project), found)
     for model, needed in read.items():
         for source in sorted(needed - known):
             faults += 1
@@ -50,7 +50,7 @@ def check(project: Path = PROJECT) -> int:
     return 1 if faults else 0
 
 
-def _trouble(path: Path, folder: str, attribute: str, kind: type[Declaration]) -> Declaration | PilotageError:
+def _load(path: Path, folder: str, attribute: str, kind: type[Declaration]) -> Declaration | PilotageError:
     """The declaration in a file, or what is wrong with it."""
     try:
         return load_declaration(f"assets.{folder}", attribute, kind, path=path)
