@@ -74,9 +74,10 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         for file in report.files:
             if file.day is not None:
                 context.add_asset_metadata(
-                    {"dagster/partition_row_count": file.rows, "file": file.name, "sha256": file.sha256},
-                    partition_key=file.day.isoformat(),
+                    {"file": file.name, "sha256": file.sha256}, partition_key=file.day.isoformat()
                 )
+        if spec.daily:
+            tell_rows_of_days(context, raw_key(spec.name), platform.lake.rows_of_days(f"raw/{spec.name}"))
         return dg.MaterializeResult(
             metadata=raw_metadata(spec, report, platform.settings),
             check_results=[delivery_check(report)],

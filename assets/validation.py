@@ -35,6 +35,9 @@ def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Set
         metadata["dagster/row_count"] = report.rows_published
     else:
         metadata["published"] = span([day for day in report.published if day])
+        # Of earlier runs too: a run over good days turns the checks green, and the refused ones are still missing.
+        metadata["refused_days"] = len(report.refused_days)
+        metadata["days_that_stand_refused"] = span(report.refused_days)
     if report.refused:
         metadata["refused"] = table(
             {"batch": _batch(item.batch), "reason": item.reason, "withdrawn": item.withdrawn} for item in report.refused

@@ -65,6 +65,8 @@ class ValidationReport:
     published: list[date | None]
     """Batches whose passing rows downstream can read now."""
     refused: list[Refusal]
+    refused_days: list[date]
+    """Days of a daily source that stand refused, by this run or an earlier one: what a person still has to look at."""
     empty: list[date | None]
     """Batches that were asked for and hold no row, without that being blocked. They are not published either."""
     contract: list[RuleResult]

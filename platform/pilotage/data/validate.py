@@ -102,6 +102,7 @@ def validate(
             Refusal(batch=batch, reason=reason, withdrawn=batch in withdrawn)
             for batch, reason in verdicts.refused.items()
         ],
+        refused_days=_refused_days(spec, lake),
         empty=verdicts.of_status("empty"),
         contract=checked.rules,
         expectations=list(verdicts.results),
@@ -120,6 +121,13 @@ def _batches(spec: SourceSpec, lake: Lake, days: Sequence[date] | None) -> list[
     there = lake.days(f"raw/{spec.name}")
     # A day in the middle that was never delivered is as missing as one that was asked for by name.
     return [there[0] + timedelta(days=number) for number in range((there[-1] - there[0]).days + 1)] if there else []
+
+
+def _refused_days(spec: SourceSpec, lake: Lake) -> list[date]:
+    if spec.daily is None:
+        return []
+    refused = lake.scan(f"verdict/{spec.name}").filter(pl.col("status") == "refused")
+    return refused.select("day").collect()["day"].sort().to_list()
 
 
 def _staged(spec: SourceSpec, checked: CheckedRows) -> pl.DataFrame:

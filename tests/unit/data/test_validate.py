@@ -132,6 +132,17 @@ def test_what_was_refused_cannot_be_read_in_any_later_run(lake: Lake, reports: P
     assert lake.days("validated/readings") == [day(0), day(2)]
 
 
+def test_a_refused_day_stays_in_the_report_until_it_passes(lake: Lake, reports: Path) -> None:
+    land(lake, {day(0): ordinary(day(0)), day(1): [row("a", day(1))]})
+    assert run(lake, reports).refused_days == [day(1)]
+
+    later = run(lake, reports, days=[day(0)])
+    assert (later.refused, later.refused_days) == ([], [day(1)])
+
+    land(lake, {day(1): ordinary(day(1))})
+    assert run(lake, reports, days=[day(1)]).refused_days == []
+
+
 def test_nothing_is_published_when_no_batch_passes(lake: Lake, reports: Path) -> None:
     land(lake, {day(0): [row("a", day(0))]})
 
