@@ -106,6 +106,15 @@ def test_an_answer_has_the_bundles_own_probability_the_version_and_what_it_is_ab
     assert datetime.fromisoformat(body["predicted_at"]).utcoffset().total_seconds() == 0
 
 
+def test_requests_that_went_well_leave_the_log_as_it_is(service: RunningService) -> None:
+    service.get("/models")
+    before = service.log.stat().st_size
+    for _ in range(20):
+        assert service.get("/models").status_code == 200
+        assert service.predict("tiny", ORDER).status_code == 200
+    assert service.log.stat().st_size == before
+
+
 def test_state_features_are_looked_up_as_of_the_requests_own_moment(
     service: RunningService, home: Path, settings: Settings
 ) -> None:
