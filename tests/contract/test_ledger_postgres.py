@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -49,6 +50,26 @@ def test_writers_that_meet_on_a_fresh_server_all_get_through(postgres_database: 
         assert (noted.sequence, noted.hash) == (40, events[-1].hash)
         for ledger in ledgers:
             ledger.close()
+
+
+def test_creating_the_table_at_once_never_collides(postgres_database: Database) -> None:
+    together = Barrier(4)
+    for _ in range(5):
+        url, table = sa.make_url(postgres_database()), ledger_sql.table()
+        engines = [ledger_sql.connect(url) for _ in range(4)]
+        for engine in engines:
+            engine.connect().close()
+
+        def create(engine: sa.Engine, table: sa.Table = table) -> None:
+            together.wait(60)
+            ledger_sql.create(engine, table, None)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(create, engines))
+        with engines[0].connect() as connection:
+            assert len(ledger_sql.columns(connection, table)) == len(table.columns)
+        for engine in engines:
+            engine.dispose()
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg2"])
