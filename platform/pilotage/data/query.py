@@ -49,7 +49,7 @@ def query(lake: Lake, sql: str) -> pl.DataFrame:
             if "does not exist" not in str(error):
                 raise _wrong(error) from None
             there = ", ".join(table.replace("/", ".") for table in tables) or "none yet"
-            raise ConfigError(f"{_first_line(error)}", fix=f"The tables of the lake are: {there}.") from None
+            raise ConfigError(_first_line(error), fix=f"The tables of the lake are: {there}.") from None
         except duckdb.Error as error:
             raise _wrong(error) from None
     frame = pl.DataFrame(answer)
@@ -97,7 +97,9 @@ def _show(connection: DuckDBPyConnection, lake: Lake, tables: list[str]) -> list
 
 
 def _wrong(error: Exception) -> ConfigError:
-    return ConfigError(f"{_first_line(error)}", fix=f"Correct the statement: {str(error).strip()}")
+    """The first line says what is wrong; more of them, if there are, show where."""
+    where = str(error).strip().splitlines()[1:]
+    return ConfigError(_first_line(error), fix="\n".join(["Correct the statement.", *where]))
 
 
 def _first_line(error: Exception) -> str:

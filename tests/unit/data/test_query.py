@@ -119,5 +119,9 @@ def test_a_wrong_column_is_answered_with_what_is_there(lake: Lake) -> None:
 
 
 def test_a_syntax_error_is_shown(lake: Lake) -> None:
-    with pytest.raises(ConfigError, match="syntax error"):
+    with pytest.raises(ConfigError, match="syntax error") as refused:
         query(lake, "SELEC 1")
+    assert "SELEC 1" in refused.value.fix
+    with pytest.raises(ConfigError, match="without selection list") as refused:
+        query(lake, "SELECT")
+    assert refused.value.fix == "Correct the statement."
