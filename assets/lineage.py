@@ -174,7 +174,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
                 "dagster/row_count": record.rows,
                 "positives": record.positives,
                 "base_rate": record.positives / record.rows,
-                "days": "all" if record.first is None else span([record.first, record.last]),
+                "days": "all" if record.first is None else f"{record.first} … {record.last}",
                 "sha256": record.sha256,
                 # With those of the raw tables: the nightly schedule compares them with what there is.
                 "lake_versions": record.lake_versions | raw,

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
+
+DAY = timedelta(days=1)
+RANGES = 6
+"""Ranges of days that one line tells."""
 
 
 def column_schema(schema: Mapping[str, object], descriptions: Mapping[str, str] | None = None) -> dg.TableSchema:
@@ -26,12 +31,17 @@ def table(rows: Iterable[Mapping[str, Any]], *, limit: int = 50) -> dg.TableMeta
     return dg.MetadataValue.table(records, schema=schema)
 
 
-def span(days: Sequence[object]) -> str:
-    """``2013-01-01 … 2013-02-28 (59)``."""
-    told = sorted(str(day) for day in days)
+def span(days: Iterable[date]) -> str:
+    """``2013-01-01 … 2013-02-28 (59)``; with gaps ``2013-01-01, 2013-01-03 … 2013-01-05 (4)``, six ranges at most."""
+    told = sorted(days)
     if not told:
         return "none"
-    return told[0] if len(told) == 1 else f"{told[0]} … {told[-1]} ({len(told)})"
+    starts = [day for before, day in zip([None, *told], told, strict=False) if before is None or day - before > DAY]
+    ends = [day for day, after in zip(told, [*told[1:], None], strict=False) if after is None or after - day > DAY]
+    ranges = [str(first) if first == last else f"{first} … {last}" for first, last in zip(starts, ends, strict=True)]
+    if len(ranges) > RANGES:
+        ranges = [*ranges[: RANGES - 2], "…", ranges[-1]]
+    return ", ".join(ranges) + (f" ({len(told)})" if len(told) > 1 else "")
 
 
 def _cell(value: Any) -> str | int | float | bool | None:
