@@ -115,17 +115,6 @@ def test_values_from_elsewhere_are_explained_without_a_file() -> None:
         TrainConfig.from_values({"round": 3})
 
 
-def test_every_field_says_what_it_is() -> None:
-    """The launchpad shows these words."""
-
-    def silent(model: type) -> list[str]:
-        return [name for name, field in model.model_fields.items() if not field.description]
-
-    assert silent(TrainConfig) == ["data", "split", "seed", "evaluation"]
-    for part in ("data", "split", "evaluation"):
-        assert silent(TrainConfig.model_fields[part].annotation) == [], part
-
-
 def test_a_run_may_ask_for_more_than_the_gate_but_never_for_less() -> None:
     spec = parcel_spec(gate=Gate(at_least={"auc": 0.7}, at_most={"brier": 0.2}))
     TrainConfig.from_values({"evaluation": {"at_least": {"auc": 0.8}, "at_most": {"brier": 0.1}}}).check(spec)
