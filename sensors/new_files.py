@@ -70,7 +70,7 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
             f"has a new file. A run that fails is asked for again, {MAX_ATTEMPTS} times in all."
         ),
     )
-    def new_files(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult | dg.SkipReason:
+    def new_files(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
         from pilotage.data.ingest import landed
         from pilotage.data.pending import pending
 

@@ -1,7 +1,7 @@
 """Names of the run tags that say why a run is there. Whoever starts a run sets them; only names live here."""
 
 CAUSE = "pilotage/cause"
-"""bootstrap, new_data, nightly, drift or manual."""
+"""bootstrap, new_data, nightly or manual."""
 ACTOR = "pilotage/actor"
 """Who asked for the run; what it decides is recorded under this name."""
 MODEL = "pilotage/model"

@@ -38,12 +38,6 @@ def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) ->
     return fold(book.events()).get(model, ModelState(model=model)).champion
 
 
-def champions(*, settings: Settings, ledger: Ledger | None = None) -> dict[str, Release]:
-    """The champion of every model that has one."""
-    book = ledger or SqlLedger(settings.ledger)
-    return {name: state.champion for name, state in fold(book.events()).items() if state.champion}
-
-
 def release_status(model: str, *, settings: Settings, ledger: Ledger | None = None) -> ReleaseStatus:
     """What was decided about a model so far."""
     book = ledger or SqlLedger(settings.ledger)
