@@ -19,12 +19,20 @@
     │   ├── RegistryUnavailable MLflow can't be reached
     │   ├── LedgerConflict     somebody else appended first
     │   ├── LedgerUnavailable  the ledger's database can't be reached, or is damaged
-    │   └── NotReleasable      the version may not become champion
+    │   ├── NotReleasable      the version may not become champion
+    │   └── NotApproved        somebody who may has to approve it first
     └── ServingError
         ├── UnknownModel       404
         ├── InvalidRequest     422
+        ├── RequestTooLarge    413
+        ├── Unauthenticated    401
+        ├── NotAllowed         403
+        ├── RequestConflict    409
+        ├── RateLimited        429
         ├── ModelNotReady      503
-        └── StateUnavailable   503
+        ├── StateUnavailable   503
+        ├── LogUnavailable     503
+        └── TimedOut           504
 
 An error takes its culprits as data (keyword arguments, kept in ``details``); its message names the culprit and the
 fix. ``http_status`` is what the one HTTP boundary answers with.
@@ -129,6 +137,10 @@ class NotReleasable(ReleaseError):
     """The version may not become champion."""
 
 
+class NotApproved(ReleaseError):
+    """The version needs the approval of somebody else first."""
+
+
 class ServingError(PilotageError):
     """The prediction service can't answer as asked."""
 
@@ -155,3 +167,45 @@ class StateUnavailable(ServingError):
     """The online store is missing, damaged, or does not hold what the model asks for."""
 
     http_status = 503
+
+
+class RequestTooLarge(ServingError):
+    """The body has more bytes, more rows or more nesting than one request may have."""
+
+    http_status = 413
+
+
+class Unauthenticated(ServingError):
+    """No key was sent, or none that is valid now."""
+
+    http_status = 401
+
+
+class NotAllowed(ServingError):
+    """The key is valid, and its roles do not cover this."""
+
+    http_status = 403
+
+
+class RequestConflict(ServingError):
+    """The same request id was sent before, with another content."""
+
+    http_status = 409
+
+
+class RateLimited(ServingError):
+    """The key has used up what it may ask for now; ``details["retry_after_s"]`` says when to come again."""
+
+    http_status = 429
+
+
+class LogUnavailable(ServingError):
+    """The prediction could not be put on disk, and its model does not answer without."""
+
+    http_status = 503
+
+
+class TimedOut(ServingError):
+    """The answer took longer than a client should wait."""
+
+    http_status = 504

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,6 +52,16 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the ledger. Default: SQLite in ``<home>/ledger.db``."""
     ledger_key_file: Path | None = None
     """File with the secret of the ledger's keyed hashes, 16 bytes or more; only who writes or audits needs it."""
+    service_workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that answer predictions."""
+    api_keys_file: Path | None = None
+    """File of hashed API keys. Default: ``<home>/api-keys.json``."""
+    pseudonym_key_file: Path | None = None
+    """File with the secret that pseudonyms in the prediction log are made with. Default: made in ``<home>``."""
+    otel_endpoint: str = ""
+    """OTLP/HTTP endpoint that traces are sent to; empty for none."""
+    log_format: Literal["text", "json"] = "text"
+    """Of the service's own log lines."""
     loans_url: str = ""
     """SQLAlchemy URL of the database that the loans are read from. Default: ``<home>/landing/loans.db``."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
@@ -145,6 +155,24 @@ class Settings(BaseSettings):
     def online(self) -> Path:
         """Online state, one SQLite file a model: ``<online>/<model>.db``."""
         return self.home / "online"
+
+    @property
+    def prediction_log(self) -> Path:
+        """Segments of the prediction log, until they are in the lake."""
+        return self.home / "prediction-log"
+
+    @property
+    def api_keys(self) -> Path:
+        return self.api_keys_file or self.home / "api-keys.json"
+
+    @property
+    def pseudonym_key(self) -> Path:
+        return self.pseudonym_key_file or self.home / "pseudonym.key"
+
+    @property
+    def service_state(self) -> Path:
+        """What the workers of the service share and remember: last known plans, request ids, rate limits."""
+        return self.home / "service"
 
     @property
     def reports(self) -> Path:

@@ -1,7 +1,8 @@
 """What a person declares of a model: one ``ModelSpec`` gives it its whole life.
 
-Only declarations live here, checked when constructed. How they are carried out is in the rooms (``features/``,
-``training/``, ``release/``, ``runtime/``); nothing here reads data, and nothing here knows Dagster.
+Only declarations live here, checked when constructed; those of how a trained model is run are in ``policy.py``. How
+they are carried out is in the rooms (``features/``, ``training/``, ``release/``, ``runtime/``); nothing here reads
+data, and nothing here knows Dagster.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from pydantic import field_validator, model_validator
 from pilotage.declaration import Declaration, DeclarationProblem, Name
 from pilotage.expressions import columns_of, to_json
 
-Probability = Annotated[float, Bounded(ge=0, le=1)]
+# Exported again, so that a model's file imports from one place.
+from pilotage.policy import CanaryStep as CanaryStep
+from pilotage.policy import Drift as Drift
+from pilotage.policy import Guardrail as Guardrail
+from pilotage.policy import Probability as Probability
+from pilotage.policy import Retraining as Retraining
+from pilotage.policy import Rollout as Rollout
+from pilotage.policy import Serving as Serving
+from pilotage.policy import ShadowStage as ShadowStage
+
 Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
 Scalar = str | int | float | bool
 
@@ -40,6 +50,8 @@ class RequestField(Declaration):
     example: Any
     """A valid value; it appears in the OpenAPI page and in the first request that a newcomer tries."""
     nullable: bool = False
+    personal: bool = False
+    """Whether it identifies a person: the prediction log then holds a pseudonym."""
     minimum: float | None = None
     maximum: float | None = None
     one_of: tuple[str, ...] = ()
@@ -132,6 +144,8 @@ class Feature(Declaration):
     description: str
     """In words that a domain expert uses; explanations quote it."""
     unit: str = ""
+    advice: str = ""
+    """What a person can do about it, as an imperative sentence; quoted when it spoke against them. Empty: nothing."""
 
 
 class Label(Declaration):
@@ -232,23 +246,6 @@ class Fallback(Declaration):
     reason: str
 
 
-class Drift(Declaration):
-    """What is compared with the champion's reference sample."""
-
-    window: timedelta
-    alert_psi: Annotated[float, Bounded(gt=0)] = 0.25
-    """Population stability index from which a feature is reported as drifted."""
-
-
-class Retraining(Declaration):
-    """When the platform trains again by itself, and on what."""
-
-    schedule: str | None = None
-    """Cron expression in the model's time zone; ``None`` for never."""
-    window: timedelta | None = None
-    """Only rows this young at training time; ``None`` for all."""
-
-
 class ModelSpec(Declaration):
     """A model's declaration. Grain of the population: one row of ``source`` is one thing to predict."""
 
@@ -285,6 +282,8 @@ class ModelSpec(Declaration):
     """Columns of the source that no feature may read."""
     drift: Drift | None = None
     retraining: Retraining = Retraining()
+    rollout: Rollout = Rollout()
+    serving: Serving = Serving()
     time_zone: str = "UTC"
     """IANA name; schedules run in it, and days begin in it."""
 
@@ -317,6 +316,10 @@ class ModelSpec(Declaration):
                 raise DeclarationProblem(
                     f"feature {feature.name} has the name of a column, but is another value", fix="Rename the feature."
                 )
+        if (first := self.rollout.first_segment) is not None:
+            requested = {field.name for field in self.request}
+            _known("rollout.first_segment", columns_of(first), requested, "request column")
+            to_json(first, name="rollout.first_segment")
         inputs = {feature.name for feature in self.features} | {field.name for field in self.request}
         _known("slices", set(self.slices), inputs, "request column or feature")
         read = {column for _, expr in self.expressions() for column in columns_of(expr)}
@@ -336,6 +339,17 @@ class ModelSpec(Declaration):
     def sources(self) -> tuple[str, ...]:
         """Names of every source it reads, its own first."""
         return tuple(dict.fromkeys([self.source, *(item.source for item in self.asof)]))
+
+    @property
+    def approvals(self) -> int:
+        """Different people who must approve a version before it gets traffic."""
+        declared = self.rollout.approvals
+        return declared if declared is not None else int(self.risk == "high")
+
+    @property
+    def when_log_is_full(self) -> Literal["refuse", "answer"]:
+        """What happens to a prediction that can't be put on disk."""
+        return self.serving.when_log_is_full or ("refuse" if self.risk == "high" else "answer")
 
     def state_types(self) -> dict[str, pl.DataType]:
         """As-of columns with their types."""

@@ -1,0 +1,139 @@
+"""What is answered to a request, and what the prediction log holds of it. Records only; each is one JSON object.
+
+A log record is told by its ``kind``. Times are microseconds since 1970 UTC in the log, ISO 8601 in answers.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+AnsweredBy = Literal["model", "previous_champion", "cached_answer", "rule", "nothing"]
+"""The step of the fallback chain that gave the answer."""
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What one feature did to one answer."""
+
+    feature: str
+    description: str
+    """In the spec's own words."""
+    value: Any
+    unit: str = ""
+    contribution: float
+    """Log-odds that the value adds to the base rate's, before calibration (TreeSHAP); positive speaks for the label."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an answer is what it is."""
+
+    method: Literal["exact TreeSHAP"] = "exact TreeSHAP"
+    base_rate: float
+    """Probability that the model gives without knowing anything of the request, calibrated, 0..1."""
+    contributions: tuple[Contribution, ...]
+    """Every feature, the largest first; with the base rate's log-odds they add up to the model's own."""
+    reasons: tuple[str, ...] = ()
+    """Of a negative decision: what spoke most against it, in words, with what a person can do about it."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer to one request."""
+
+    prediction_id: str
+    """Names this prediction: outcomes, ``pilotage trace`` and the log use it."""
+    model: str
+    version: int | None
+    """The version that answered; ``None`` if a rule did, or nothing."""
+    stage: Literal["champion", "canary", "previous_champion"] | None
+    answered_by: AnsweredBy
+    probability: float | None
+    """Calibrated, 0..1, of the label."""
+    decision: bool | None
+    """Whether acting as if the label were true is the cheaper choice; ``None`` if a person should decide."""
+    referred: bool
+    """Whether a person should decide."""
+    reasons: tuple[str, ...] = ()
+    """Why not the champion's model answered, or why a person should; empty for a plain answer."""
+    label: str
+    entity: dict[str, Any]
+    predicted_at: datetime
+    state_through: datetime | None
+    """How far the as-of features knew (UTC)."""
+    logged: bool = True
+    """Whether the prediction is on disk. ``False`` only where a full disk must not stop the answers."""
+    explanation: Explanation | None = None
+
+
+class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="prediction"):
+    """One answered prediction."""
+
+    prediction_id: str
+    request_id: str
+    """The client's, or ours; several predictions of one batch share it."""
+    model: str
+    entity: dict[str, Any]
+    at: int
+    """When it was answered."""
+    moment: int | None
+    """The prediction moment that its as-of features are of; ``None`` for a model without a time."""
+    version: int | None
+    stage: str | None
+    answered_by: AnsweredBy
+    probability: float | None
+    decision: bool | None
+    referred: bool
+    reasons: tuple[str, ...]
+    latency_us: int
+    """From the parsed request to the record."""
+    caller: str
+    """Id of the API key; ``""`` where none is needed."""
+    request: dict[str, Any]
+    """The fields as sent, in the contract's order; personal ones as pseudonyms."""
+    features: dict[str, Any] | None
+    """What the model saw, in its order; ``None`` if no features were computed."""
+    state: str | None
+    """Id of the ``StateRecord`` that says which state its as-of features are from."""
+
+
+class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="shadow"):
+    """What a shadow version would have answered to a prediction. Never part of an answer."""
+
+    prediction_id: str
+    model: str
+    version: int
+    at: int
+    probability: float | None
+    decision: bool | None
+    referred: bool
+    error: str | None
+    """Why there is no probability."""
+    latency_us: int
+
+
+class OutcomeRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="outcome"):
+    """The truth about a prediction or an entity, as an application told it."""
+
+    outcome_id: str
+    model: str
+    prediction_id: str | None
+    entity: dict[str, Any] | None
+    label: bool
+    known_at: int
+    """When it became known."""
+    received_at: int
+    caller: str
+
+
+class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
+    """The online state that the predictions after it were made with; once per segment and state."""
+
+    state: str
+    model: str
+    through: int | None
+    versions: dict[str, int]
+    """Lake table → Delta version that the state was built from."""
+
+
+Record = PredictionRecord | ShadowRecord | OutcomeRecord | StateRecord
