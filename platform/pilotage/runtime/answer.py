@@ -95,6 +95,9 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
     """What the model saw, in its order; ``None`` if no features were computed."""
     state: str | None
     """Id of the ``StateRecord`` that says which state its as-of features are from."""
+    routed_version: int | None = None
+    """The version whose turn it was, champion or canary; it failed if ``version`` is another. ``None`` if no version
+    was to answer: the model was killed."""
 
 
 class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="shadow"):
