@@ -1,0 +1,185 @@
+"""The whole path of a prediction over HTTP, against what a team would otherwise run.
+
+    python -m tests.bench.bench_serving [HOME]
+
+Each server has one core, the clients the other; a closed loop at 1, 16 and 64 connections. Pilotage authenticates,
+limits, checks, looks up state, computes features, predicts, calibrates, decides, and has the record on disk before it
+answers. The others are sent finished features: a plain typed BentoML endpoint around the same Booster, ``mlflow models
+serve`` (only rows without a gap: it refuses the others), and a bare uvicorn handler that only parses and predicts.
+Targets, by the server's CPU time a request: a quarter of BentoML's or less, a fifteenth of MLflow's or less, as near to
+twice the bare handler's as can be; p99 at 16 connections a tenth of BentoML's; median with one connection under 1 ms;
+memory a worker at most 1.3 times BentoML's.
+A HOME that is given is kept, and used again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.serving.home import Prepared, prepare
+from tests.bench.serving.load import Load, closed_loop, request_bytes
+from tests.bench.serving.mlflow_model import payload
+from tests.bench.serving.server import CLIENT_CORE, Server, free_port, started
+
+ROOT = Path(__file__).resolve().parents[2]
+CONNECTIONS = (1, 16, 64)
+SECONDS = 4.0
+BULK = 100
+"""Rows of a request in bulk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One server at one number of connections."""
+
+    load: Load
+    cpu_us: float
+    """CPU of all its processes, a request."""
+    worker_mb: float
+
+
+def measure(server: Server, requests: list[bytes], connections: int, *, seconds: float = SECONDS) -> Measured:
+    """One closed loop, after one that warms up."""
+    closed_loop(server.port, requests, connections=connections, seconds=min(1.0, seconds))
+    before = server.cpu_s()
+    load = closed_loop(server.port, requests, connections=connections, seconds=seconds)
+    spent = server.cpu_s() - before
+    if load.failed or not load.latencies:
+        raise RuntimeError(f"{load.failed} of {len(load.latencies)} requests failed: {load.statuses}.")
+    return Measured(load=load, cpu_us=spent / len(load.latencies) * 1e6, worker_mb=server.largest_mb())
+
+
+@contextmanager
+def pilotage(prepared: Prepared, work: Path, *, key: str | None = None) -> Iterator[Server]:
+    """The service, with one worker."""
+    port = free_port()
+    environment = {"PILOTAGE_HOME": str(prepared.settings.home), "PYTHONDONTWRITEBYTECODE": ""}
+    command = [sys.executable, "-m", "serving", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--service", "tests.bench.serving.flight_service:FlightService"]
+    with started(
+        command, port=port, ready="/readyz", cwd=ROOT, environment=environment, log=work / "pilotage.log"
+    ) as server:
+        yield server
+
+
+@contextmanager
+def bentoml_plain(prepared: Prepared, work: Path) -> Iterator[Server]:
+    """``bentoml serve`` with its defaults."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "tests.bench.serving.plain_bentoml:Plain"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    environment = {"BUNDLE": str(prepared.bundle), "BENTOML_DO_NOT_TRACK": "True"}
+    with started(
+        command, port=port, ready="/readyz", cwd=ROOT, environment=environment, log=work / "bentoml.log"
+    ) as server:
+        yield server
+
+
+@contextmanager
+def mlflow_serve(prepared: Prepared, work: Path) -> Iterator[Server]:
+    """``mlflow models serve`` with its defaults, and one worker."""
+    import subprocess
+
+    port = free_port()
+    environment = {"BUNDLE": str(prepared.bundle), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # It starts uvicorn by its name.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    model = work / "mlflow-model"
+    if not model.exists():
+        made = [sys.executable, "-m", "tests.bench.serving.mlflow_model", str(model)]
+        subprocess.run(made, check=True, cwd=ROOT, env={**os.environ, **environment}, capture_output=True)
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "--env-manager", "local"]
+    command += ["-h", "127.0.0.1", "-p", str(port), "--workers", "1"]
+    with started(command, port=port, ready="/ping", cwd=work, environment=environment, log=work / "mlflow.log") as up:
+        yield up
+
+
+@contextmanager
+def bare(prepared: Prepared, work: Path) -> Iterator[Server]:
+    """uvicorn alone."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.serving.bare", str(port)]
+    environment = {"BUNDLE": str(prepared.bundle)}
+    with started(command, port=port, ready="/", cwd=ROOT, environment=environment, log=work / "bare.log") as server:
+        yield server
+
+
+def main(home: Path) -> None:
+    prepared = prepare(home)
+    os.sched_setaffinity(0, [CLIENT_CORE])
+    ours = [json.dumps(row).encode() for row in prepared.requests]
+    theirs = [json.dumps(row).encode() for row in prepared.features]
+    wrapped = [json.dumps({"features": row}).encode() for row in prepared.features]
+    whole = [row for row in prepared.features if None not in row.values()]
+    split = [payload([row], prepared.bundle) for row in whole]
+    key = _key(prepared)
+    auth = [f"Authorization: Bearer {key}"]
+    servers = {
+        "pilotage": (pilotage, [request_bytes("/flight_delay/predict", body, headers=auth) for body in ours]),
+        "bare": (bare, [request_bytes("/", body) for body in theirs]),
+        "bentoml": (bentoml_plain, [request_bytes("/predict", body) for body in wrapped]),
+        "mlflow": (mlflow_serve, [request_bytes("/invocations", body) for body in split]),
+    }
+    results: dict[tuple[str, int], Measured] = {}
+    bulk: dict[str, Measured] = {}
+    work = home / "bench"
+    work.mkdir(exist_ok=True)
+    print(f"{'server':10} {'conn':>4} {'CPU µs':>8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'MB':>5}")
+    for name, (start, requests) in servers.items():
+        with start(prepared, work) as server:
+            for connections in CONNECTIONS:
+                got = measure(server, requests, connections)
+                results[name, connections] = got
+                print(
+                    f"{name:10} {connections:4} {got.cpu_us:8.0f} {got.load.rate:8.0f} {got.load.percentile(50):8.2f}"
+                    f" {got.load.percentile(99):8.2f} {got.worker_mb:5.0f}",
+                    flush=True,
+                )
+            if name == "pilotage":
+                rows = [
+                    json.dumps({"requests": prepared.requests[i : i + BULK]}).encode() for i in range(0, 1000, BULK)
+                ]
+                bulk[name] = measure(
+                    server, [request_bytes("/flight_delay/predict/batch", body, headers=auth) for body in rows], 4
+                )
+            if name == "mlflow":
+                rows = [payload(whole[i : i + BULK], prepared.bundle) for i in range(0, len(whole) - BULK, BULK)]
+                bulk[name] = measure(server, [request_bytes("/invocations", body) for body in rows], 4)
+    for connections in CONNECTIONS:
+        mine = results["pilotage", connections]
+        ratios = " ".join(
+            f"{name} {results[name, connections].cpu_us / mine.cpu_us:.2f}x CPU"
+            f" {mine.load.rate / results[name, connections].load.rate:.2f}x req/s;"
+            for name in ("bentoml", "mlflow", "bare")
+        )
+        print(f"{connections:2} connections, against pilotage: {ratios}")
+    p99 = {name: results[name, 16].load.percentile(99) for name in ("pilotage", "bentoml")}
+    print(f"p99 at 16 connections: {p99['pilotage']:.2f} ms, BentoML {p99['bentoml'] / p99['pilotage']:.1f} times that")
+    print(f"median with one connection: {results['pilotage', 1].load.percentile(50):.3f} ms")
+    memory = results["pilotage", 64].worker_mb / results["bentoml", 64].worker_mb
+    print(f"memory of a worker: {memory:.2f} times BentoML's")
+    rates = {name: got.load.rate * BULK for name, got in bulk.items()}
+    times = rates["pilotage"] / rates["mlflow"]
+    print(f"{BULK} rows a request: {rates['pilotage']:,.0f} rows/s, {times:.1f} times MLflow's")
+
+
+def _key(prepared: Prepared) -> str:
+    """A key with a limit that this load does not reach."""
+    from pilotage.runtime.access.keys import create
+
+    return create(prepared.settings.api_keys, name="bench", roles=["predict"], rate=1e6, burst=10**6).secret
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]).absolute())
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            main(Path(temporary))
