@@ -14,10 +14,15 @@ from pathlib import Path
 def main(out: str) -> None:
     import lightgbm
     import mlflow.lightgbm
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
 
     bundle = Path(os.environ["BUNDLE"])
     booster = lightgbm.Booster(model_str=(bundle / "model.txt").read_text())
-    mlflow.lightgbm.save_model(booster, out, pip_requirements=["lightgbm"])
+    # With a signature, as MLflow asks for: without one it says that the model should have one.
+    columns = Schema([ColSpec("double", name) for name in booster.feature_name()])
+    signature = ModelSignature(inputs=columns, outputs=Schema([ColSpec("double")]))
+    mlflow.lightgbm.save_model(booster, out, pip_requirements=["lightgbm"], signature=signature)
 
 
 def payload(rows: list[dict[str, object]], bundle: Path) -> bytes:
@@ -26,7 +31,11 @@ def payload(rows: list[dict[str, object]], bundle: Path) -> bytes:
     names = list(rows[0])
     data = [
         [
-            (levels[name].index(row[name]) if row[name] in levels[name] else None) if name in levels else row[name]
+            (float(levels[name].index(row[name])) if row[name] in levels[name] else None)
+            if name in levels
+            else None
+            if row[name] is None
+            else float(row[name])
             for name in names
         ]
         for row in rows
