@@ -6,6 +6,7 @@ opened as immutable, without locks; a replacement is another inode, noticed at t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import threading
@@ -46,6 +47,11 @@ class StoreMeta:
     """Timeline → rows."""
     columns: dict[str, tuple[int, int]]
     """Timeline → number of its key and of its payload columns."""
+
+    @property
+    def id(self) -> str:
+        """Names the content: the same in every process that reads the file."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         return json.dumps({name: getattr(self, name) for name in self.__slots__}, default=datetime.isoformat)

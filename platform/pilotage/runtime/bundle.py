@@ -69,6 +69,8 @@ class Bundle:
     label: str
     threshold: float
     costs: dict[str, float]
+    refer_between: tuple[float, float] | None
+    """Probabilities (low ≤ p < high) at which a person decides; ``None`` for none."""
     fallback: pl.Expr
     fallback_reason: str
     rows: RowFeatures
@@ -160,8 +162,7 @@ def write_bundle(
             {
                 "view": json.loads(view.to_json()),
                 "words": [
-                    {"name": feature.name, "description": feature.description, "unit": feature.unit}
-                    for feature in spec.features
+                    feature.model_dump(include={"name", "description", "unit", "advice"}) for feature in spec.features
                 ],
             }
         ),
@@ -170,6 +171,7 @@ def write_bundle(
                 "label": spec.label.name,
                 "threshold": spec.kpi.cost.threshold,
                 "costs": spec.kpi.cost.model_dump(),
+                "refer_between": spec.serving.refer_between,
                 "fallback": to_json(spec.fallback.rule, name="fallback.rule"),
                 "fallback_reason": spec.fallback.reason,
             }
@@ -233,6 +235,7 @@ def read_bundle(directory: Path, *, sha256: str | None = None) -> Bundle:
             label=decision["label"],
             threshold=float(decision["threshold"]),
             costs=decision["costs"],
+            refer_between=_band(decision.get("refer_between")),
             fallback=from_json(decision["fallback"], name="fallback.rule"),
             fallback_reason=decision["fallback_reason"],
             reference=pl.read_parquet(io.BytesIO(contents["reference.parquet"])),
@@ -289,6 +292,16 @@ def _with_expected(spec: ModelSpec, view: FeatureView, scorer: Scorer, golden: p
                 fix="Encode with Scorer.encode, and calibrate with the bundle's own Calibrator.",
             )
     return golden.select(columns).with_columns(pl.Series(EXPECTED, answers, dtype=pl.Float64))
+
+
+def _band(declared: list[float] | None) -> tuple[float, float] | None:
+    """Bundles of before there were bands have none."""
+    if declared is None:
+        return None
+    low, high = (float(limit) for limit in declared)
+    if not 0.0 <= low <= high <= 1.0:
+        raise BundleCorrupt(f"The band {low} to {high} is none of probabilities.", fix=RESTORE)
+    return low, high
 
 
 def _json(value: object) -> bytes:

@@ -42,7 +42,7 @@ class Contract:
         checked = []
         for index, row in enumerate(rows):
             try:
-                checked.append(self._row(row))
+                checked.append(self.row(row))
             except InvalidRequest as error:
                 if len(rows) == 1:
                     raise
@@ -71,7 +71,12 @@ class Contract:
                 raise _invalid(field, frame[name][row], "does not fit", f"Give {_wanted(field)}.", row=row)
         return frame
 
-    def _row(self, row: Mapping[str, Any]) -> list[Any]:
+    def row(self, row: Mapping[str, Any]) -> list[Any]:
+        """Checks one decoded JSON object, and gives its values in the order of the fields; times are in UTC.
+
+        Raises:
+            InvalidRequest: The first thing that is wrong, with ``field`` and ``value``.
+        """
         if not isinstance(row, Mapping):
             raise InvalidRequest(
                 f"The request is {_json_name(row)}, not an object.", fix="Send one JSON object of fields."

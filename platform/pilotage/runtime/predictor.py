@@ -1,4 +1,8 @@
-"""Requests in, predictions out, by one bundle. No HTTP, no files: the state is handed in."""
+"""Requests in, predictions out, by one bundle. No HTTP, no files: the state is handed in.
+
+One request goes through ``prepare`` (check, state, features) and ``decide`` (model, calibration, decision); between
+the two a caller may find that it knows the answer already. Frames, for notebooks and bulk, go through ``predict``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+import msgspec
+import numpy as np
 import polars as pl
 
-from pilotage.errors import BundleCorrupt, ModelNotReady
+from pilotage.errors import BundleCorrupt, ModelNotReady, PilotageError
+from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
+from pilotage.runtime.state import OnlineState
 
 
 class StateLookup(Protocol):
@@ -41,6 +49,42 @@ class Prediction:
     """What the model saw, where it was asked for."""
 
 
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A checked request with everything that the model needs to answer it."""
+
+    request: dict[str, Any]
+    """The checked values, by field, in the contract's order."""
+    moment: datetime | None
+    """The prediction moment (UTC); ``None`` for a model without a time."""
+    asof: dict[str, Any]
+    """The as-of columns at that moment; a fact that is not known is ``None``."""
+    features: dict[str, Any]
+    """What the model sees, in its order."""
+    key: bytes
+    """The numbers that the model reads, as doubles: two requests with the same key get the same probability."""
+    state_through: datetime | None
+    """How far the as-of features knew (UTC)."""
+    state: str | None
+    """Id of the state that the as-of features are from; ``None`` for a model without any."""
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A prepared request with its answer."""
+
+    request: dict[str, Any]
+    moment: datetime | None
+    features: dict[str, Any]
+    key: bytes
+    state_through: datetime | None
+    state: str | None
+    probability: float
+    """Calibrated, 0..1, of the label."""
+    decision: bool | None
+    """Whether acting as if the label were true is the cheaper choice; ``None`` if a person should decide."""
+    referred: bool
+    """Whether a person should decide, because the probability is in the band that the spec declares."""
+
+
 class Predictor:
     """One version, ready to answer. Safe to use from several threads."""
 
@@ -48,6 +92,99 @@ class Predictor:
         self.bundle = bundle
         self.version = version
         self.contract = Contract(bundle.request)
+
+    def prepare(self, request: Mapping[str, Any], state: OnlineState | None) -> Prepared:
+        """Checks one request, looks up its state and computes its features.
+
+        Args:
+            request: A decoded JSON object.
+            state: Where as-of features come from; needed if the model has any.
+
+        Raises:
+            InvalidRequest: The request breaks the contract.
+            ModelNotReady: The model needs state, and there is none.
+            StateUnavailable: The state can't answer.
+        """
+        values = self.contract.row(request)
+        frame = pl.DataFrame([values], schema=self.contract.schema, orient="row")
+        moments = self.bundle.view.moments(frame)
+        through = identity = None
+        if self.bundle.asof:
+            known = self._needed(state)
+            frame = known.attach(frame, self.bundle)
+            through, identity = known.through, known.state_id
+        computed = self.bundle.compute(frame)
+        return Prepared(
+            request=dict(zip(self.contract.fields, values, strict=True)),
+            moment=None if moments is None else moments.item(),
+            asof={name: frame[name].item() for name in self.bundle.state_types()},
+            features=computed.row(0, named=True),
+            key=self.bundle.scorer.encode(computed).tobytes(),
+            state_through=through,
+            state=identity,
+        )
+
+    def decide(self, prepared: Prepared) -> Scored:
+        """Predicts, calibrates and decides a prepared request.
+
+        Raises:
+            BundleCorrupt: The model answers something that is no probability.
+        """
+        scorer = self.bundle.scorer
+        raw = scorer.predict_encoded(np.frombuffer(prepared.key).reshape(1, -1))
+        return self.decided(prepared, float(scorer.calibrator.apply(raw)[0]))
+
+    def decided(self, prepared: Prepared, probability: float) -> Scored:
+        """The decision on a probability that is known, such as from a cache.
+
+        Raises:
+            BundleCorrupt: It is no probability.
+        """
+        probability = self._probability(probability)
+        band = self.bundle.refer_between
+        referred = band is not None and band[0] <= probability < band[1]
+        return Scored(
+            request=prepared.request,
+            moment=prepared.moment,
+            features=prepared.features,
+            key=prepared.key,
+            state_through=prepared.state_through,
+            state=prepared.state,
+            probability=probability,
+            decision=None if referred else probability >= self.bundle.threshold,
+            referred=referred,
+        )
+
+    def score_one(self, request: Mapping[str, Any], state: OnlineState | None) -> Scored:
+        """``prepare`` and ``decide`` in one."""
+        return self.decide(self.prepare(request, state))
+
+    def score_many(self, rows: Sequence[Mapping[str, Any]], state: OnlineState | None) -> list[Scored | PilotageError]:
+        """Scores requests, each with its own result or error, in order."""
+        answers: list[Scored | PilotageError] = []
+        for row in rows:
+            try:
+                answers.append(self.score_one(row, state))
+            except PilotageError as error:
+                answers.append(error)
+        return answers
+
+    def rule(self, request: Prepared | Mapping[str, Any], state: OnlineState | None = None) -> float:
+        """The probability that the spec's fallback rule gives; the model is not asked.
+
+        Args:
+            request: A prepared request, or a decoded JSON object.
+            state: Where as-of columns come from. Without one, or with one that can't answer, they are unknown.
+
+        Raises:
+            InvalidRequest: The request breaks the contract.
+            BundleCorrupt: The rule gives something that is no probability.
+        """
+        raise NotImplementedError
+
+    def explain(self, scored: Scored) -> Explanation:
+        """Why an answer is what it is: exact TreeSHAP contributions, in the spec's own words. Takes milliseconds."""
+        raise NotImplementedError
 
     def predict(
         self,
@@ -74,11 +211,7 @@ class Predictor:
         through = None
         if self.bundle.asof:
             if state is None:
-                raise ModelNotReady(
-                    f"{self.bundle.model} needs as-of features, and there is no online state.",
-                    fix=f"Materialise the asset online_state of {self.bundle.model}.",
-                    model=self.bundle.model,
-                )
+                raise self._stateless()
             through = state.through
             frame = state.attach(frame, self.bundle)
         rows = self.bundle.compute(frame).to_dicts() if with_features else None
@@ -97,6 +230,18 @@ class Predictor:
     def warm(self) -> None:
         """Predicts the golden rows once, so that the first request does not pay for lazy set-up."""
         self.bundle.score(self.bundle.golden)
+
+    def _needed(self, state: OnlineState | None) -> OnlineState:
+        if state is None:
+            raise self._stateless()
+        return state
+
+    def _stateless(self) -> ModelNotReady:
+        return ModelNotReady(
+            f"{self.bundle.model} needs as-of features, and there is no online state.",
+            fix=f"Materialise the asset online_state of {self.bundle.model}.",
+            model=self.bundle.model,
+        )
 
     def _probability(self, value: float) -> float:
         # Written so that a NaN fails.

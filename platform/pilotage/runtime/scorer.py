@@ -113,6 +113,10 @@ class Scorer:
         """The model's probabilities before calibration; shape (rows,)."""
         return self._booster.predict(self.encode(features), threads=self.threads)
 
+    def predict_encoded(self, matrix: np.ndarray) -> np.ndarray:
+        """``raw`` of rows that ``encode`` made; shape (rows,)."""
+        return self._booster.predict(matrix, threads=self.threads)
+
     def score(self, features: pl.DataFrame) -> np.ndarray:
         """Calibrated probabilities; shape (rows,)."""
         return self.calibrator.apply(self.raw(features))

@@ -8,7 +8,9 @@ from pathlib import Path
 import polars as pl
 
 from pilotage.errors import StateUnavailable
+from pilotage.features.state import microseconds
 from pilotage.features.store import OnlineStore
+from pilotage.runtime.answer import StateRecord
 from pilotage.runtime.bundle import Bundle
 
 
@@ -27,6 +29,31 @@ class OnlineState:
     def through(self) -> datetime | None:
         """When the newest fact in it became known (UTC). Raises ``StateUnavailable``."""
         return self._store.meta.materialised_through
+
+    @property
+    def state_id(self) -> str:
+        """Names what is in it; the same in every process that reads the same file. Raises ``StateUnavailable``."""
+        return self._store.meta.id
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Lake table → Delta version that it was built from. Raises ``StateUnavailable``."""
+        return self._store.meta.versions
+
+    def record(self) -> StateRecord:
+        """What the prediction log holds of it. Raises ``StateUnavailable``."""
+        meta = self._store.meta
+        through = meta.materialised_through
+        return StateRecord(
+            state=meta.id,
+            model=meta.model,
+            through=None if through is None else microseconds(through),
+            versions=meta.versions,
+        )
+
+    def refresh(self) -> bool:
+        """Takes up a replaced file, if there is one; for a background thread. Raises ``StateUnavailable``."""
+        return self._store.refresh()
 
     def attach(self, requests: pl.DataFrame, bundle: Bundle) -> pl.DataFrame:
         """The requests with the bundle's as-of columns, each as known at its own prediction moment.
