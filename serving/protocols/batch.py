@@ -1,0 +1,49 @@
+"""Many requests in one body: ``{"requests": [{…}, …]}`` → ``{"answers": [{"answer": {…}} | {"error": {…}}, …]}``.
+
+Each row stands alone: one that breaks the contract gets its error, and the others their answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pilotage.errors import InvalidRequest, PilotageError
+from pilotage.runtime.answer import Answer
+from pilotage.spec import RequestField
+from serving.protocols import Parsed, Rendered, check_rows, decode, error_record, json_answer
+
+_FIX = 'Send {"requests": [{…}, …]}.'
+
+
+def parse(body: bytes, headers: Mapping[str, str], fields: Mapping[str, RequestField], *, largest: int) -> Parsed:  # noqa: ARG001
+    """Reads the rows; see ``Codec``."""
+    content = decode(body, fix=_FIX)
+    if not isinstance(content, dict) or not isinstance(content.get("requests"), list):
+        raise InvalidRequest("The body has no list of requests.", fix=_FIX, field="requests")
+    if unknown := content.keys() - {"requests"}:
+        name = min(unknown)[:100]
+        raise InvalidRequest(f"There is no field {name!r} beside requests.", fix=_FIX, field=name)
+    rows: list[Any] = content["requests"]
+    check_rows(len(rows), largest)
+    return Parsed(rows=rows, whole=False)
+
+
+def render(
+    parsed: Parsed,  # noqa: ARG001
+    results: Sequence[Answer | PilotageError],
+    *,
+    model: str,  # noqa: ARG001
+    version: int | None,  # noqa: ARG001
+) -> Rendered:
+    """Writes one entry a row, in order. The status is 200, whatever the rows got."""
+    answers = [
+        {"error": error_record(result)} if isinstance(result, PilotageError) else {"answer": result}
+        for result in results
+    ]
+    return json_answer({"answers": answers})
+
+
+def refuse(error: PilotageError, *, status: int | None = None) -> Rendered:
+    """Writes an error of the whole body."""
+    return json_answer(error_record(error), status or error.http_status)
