@@ -13,12 +13,28 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pilotage.errors import ConfigError
 
-Kind = Literal["registered", "refused", "promoted"]
-KINDS: tuple[Kind, ...] = ("registered", "refused", "promoted")
+Kind = Literal[
+    "registered",
+    "refused",
+    "shadowed",
+    "canaried",
+    "ab_started",
+    "ab_ended",
+    "approved",
+    "rejected",
+    "promoted",
+    "rolled_back",
+    "killed",
+    "resumed",
+    "verdict",
+    "alias_edited",
+]
+"""What can happen; what each means, and when it may, is in ``transitions.py``."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Algorithm = Literal["sha256", "hmac-sha256"]
 PLAIN: Algorithm = "sha256"

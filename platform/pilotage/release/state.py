@@ -1,79 +1,39 @@
-"""What the ledger's events amount to: a pure fold, the only way to know what is in production."""
+"""What the ledger's events amount to: a pure fold, the only way to know what is in production.
+
+The records are in ``stages.py``, and what may happen in ``transitions.py``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
 
 from pilotage.errors import ReleaseError
-from pilotage.release.events import Event
+from pilotage.release.events import KINDS, Event
+from pilotage.release.stages import (
+    Approval,
+    ApprovalRule,
+    Challenger,
+    Killed,
+    ModelState,
+    Refusal,
+    Release,
+    Stage,
+    Version,
+)
+from pilotage.release.transitions import apply, objection
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
-    """A version that passed its gate and may be released."""
-
-    model: str
-    version: int
-    bundle: str
-    """Folder of the bundle in the registry's artifacts."""
-    bundle_sha256: str
-    registered_at: datetime
-    trained_at: datetime
-    mlflow_run_id: str
-    run_url: str
-    cause: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What it was trained on: rows, first and last day, lake versions, feature fingerprint."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A version that is, or was, champion."""
-
-    model: str
-    version: int
-    bundle: str
-    bundle_sha256: str
-    promoted_at: datetime
-    actor: str
-    why: str
-    trained_at: datetime
-    mlflow_run_id: str
-    sequence: int
-    """Of the ledger event that promoted it."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A candidate that did not pass its gate."""
-
-    model: str
-    at: datetime
-    mlflow_run_id: str
-    bundle_sha256: str
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelState:
-    """Everything that was decided about a model."""
-
-    model: str
-    sequence: int = 0
-    """Of the last event about this model."""
-    champion: Release | None = None
-    history: tuple[Release, ...] = ()
-    """Every release, oldest first; the last one is the champion."""
-    versions: Mapping[int, Version] = field(default_factory=dict)
-    refused: tuple[Refusal, ...] = ()
-
-    def version_of(self, bundle_sha256: str) -> Version | None:
-        """The version that a bundle was registered as."""
-        return next((known for known in self.versions.values() if known.bundle_sha256 == bundle_sha256), None)
+__all__ = [
+    "Approval",
+    "ApprovalRule",
+    "Challenger",
+    "Killed",
+    "ModelState",
+    "Refusal",
+    "Release",
+    "Stage",
+    "Version",
+    "fold",
+]
 
 
 def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None) -> dict[str, ModelState]:
@@ -90,49 +50,21 @@ def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None
 
 
 def _step(state: ModelState, event: Event) -> ModelState:
-    facts = event.payload
-    match event.kind, event.version:
-        case "registered", int(number) if number not in state.versions:
-            version = Version(
-                model=event.model,
-                version=number,
-                bundle=facts["bundle"],
-                bundle_sha256=facts["bundle_sha256"],
-                registered_at=event.at,
-                trained_at=datetime.fromisoformat(facts["trained_at"]),
-                mlflow_run_id=facts["mlflow_run_id"],
-                run_url=facts["run_url"],
-                cause=event.cause,
-                facts=facts["facts"],
-            )
-            return replace(state, sequence=event.sequence, versions={**state.versions, number: version})
-        case "refused", None:
-            refusal = Refusal(
-                model=event.model,
-                at=event.at,
-                mlflow_run_id=facts["mlflow_run_id"],
-                bundle_sha256=facts["bundle_sha256"],
-                reasons=tuple(facts["reasons"]),
-            )
-            return replace(state, sequence=event.sequence, refused=(*state.refused, refusal))
-        case "promoted", int(number) if known := state.versions.get(number):
-            release = Release(
-                model=event.model,
-                version=number,
-                bundle=known.bundle,
-                bundle_sha256=known.bundle_sha256,
-                promoted_at=event.at,
-                actor=event.actor,
-                why=event.cause,
-                trained_at=known.trained_at,
-                mlflow_run_id=known.mlflow_run_id,
-                sequence=event.sequence,
-                facts=known.facts,
-            )
-            return replace(state, sequence=event.sequence, champion=release, history=(*state.history, release))
-    raise ReleaseError(
-        f"Event {event.sequence} of the ledger ({event.kind} of {event.model} version {event.version}) makes no sense"
-        " after what came before it.",
-        fix="Upgrade Pilotage if a newer one wrote it; otherwise check the ledger.",
+    if event.kind not in KINDS:
+        raise _senseless(event, "this version of Pilotage does not know such an event.")
+    try:
+        if (wrong := objection(state, event)) is not None:
+            raise _senseless(event, wrong.message)
+        return apply(state, event)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _senseless(event, f"its payload is not that of such an event ({error!r}).") from error
+
+
+def _senseless(event: Event, reason: str) -> ReleaseError:
+    about = event.model if event.version is None else f"{event.model} version {event.version}"
+    return ReleaseError(
+        f"Event {event.sequence} of the ledger ({event.kind} of {about}) makes no sense after what came before it: "
+        f"{reason}",
+        fix="Upgrade Pilotage if a newer one wrote it; otherwise check the ledger: pilotage audit verify.",
         sequence=event.sequence,
     )

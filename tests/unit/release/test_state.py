@@ -118,6 +118,6 @@ def test_an_event_that_makes_no_sense_is_told_not_skipped(draft: Draft) -> None:
 
 
 def test_an_event_of_a_newer_platform_is_told_not_skipped() -> None:
-    killed = Draft(model="m", kind="killed", actor="a", cause="c", payload={})  # type: ignore[arg-type]
-    with pytest.raises(ReleaseError, match="killed of m"):
-        fold(chain([killed]))
+    cloned = Draft(model="m", kind="cloned", actor="a", cause="c", payload={})  # type: ignore[arg-type]
+    with pytest.raises(ReleaseError, match="cloned of m"):
+        fold(chain([cloned]))

@@ -1,0 +1,77 @@
+"""The ledger → what a serving process should do: each model's state, reduced to a ``Plan``. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from pilotage.release.ledger import Ledger
+from pilotage.release.stages import ModelState, Release, Version
+from pilotage.release.state import fold
+from pilotage.runtime.plan import Assignment, Plan, Role
+
+
+def plan_of(state: ModelState) -> Plan:
+    """What to serve for a model in some state.
+
+    A killed model has no assignments at all: whoever overlooks ``killed`` still gets no answer from a version. Whether
+    a bundle verifies is found out by who loads it.
+    """
+    if state.killed is not None:
+        return Plan(model=state.model, sequence=state.sequence, killed=state.killed.why)
+    champion, challenger = state.champion, state.challenger
+    before = next(state.earlier_champions(), None)
+    canary = None
+    if challenger is not None:
+        canary = replace(
+            _assignment(state.versions[challenger.version], "canary", challenger.sequence, challenger.since),
+            share=challenger.share,
+            salt=challenger.salt,
+            segment=challenger.segment,
+        )
+    return Plan(
+        model=state.model,
+        sequence=state.sequence,
+        champion=_assignment(champion, "champion", champion.sequence, champion.promoted_at) if champion else None,
+        # It became the previous one when the champion became champion.
+        previous=_assignment(before, "previous_champion", champion.sequence, champion.promoted_at)
+        if before and champion
+        else None,
+        canary=canary,
+        shadows=tuple(_assignment(each, "shadow", each.sequence, each.since) for each in state.shadows),
+    )
+
+
+class PlanFeed:
+    """Plans as they change: each call reads only the ledger's new events, by one indexed query. For one thread."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._states: dict[str, ModelState] = {}
+        self._plans: dict[str, Plan] = {}
+        self._last = 0
+
+    def __call__(self) -> dict[str, Plan]:
+        """What to serve, now, for every model that the ledger knows.
+
+        Raises:
+            LedgerUnavailable: The ledger can't be read.
+            ReleaseError: It holds what this version of the platform can't understand.
+        """
+        if events := self._ledger.events(after=self._last):
+            self._states = fold(events, self._states)
+            self._last = events[-1].sequence
+            self._plans |= {name: plan_of(self._states[name]) for name in {event.model for event in events}}
+        return dict(self._plans)
+
+
+def _assignment(of: Version | Release, role: Role, sequence: int, since: datetime) -> Assignment:
+    return Assignment(
+        version=of.version,
+        role=role,
+        bundle=of.bundle,
+        bundle_sha256=of.bundle_sha256,
+        sequence=sequence,
+        since=since,
+        trained_at=of.trained_at,
+    )

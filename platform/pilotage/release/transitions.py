@@ -1,0 +1,360 @@
+"""What may happen to a model, and what it then is. Legality is defined here, once: commands refuse by it, and the fold
+of the ledger goes by it.
+
+The events, with their payload (``version`` is the version they are about; ``evidence`` is what a tick decided by):
+
+- ``registered``: bundle, bundle_sha256, mlflow_run_id, run_url, trained_at, facts; approval (rule of its spec).
+- ``refused`` (no version): reasons, bundle_sha256, mlflow_run_id.
+- ``shadowed``: evidence?
+- ``canaried``: share, salt, segment, step, approval; evidence?
+- ``ab_started``: share, salt, approval. ``ab_ended``: evidence?
+- ``approved``: approval. ``rejected``: evidence?
+- ``promoted``: approval, how; evidence?
+- ``rolled_back`` (version: the one that is taken away): to (who answers instead; ``null`` for a canary), approval;
+  evidence?
+- ``killed``, ``resumed`` (no version).
+- ``verdict``: decision, evidence: what a tick found that changes no stage, such as that it waits for approval.
+- ``alias_edited`` (version: what somebody set, if any): alias, expected, action.
+
+``approval`` is the rule that held: ``{"needed": people, "approvers": [names]}``. Events from before rules name none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pilotage.errors import NotApproved, NotReleasable, ReleaseError
+from pilotage.release.events import Draft, Event
+from pilotage.release.stages import (
+    Approval,
+    ApprovalRule,
+    Challenger,
+    Killed,
+    ModelState,
+    Refusal,
+    Release,
+    Stage,
+    Version,
+    person,
+)
+
+_FROM: Mapping[str, tuple[Stage, ...]] = {
+    # What was rejected or rolled back begins again as a shadow, or not at all.
+    "shadowed": ("candidate", "canary", "retired", "rejected", "rolled_back"),
+    "canaried": ("candidate", "shadow", "canary", "retired"),
+    "ab_started": ("candidate", "shadow", "canary", "retired"),
+    "approved": ("candidate", "shadow", "canary", "retired", "rolled_back"),
+    "rejected": ("candidate", "shadow", "canary", "rolled_back"),
+    # Ledgers from before there were stages hold promotions of the champion.
+    "promoted": ("candidate", "shadow", "canary", "retired", "rolled_back", "champion"),
+    "rolled_back": ("canary", "champion"),
+}
+"""Stages that a version may be in when this happens to it."""
+
+_TO: Mapping[str, Stage] = {
+    "shadowed": "shadow",
+    "ab_ended": "candidate",
+    "rejected": "rejected",
+    "rolled_back": "rolled_back",
+}
+"""Where a version goes that this happens to, and nothing else does."""
+
+_ABOUT_THE_MODEL = ("refused", "killed", "resumed")
+"""Events without a version."""
+
+
+def objection(state: ModelState, event: Draft | Event) -> ReleaseError | None:
+    """Why an event may not happen now; ``None`` if it may."""
+    kind, number = event.kind, event.version
+    if kind == "registered":
+        return _no(state, "a version with this number is registered") if number in state.versions else None
+    if kind == "alias_edited":
+        return None
+    if kind in _ABOUT_THE_MODEL:
+        if number is not None:
+            return _no(state, f"{kind} is about a model, not about a version")
+        return _about_the_model(state, kind)
+    if number is None or (known := state.versions.get(number)) is None:
+        have = ", ".join(str(each) for each in sorted(state.versions)) or "none"
+        return NotReleasable(
+            f"{state.model} has no version {number} that passed its gate (there are: {have}).",
+            fix="Name one of those, or train a new candidate.",
+            model=state.model,
+            version=number,
+        )
+    if kind == "verdict":
+        return None
+    if kind == "ab_ended":
+        running = state.ab_test is not None and state.ab_test.version == number
+        return None if running else _no(state, f"no A/B test of version {number} runs")
+    if known.stage not in _FROM[kind]:
+        return _from_there(state, kind, known)
+    return _about_a_version(state, event, known)
+
+
+def _about_the_model(state: ModelState, kind: str) -> ReleaseError | None:
+    if kind == "killed" and state.killed:
+        return _no(state, f"it was killed already, by {state.killed.actor}: {state.killed.why}")
+    if kind == "resumed" and not state.killed:
+        return _no(state, "it is not killed")
+    return None
+
+
+def _about_a_version(state: ModelState, event: Draft | Event, known: Version) -> ReleaseError | None:
+    match event.kind:
+        case "canaried" | "ab_started":
+            return _takes_share(state, event, known) or _unapproved(event, known)
+        case "promoted":
+            return _unapproved(event, known)
+        case "rolled_back":
+            return _rolls_back(state, event, known)
+        case "approved":
+            rule = ApprovalRule.read(event.payload) or known.rule
+            if not rule.lets(event.actor, trained_by=known.trained_by):
+                return NotApproved(
+                    f"{event.actor} may not approve {state.model} version {known.version}; may: "
+                    f"{rule.who(known.trained_by)}.",
+                    fix="Ask one of them.",
+                    model=state.model,
+                    version=known.version,
+                )
+            if person(event.actor) in {person(each.actor) for each in known.approvals}:
+                return _no(state, f"{event.actor} approved version {known.version} already")
+    return None
+
+
+def _takes_share(state: ModelState, event: Draft | Event, known: Version) -> ReleaseError | None:
+    share, salt, running = event.payload.get("share"), event.payload.get("salt"), state.challenger
+    if state.champion is None:
+        return NotReleasable(
+            f"{state.model} has no champion that could answer the rest.",
+            fix=f"pilotage promote {state.model} {known.version} --why … makes it the first one.",
+            model=state.model,
+        )
+    if running is not None and running.version != known.version:
+        return _no(state, f"version {running.version} has a share already ({running.kind.replace('_', ' ')})")
+    if not isinstance(share, float) or not 0 < share < 1:
+        return _no(state, f"a share of {share!r} is none; it lies between 0 and 1")
+    if not isinstance(salt, str) or not salt:
+        return _no(state, "a share needs a salt")
+    if event.kind == "canaried" and state.canary and state.canary.salt != salt:
+        return _no(state, "the salt changed within a rollout")
+    return None
+
+
+def _rolls_back(state: ModelState, event: Draft | Event, known: Version) -> ReleaseError | None:
+    to = event.payload.get("to")
+    if known.stage == "canary":
+        return None if to is None else _no(state, "the champion answers for a canary that is rolled back")
+    target = state.versions.get(to) if type(to) is int else None
+    if target is None or target.version == known.version or target.stage == "rejected":
+        return NotReleasable(
+            f"{state.model} can't be rolled back from version {known.version} to {to}.",
+            fix=f"Name another version that was not rejected, or: pilotage kill {state.model} --why …",
+            model=state.model,
+            version=to,
+        )
+    if state.was_champion(target.version):
+        # It was allowed to answer once, and this is the way out of trouble.
+        return None
+    if target.version > known.version:
+        return _no(state, f"version {target.version} is newer and was never champion: promote it instead")
+    return _unapproved(event, target)
+
+
+def missing_approvals(known: Version, rule: ApprovalRule) -> int:
+    """How many more people must approve a version before it gets traffic."""
+    return max(0, rule.needed - len(known.approved_by(rule)))
+
+
+def _unapproved(event: Draft | Event, known: Version) -> ReleaseError | None:
+    rule = ApprovalRule.read(event.payload) or known.rule
+    if not (missing := missing_approvals(known, rule)):
+        return None
+    have = ", ".join(known.approved_by(rule)) or "nobody"
+    return NotApproved(
+        f"{known.model} version {known.version} needs {missing} more approval{'s' * (missing > 1)} before it answers "
+        f"anybody (approved by: {have}). May approve: {rule.who(known.trained_by)}.",
+        fix=f"pilotage approve {known.model} {known.version} --why …",
+        model=known.model,
+        version=known.version,
+        missing=missing,
+    )
+
+
+def _from_there(state: ModelState, kind: str, known: Version) -> NotReleasable:
+    said = {"rolled_back": "rolled back", "ab_started": "put into an A/B test"}.get(kind, kind)
+    fix = f"pilotage status {state.model} shows where each version stands."
+    if known.stage in ("rejected", "rolled_back") and kind != "shadowed":
+        fix = f"pilotage shadow {state.model} {known.version} --why … begins its rollout again."
+    return NotReleasable(
+        f"{state.model} version {known.version} can't be {said}: its stage is {known.stage.replace('_', ' ')}.",
+        fix=fix,
+        model=state.model,
+        version=known.version,
+        stage=known.stage,
+    )
+
+
+def _no(state: ModelState, reason: str) -> NotReleasable:
+    return NotReleasable(
+        f"That can't be done to {state.model}: {reason}.",
+        fix=f"pilotage status {state.model} shows where it stands.",
+        model=state.model,
+    )
+
+
+def apply(state: ModelState, event: Event) -> ModelState:
+    """What a model is after an event that may happen.
+
+    Raises:
+        KeyError, TypeError, ValueError: Its payload is not what its kind has.
+    """
+    state = replace(state, sequence=event.sequence)
+    if event.version is None or event.kind == "alias_edited":
+        return _of_the_model(state, event)
+    return _of_a_version(state, event, event.version)
+
+
+def _of_the_model(state: ModelState, event: Event) -> ModelState:
+    match event.kind:
+        case "refused":
+            return replace(state, refused=(*state.refused, _refusal(event)))
+        case "killed":
+            killed = Killed(why=event.cause, actor=event.actor, at=event.at, sequence=event.sequence)
+            return replace(state, killed=killed)
+        case "resumed":
+            return replace(state, killed=None)
+    return state
+
+
+def _of_a_version(state: ModelState, event: Event, number: int) -> ModelState:
+    match event.kind:
+        case "registered":
+            return replace(state, versions={**state.versions, number: _registered(event, number)})
+        case "canaried" | "ab_started":
+            return replace(_moved(state, number, "canary", event), challenger=_challenger(state, event, number))
+        case "approved":
+            approval = Approval(actor=event.actor, why=event.cause, at=event.at, sequence=event.sequence)
+            known = state.versions[number]
+            return _with(state, replace(known, approvals=(*known.approvals, approval), approval_asked_at=None))
+        case "verdict":
+            asked = event.at if event.payload["decision"] == "request_approval" else None
+            return _with(state, replace(state.versions[number], approval_asked_at=asked))
+        case "promoted":
+            return _crowned(state, number, event, former="retired")
+        case "rolled_back" if (to := event.payload["to"]) is not None:
+            return _crowned(state, to, event, former="rolled_back")
+    return _moved(_without_share(state, number), number, _TO[event.kind], event)
+
+
+def _registered(event: Event, number: int) -> Version:
+    facts = event.payload
+    return Version(
+        model=event.model,
+        version=number,
+        bundle=facts["bundle"],
+        bundle_sha256=facts["bundle_sha256"],
+        registered_at=event.at,
+        trained_at=datetime.fromisoformat(facts["trained_at"]),
+        mlflow_run_id=facts["mlflow_run_id"],
+        run_url=facts["run_url"],
+        cause=event.cause,
+        facts=facts["facts"],
+        trained_by=event.actor,
+        rule=ApprovalRule.read(facts) or ApprovalRule(),
+        since=event.at,
+        sequence=event.sequence,
+    )
+
+
+def _refusal(event: Event) -> Refusal:
+    facts = event.payload
+    return Refusal(
+        model=event.model,
+        at=event.at,
+        mlflow_run_id=facts["mlflow_run_id"],
+        bundle_sha256=facts["bundle_sha256"],
+        reasons=tuple(facts["reasons"]),
+    )
+
+
+def _challenger(state: ModelState, event: Event, number: int) -> Challenger:
+    facts, champion = event.payload, state.champion
+    if champion is None:
+        raise ValueError("there is no champion")
+    kind: Any = "canary" if event.kind == "canaried" else "ab_test"
+    goes_on = state.challenger is not None and state.challenger.kind == kind
+    return Challenger(
+        kind=kind,
+        version=number,
+        share=facts["share"],
+        salt=facts["salt"],
+        segment=facts.get("segment"),
+        step=facts.get("step", 0),
+        since=event.at,
+        began=state.challenger.began if goes_on and state.challenger else event.at,
+        against=champion.version,
+        sequence=event.sequence,
+    )
+
+
+def _crowned(state: ModelState, number: int, event: Event, *, former: Stage) -> ModelState:
+    """A version becomes champion, whoever was before.
+
+    What had a share was compared with the champion before: it is a candidate again, and so are shadows that are older
+    than what is now in production.
+    """
+    before = state.champion
+    if state.challenger is not None and state.challenger.version != number:
+        state = _moved(state, state.challenger.version, "candidate", event)
+    for shadow in state.shadows:
+        if shadow.version < number:
+            state = _moved(state, shadow.version, "candidate", event)
+    if before is not None and before.version != number:
+        state = _moved(state, before.version, former, event)
+    state = _moved(state, number, "champion", event)
+    known = state.versions[number]
+    release = Release(
+        model=event.model,
+        version=number,
+        bundle=known.bundle,
+        bundle_sha256=known.bundle_sha256,
+        promoted_at=event.at,
+        actor=event.actor,
+        why=event.cause,
+        trained_at=known.trained_at,
+        mlflow_run_id=known.mlflow_run_id,
+        sequence=event.sequence,
+        facts=known.facts,
+    )
+    return replace(state, champion=release, history=(*state.history, release), challenger=None)
+
+
+def _without_share(state: ModelState, number: int) -> ModelState:
+    has_it = state.challenger is not None and state.challenger.version == number
+    return replace(state, challenger=None) if has_it else state
+
+
+def _moved(state: ModelState, number: int, stage: Stage, event: Event) -> ModelState:
+    known = state.versions[number]
+    # Whoever approved what then had to be taken back is asked again.
+    approvals = () if stage in ("rejected", "rolled_back") else known.approvals
+    return _with(
+        state,
+        replace(
+            known,
+            stage=stage,
+            since=event.at,
+            sequence=event.sequence,
+            approvals=approvals,
+            approval_asked_at=None,
+        ),
+    )
+
+
+def _with(state: ModelState, version: Version) -> ModelState:
+    return replace(state, versions={**state.versions, version.version: version})
