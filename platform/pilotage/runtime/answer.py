@@ -98,6 +98,10 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
     routed_version: int | None = None
     """The version whose turn it was, champion or canary; it failed if ``version`` is another. ``None`` if no version
     was to answer: the model was killed."""
+    drawn_by: int | None = None
+    """Sequence of the ledger event (a canary's step, an A/B test) whose share decided by lot whose turn it was, as the
+    worker's plan had it. ``None`` if there was nothing to draw: no second version, or a request outside its segment.
+    Only drawn requests say which version is better."""
 
 
 class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="shadow"):

@@ -1,0 +1,212 @@
+"""Records of the prediction log as rows: the columns of ``predictions/…``, ``shadows/…``, ``outcomes/…`` and
+``states/…``, and the type that each value gets.
+
+A log record is JSON and says no types, and versions of a model may log other fields than their predecessors. No value
+may be lost or guessed for it, and none may keep its segment from moving: a value that does not fit its column goes into
+a column of its own (``feature_seats__string``). Where records come from and rows go is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from pilotage.features.timeline import MOMENT
+from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
+from pilotage.spec import ModelSpec
+
+DAY = "day"
+ROOMS: dict[type[Record], str] = {
+    PredictionRecord: "predictions",
+    ShadowRecord: "shadows",
+    OutcomeRecord: "outcomes",
+    StateRecord: "states",
+}
+"""Kind of record → room of the lake; its table there has the model's name."""
+STATE_VERSIONS = pl.List(pl.Struct({"table": pl.String(), "version": pl.Int64()}))
+
+_TEXT, _WHOLE, _NUMBER, _FLAG = pl.String(), pl.Int64(), pl.Float64(), pl.Boolean()
+FIXED: dict[type[Record], dict[str, pl.DataType]] = {
+    PredictionRecord: {
+        "prediction_id": _TEXT,
+        "request_id": _TEXT,
+        "model": _TEXT,
+        "entity": _TEXT,
+        "at": MOMENT,
+        "moment": MOMENT,
+        "version": _WHOLE,
+        "routed_version": _WHOLE,
+        "drawn_by": _WHOLE,
+        "stage": _TEXT,
+        "answered_by": _TEXT,
+        "probability": _NUMBER,
+        "decision": _FLAG,
+        "referred": _FLAG,
+        "reasons": pl.List(_TEXT),
+        "latency_us": _WHOLE,
+        "caller": _TEXT,
+        "state": _TEXT,
+    },
+    ShadowRecord: {
+        "prediction_id": _TEXT,
+        "model": _TEXT,
+        "version": _WHOLE,
+        "at": MOMENT,
+        "probability": _NUMBER,
+        "decision": _FLAG,
+        "referred": _FLAG,
+        "error": _TEXT,
+        "latency_us": _WHOLE,
+    },
+    OutcomeRecord: {
+        "outcome_id": _TEXT,
+        "model": _TEXT,
+        "prediction_id": _TEXT,
+        "entity": _TEXT,
+        "label": _FLAG,
+        "known_at": MOMENT,
+        "received_at": MOMENT,
+        "caller": _TEXT,
+    },
+    StateRecord: {"state": _TEXT, "model": _TEXT, "through": MOMENT, "versions": STATE_VERSIONS},
+}
+"""The columns that every row has. ``entity`` is JSON with sorted keys, so that equal entities are equal texts."""
+IDENTITY: dict[type[Record], tuple[str, ...]] = {
+    PredictionRecord: ("prediction_id",),
+    ShadowRecord: ("prediction_id", "version"),
+    OutcomeRecord: ("outcome_id",),
+    StateRecord: ("state",),
+}
+"""What tells one record from another."""
+_WHEN: dict[type[Record], str] = {PredictionRecord: "at", ShadowRecord: "at", OutcomeRecord: "received_at"}
+"""The time whose UTC day a row belongs to. States have none: they are few, and asked for by name."""
+_JSON_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+_JSON_TYPES: dict[type, pl.DataType] = {str: _TEXT, int: _WHOLE, float: _NUMBER, bool: _FLAG}
+_EXACT = 2**53
+"""Whole numbers up to here are doubles too."""
+
+
+def when(kind: type[Record]) -> str | None:
+    """The column that says when records of a kind were made; ``None`` for states."""
+    return _WHEN.get(kind)
+
+
+def entity_key(entity: Mapping[str, Any]) -> str:
+    """An entity as text: equal for equal entities, whatever the order of their columns."""
+    return msgspec.json.encode(dict(entity), order="sorted").decode()
+
+
+def request_column(field: str) -> str:
+    """The column of a request field."""
+    return _column("request", field)
+
+
+def feature_column(feature: str) -> str:
+    """The column of a feature."""
+    return _column("feature", feature)
+
+
+def declared_types(spec: ModelSpec) -> dict[str, pl.DataType]:
+    """Column → type, for the request fields and features that a spec declares; pseudonyms are text."""
+    from pilotage.features.rows import feature_schema
+
+    types = {request_column(each.name): _TEXT if each.personal else each.dtype for each in spec.request}
+    return types | {feature_column(name): dtype for name, dtype in feature_schema(spec).items()}
+
+
+def frame_of(
+    kind: type[Record], records: Sequence[Any], *, types: Mapping[str, pl.DataType] | None = None
+) -> pl.DataFrame:
+    """Rows of records of one kind and one model, in their order.
+
+    Args:
+        kind: The kind.
+        records: The records.
+        types: Types of request and feature columns, as they are in the lake or declared. A column that is not among
+            them gets the type of its values; values that don't fit get a column of their own.
+    """
+    columns = [_fixed(name, dtype, records) for name, dtype in FIXED[kind].items()]
+    if kind is PredictionRecord:
+        known = types or {}
+        columns += _spread("request", [record.request for record in records], known)
+        columns += _spread("feature", [record.features or {} for record in records], known)
+    frame = pl.DataFrame(columns)
+    moment = _WHEN.get(kind)
+    return frame if moment is None else frame.with_columns(pl.col(moment).dt.date().alias(DAY))
+
+
+def empty_frame(kind: type[Record]) -> pl.DataFrame:
+    """No row, with the columns that every row has."""
+    return frame_of(kind, [])
+
+
+def _fixed(name: str, dtype: pl.DataType, records: Sequence[Any]) -> pl.Series:
+    values: list[Any] = [getattr(record, name) for record in records]
+    if name == "entity":
+        values = [None if value is None else entity_key(value) for value in values]
+    elif name == "versions":
+        values = [[{"table": t, "version": v} for t, v in sorted(value.items())] for value in values]
+    elif name == "reasons":
+        values = [list(value) for value in values]
+    if dtype == MOMENT:
+        return pl.Series(name, values, dtype=pl.Int64()).cast(MOMENT)
+    return pl.Series(name, values, dtype=dtype)
+
+
+def _column(prefix: str, name: str) -> str:
+    plain = f"{prefix}_{name}"
+    # No declared name begins with an underscore, so this one is free.
+    return f"{prefix}__{name}" if plain in FIXED[PredictionRecord] else plain
+
+
+def _spread(prefix: str, rows: Sequence[Mapping[str, Any]], known: Mapping[str, pl.DataType]) -> list[pl.Series]:
+    columns: list[pl.Series] = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        column = _column(prefix, name)
+        columns += _placed(column, [row.get(name) for row in rows], known.get(column))
+    return columns
+
+
+def _placed(column: str, values: list[Any], known: pl.DataType | None) -> list[pl.Series]:
+    """One series, where every value fits its type (the usual case); else one more for each kind that doesn't."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if known == MOMENT and kinds == {str}:
+        return _times(column, values)
+    wanted = known or _common(kinds)
+    if wanted is None:
+        return []  # Nothing but nulls, and no type known: the column is not needed yet.
+    fitting = {kind for kind in kinds if _fits(kind, values, wanted)}
+    placed = [pl.Series(column, _only(values, fitting), dtype=wanted)]
+    for kind in sorted(kinds - fitting, key=_JSON_NAMES.__getitem__):
+        placed.append(pl.Series(f"{column}__{_JSON_NAMES[kind]}", _only(values, {kind}), dtype=_JSON_TYPES[kind]))
+    return placed
+
+
+def _common(kinds: Iterable[type]) -> pl.DataType | None:
+    found = set(kinds)
+    if found == {int, float}:
+        return _NUMBER
+    return next((_JSON_TYPES[kind] for kind in _JSON_TYPES if kind in found), None)
+
+
+def _fits(kind: type, values: list[Any], wanted: pl.DataType) -> bool:
+    if wanted == _NUMBER and kind is int:
+        return all(-_EXACT <= value <= _EXACT for value in values if type(value) is int)
+    return _JSON_TYPES[kind] == wanted
+
+
+def _only(values: list[Any], kinds: set[type]) -> list[Any]:
+    return [value if type(value) in kinds else None for value in values]
+
+
+def _times(column: str, values: list[Any]) -> list[pl.Series]:
+    """Texts as times; those that are none, such as pseudonyms, in a column of their own."""
+    texts = pl.Series(column, values, dtype=_TEXT)
+    times = texts.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
+    placed = [times]
+    if times.null_count() > texts.null_count():
+        placed.append(texts.set(times.is_not_null(), None).alias(f"{column}__string"))
+    return placed
