@@ -1,0 +1,159 @@
+"""How the workers of one service add up their metrics: each writes its own file, and whichever is asked reads them all.
+
+    <folder>/<service>/<worker>.metrics
+
+``<service>`` names the process that started the workers, so that a restarted service begins at zero (which Prometheus
+takes for what it is) and two services never mix. A worker holds a lock on its file; the file of one that died keeps
+its counters, or they would go backwards, and loses its gauges. Files are written in place, with a checksum: no rename
+and no fsync, both of which would wait for the disk that the prediction log needs. Only bytes are known here; what they
+mean is in ``metrics.py``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+_HEADER = struct.Struct("<4sIQQ")
+"""Mark, checksum, number of the write, bytes."""
+_MAGIC = b"PMT1"
+_SLOT = 1 << 20
+"""Bytes of each of the two places in a file that are written by turns, so that one of them is always whole."""
+_RETIRED = "retired.metrics"
+
+
+class MetricsFiles:
+    """The files of one service's workers, of which one is ours."""
+
+    def __init__(self, folder: Path, *, merge: Callable[[list[bytes]], bytes]) -> None:
+        """Makes this worker's file, removes those of services that are gone, and merges those of workers that are.
+
+        Args:
+            folder: Shared by the workers.
+            merge: Adds up what several dead workers wrote.
+        """
+        self._folder = folder / _service()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _remove_others(folder, keep=self._folder)
+        self._merge = merge
+        self._writes = 0
+        with self._locked(fcntl.LOCK_EX):
+            self._retire()
+            self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
+            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def write(self, payload: bytes) -> None:
+        """Puts this worker's numbers in the place of those before. From one thread at a time.
+
+        Raises:
+            OSError: They don't fit, or can't be written.
+        """
+        if len(payload) > _SLOT - _HEADER.size:
+            raise OSError(errno.EFBIG, f"{len(payload)} bytes of metrics don't fit", str(self._path))
+        self._writes += 1
+        os.pwrite(self._file, _framed(payload, self._writes), self._writes % 2 * _SLOT)
+
+    def read(self) -> list[tuple[bytes, bool]]:
+        """What every worker wrote last, and whether it lives."""
+        with self._locked(fcntl.LOCK_SH):
+            found = [(_read(path), self._lives(path)) for path in sorted(self._folder.glob("*.metrics"))]
+        return [(payload, lives) for payload, lives in found if payload is not None]
+
+    def close(self) -> None:
+        """Lets go of this worker's file, whose counters stay."""
+        os.close(self._file)
+
+    def _lives(self, path: Path) -> bool:
+        return path == self._path or (path.name != _RETIRED and _is_locked(path))
+
+    def _retire(self) -> None:
+        """Merges the files of dead workers into one: a service may lose thousands of workers in its life."""
+        dead = [path for path in self._folder.glob("*.metrics") if path.name != _RETIRED and not _is_locked(path)]
+        if not dead:
+            return
+        retired = self._folder / _RETIRED
+        payloads = [payload for path in (retired, *dead) if (payload := _read(path)) is not None]
+        merged = self._merge(payloads)
+        fresh = retired.with_suffix(".new")
+        fresh.write_bytes(_framed(merged, 1))
+        fresh.replace(retired)
+        for path in dead:
+            path.unlink()
+
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        # Opened each time: a lock belongs to what was opened, and would not hold between two threads that share it.
+        lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, kind)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _service() -> str:
+    """Names the process that started this worker; with its start, since process ids come again."""
+    parent = psutil.Process(os.getppid())
+    return f"{parent.pid}-{int(parent.create_time() * 1000)}"
+
+
+def _remove_others(folder: Path, *, keep: Path) -> None:
+    for other in folder.iterdir():
+        pid, _, started = other.name.partition("-")
+        if other == keep or not (pid.isdigit() and started.isdigit()):
+            continue
+        try:
+            lives = int(psutil.Process(int(pid)).create_time() * 1000) == int(started)
+        except psutil.NoSuchProcess:
+            lives = False
+        if not lives and not any(_is_locked(path) for path in other.glob("*.metrics")):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _framed(payload: bytes, number: int) -> bytes:
+    return _HEADER.pack(_MAGIC, zlib.crc32(payload), number, len(payload)) + payload
+
+
+def _read(path: Path) -> bytes | None:
+    """The payload of a file's last whole write; ``None`` if there is none."""
+    best: tuple[int, bytes] | None = None
+    try:
+        with path.open("rb") as file:
+            for slot in (0, 1):
+                file.seek(slot * _SLOT)
+                header = file.read(_HEADER.size)
+                if len(header) < _HEADER.size:
+                    continue
+                magic, checksum, number, length = _HEADER.unpack(header)
+                if magic != _MAGIC or length > _SLOT or (best is not None and best[0] > number):
+                    continue
+                payload = file.read(length)
+                if len(payload) == length and zlib.crc32(payload) == checksum:
+                    best = (number, payload)
+    except FileNotFoundError:
+        return None
+    return best[1] if best is not None else None
