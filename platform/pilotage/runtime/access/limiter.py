@@ -1,0 +1,106 @@
+"""Rate limits that hold over all workers of one machine: GCRA, in a file that they share.
+
+The generic cell rate algorithm (ITU-T I.371, https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm) keeps one
+number a key: the moment at which it will have used up nothing any more. A request moves it on by one interval, and is
+refused if it would then be further ahead than the burst allows. So a key gets ``per_second`` over any length of time,
+plus ``burst`` at once, exactly, however many workers it asks.
+
+The number is in a slot of a mapped file; a lock on the slot's bytes (the kernel's, gone with a worker that dies) makes
+the look and the change one. ``slots.py`` has the file.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pilotage.errors import RateLimited, RequestTooLarge
+from pilotage.runtime.access.caller import Caller
+from pilotage.runtime.access.slots import COUNT, Slots
+
+_BUSY_RETRY_S = 1.0
+
+
+class Limiter:
+    """The limits of all keys. One for each worker, on one file."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        report: Callable[[str], None] = lambda _: None,
+        clock: Callable[[], int] = time.monotonic_ns,
+        slots: int = COUNT,
+    ) -> None:
+        """Opens or makes the file.
+
+        Args:
+            path: A file in ``settings.service_state``; its folder is made.
+            report: Called with a sentence if the workers can't share it, so that limits hold for each by itself.
+            clock: Nanoseconds that only grow, the same for all workers. Linux's monotonic clock is; it starts again
+                with the machine, and so does the file.
+            slots: How many keys it has room for; only for a new file.
+        """
+        self._slots = Slots(path, report=report, count=slots)
+        self._clock = clock
+        self._thread = threading.Lock()
+
+    def take(self, caller: Caller, cost: int = 1) -> None:
+        """Counts a request.
+
+        Args:
+            caller: Who asks.
+            cost: As how many requests it counts: the rows of a batch.
+
+        Raises:
+            RateLimited: The key has used up what it may ask for now; nothing was counted. ``retry_after_s`` says when
+                the same request will be let through if nothing else comes in between.
+            RequestTooLarge: It would never be let through.
+        """
+        if (limit := caller.limit) is None:
+            return
+        if cost > limit.burst:
+            raise RequestTooLarge(
+                f"A request with {cost:,} rows is more than the API key {caller.id} may send at once"
+                f" ({limit.burst:,}).",
+                fix=f"Send {limit.burst:,} rows at most, or use a key that was made with a larger --burst.",
+                key=caller.id,
+            )
+        name = caller.id.encode()
+        with self._thread:
+            now = self._clock()
+            try:
+                place = self._slots.acquire(name, now)
+            except OSError as error:
+                raise RateLimited(
+                    f"The rate limit of the API key {caller.id} can't be told: {error}.",
+                    fix=f"Try again in {_BUSY_RETRY_S:g} s.",
+                    key=caller.id,
+                    retry_after_s=_BUSY_RETRY_S,
+                ) from None
+            numbers = self._slots.numbers
+            # Further ahead than a full burst it can only be by a limit that has changed since, or a clock that started
+            # again: then it counts as a full burst.
+            ahead = max(numbers[place] - now, 0)
+            if ahead > limit.allowance_ns:
+                ahead = limit.allowance_ns
+                numbers[place] = now + ahead
+            after = ahead + cost * limit.interval_ns
+            if after <= limit.allowance_ns:
+                numbers[place] = now + after
+            self._slots.release(name)
+        if after <= limit.allowance_ns:
+            return
+        wait = (after - limit.allowance_ns) / 1e9
+        raise RateLimited(
+            f"The API key {caller.id} has used up its {limit.per_second:g} requests a second.",
+            fix=f"Wait {wait:.3g} s, or ask for a key with a higher limit.",
+            key=caller.id,
+            retry_after_s=wait,
+        )
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._slots.close()

@@ -1,0 +1,332 @@
+"""Rate limits: exactly what a key may ask, however many workers it asks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pilotage.errors import RateLimited, RequestTooLarge
+from pilotage.runtime.access import slots
+from pilotage.runtime.access.caller import ANYBODY, Caller, Limit
+from pilotage.runtime.access.limiter import Limiter
+from pilotage.runtime.access.slots import Slots
+
+SECOND = 1_000_000_000
+
+
+class Clock:
+    """Nanoseconds, moved by hand."""
+
+    def __init__(self, now: int = 1_000 * SECOND) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def caller(key_id: str = "abcdefghij", per_second: float = 10, burst: int = 5) -> Caller:
+    return Caller(id=key_id, name=key_id, roles=frozenset(["predict"]), limit=Limit(per_second=per_second, burst=burst))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "service" / "rate-limits"
+
+
+def granted(limiter: Limiter, who: Caller, tries: int, cost: int = 1) -> int:
+    count = 0
+    for _ in range(tries):
+        try:
+            limiter.take(who, cost)
+        except RateLimited:
+            continue
+        count += 1
+    return count
+
+
+def test_a_key_gets_its_burst_at_once_and_then_its_rate(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    who = caller(per_second=10, burst=5)
+    assert granted(limiter, who, 20) == 5
+    clock.now += SECOND // 10
+    assert granted(limiter, who, 20) == 1
+    clock.now += SECOND * 3 // 10
+    assert granted(limiter, who, 20) == 3
+    clock.now += 3600 * SECOND
+    assert granted(limiter, who, 20) == 5, "a pause earns no more than a burst"
+
+
+def test_who_waits_as_long_as_it_was_told_is_let_through(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    who = caller(per_second=3, burst=2)
+    assert granted(limiter, who, 9) == 2
+    with pytest.raises(RateLimited) as caught:
+        limiter.take(who)
+    wait = caught.value.details["retry_after_s"]
+    assert wait == pytest.approx(1 / 3)
+    clock.now += int(wait * SECOND) - 1_000
+    assert granted(limiter, who, 1) == 0
+    clock.now += 1_001
+    assert granted(limiter, who, 1) == 1
+
+
+def test_a_batch_counts_as_many_as_it_has_rows_and_a_refused_one_counts_nothing(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    who = caller(per_second=10, burst=10)
+    limiter.take(who, 7)
+    assert granted(limiter, who, 5, cost=4) == 0
+    limiter.take(who, 3)
+    assert granted(limiter, who, 1) == 0
+
+
+def test_a_batch_that_could_never_pass_is_too_large_not_too_early(file: Path, clock: Clock):
+    with pytest.raises(RequestTooLarge, match="--burst"):
+        Limiter(file, clock=clock).take(caller(burst=5), 6)
+
+
+def test_keys_do_not_share_their_limits(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    everybody = [caller(f"key{number:07}") for number in range(50)]
+    assert [granted(limiter, who, 9) for who in everybody] == [5] * 50
+
+
+def test_without_a_limit_nothing_is_counted(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    assert granted(limiter, ANYBODY, 1000) == 1000
+
+
+@given(
+    st.floats(0.01, 1e6),
+    st.integers(1, 50),
+    st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 60)), max_size=40),
+)
+def test_no_interval_ever_gets_more_than_rate_and_burst(
+    tmp_path_factory: pytest.TempPathFactory, per_second: float, burst: int, steps: list[tuple[int, int]]
+):
+    """For every two grants: what was let through between them fits the burst and the time."""
+    clock = Clock()
+    limiter = Limiter(tmp_path_factory.mktemp("limits") / "limits", clock=clock, slots=4)
+    who = caller(per_second=per_second, burst=burst)
+    passed: list[tuple[int, int]] = []
+    for pause, cost in steps:
+        clock.now += pause
+        try:
+            limiter.take(who, cost)
+        except (RateLimited, RequestTooLarge):
+            continue
+        passed.append((clock.now, cost))
+    limiter.close()
+    assert who.limit is not None
+    for first in range(len(passed)):
+        total = 0
+        for moment, cost in passed[first:]:
+            total += cost
+            assert (total - burst) * who.limit.interval_ns <= moment - passed[first][0]
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from pilotage.errors import RateLimited
+from pilotage.runtime.access.caller import Caller, Limit
+from pilotage.runtime.access.limiter import Limiter
+
+path, start, clock = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+limit = Limit(per_second=float(sys.argv[4]), burst=int(sys.argv[5]))
+who = Caller(id="abcdefghij", name="x", roles=frozenset(), limit=limit)
+limiter = Limiter(path, clock=(lambda: int(clock))) if clock != "real" else Limiter(path)
+print("ready", flush=True)
+sys.stdin.readline()
+granted = 0
+for _ in range(int(sys.argv[6])):
+    try:
+        limiter.take(who)
+        granted += 1
+    except RateLimited:
+        pass
+print(granted, flush=True)
+"""
+
+
+def workers(file: Path, clock: str, per_second: float, burst: int, tries: int, count: int = 4) -> int:
+    """What several processes get that ask at the same time."""
+    command = [sys.executable, "-c", WORKER, str(file), "", clock, str(per_second), str(burst), str(tries)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        return sum(int(process.communicate(timeout=120)[0]) for process in started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_limit_holds_exactly_over_workers_that_ask_at_the_same_time(file: Path):
+    """The clock stands still, so a lost update of any two of them would be a grant too many."""
+    assert workers(file, str(1_000 * SECOND), per_second=1, burst=60_000, tries=20_000) == 60_000
+
+
+def test_a_limit_holds_over_workers_by_the_machines_own_clock(file: Path):
+    begun = time.monotonic()
+    total = workers(file, "real", per_second=1_000, burst=500, tries=5_000)
+    took = time.monotonic() - begun
+    assert 500 <= total <= 500 + 1_000 * took
+
+
+def test_a_worker_that_dies_takes_no_lock_with_it(file: Path, clock: Clock):
+    code = (
+        "import sys, time; from pathlib import Path; from pilotage.runtime.access.slots import Slots; "
+        "table = Slots(Path(sys.argv[1]), report=print); table.acquire(b'abcdefghij', 0); "
+        "print('locked', flush=True); time.sleep(600)"
+    )
+    limiter = Limiter(file, clock=clock)
+    holder = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(RateLimited, match="another worker") as caught:
+            limiter.take(caller())
+        assert caught.value.details["retry_after_s"] == 1
+        limiter.take(caller("other00000"))
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        limiter.take(caller())
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_a_worker_that_starts_later_sees_what_was_used_up(file: Path, clock: Clock):
+    assert granted(Limiter(file, clock=clock), caller(), 9) == 5
+    assert granted(Limiter(file, clock=clock), caller(), 9) == 0
+
+
+def test_after_a_restart_of_the_machine_everybody_begins_anew(
+    file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    assert granted(Limiter(file, clock=clock), caller(per_second=0.001), 9) == 5
+    monkeypatch.setattr(slots, "_boot", lambda: 12345)
+    assert granted(Limiter(file, clock=Clock(now=SECOND)), caller(per_second=0.001), 9) == 5
+
+
+def test_a_clock_that_starts_again_unnoticed_costs_a_burst_at_most(file: Path, clock: Clock):
+    assert granted(Limiter(file, clock=clock), caller(), 9) == 5
+    early = Clock(now=SECOND)
+    limiter = Limiter(file, clock=early)
+    assert granted(limiter, caller(), 9) == 0
+    early.now += SECOND
+    limiter.take(caller())
+
+
+def test_a_limit_that_was_lowered_counts_at_once(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    assert granted(limiter, caller(per_second=1, burst=1000), 1000) == 1000
+    assert granted(limiter, caller(per_second=1, burst=10), 1) == 0
+    clock.now += 10 * SECOND
+    assert granted(limiter, caller(per_second=1, burst=10), 20) == 10
+
+
+def test_names_whose_slots_collide_keep_their_own_numbers(tmp_path: Path):
+    table = Slots(tmp_path / "slots", report=pytest.fail, count=8)
+    names = [f"key-{number}".encode() for number in range(8)]
+    for number, name in enumerate(names):
+        table.numbers[table.acquire(name, 0)] = 100 + number
+        table.release(name)
+    other = Slots(tmp_path / "slots", report=pytest.fail)
+    for number, name in enumerate(names):
+        assert other.numbers[other.acquire(name, 0)] == 100 + number
+        other.release(name)
+
+
+def test_a_full_table_gives_away_only_what_is_worth_nothing_any_more(tmp_path: Path):
+    here, there = (Slots(tmp_path / "slots", report=pytest.fail, count=2) for _ in range(2))
+    for name, number in ((b"old", 50), (b"new", 150)):
+        here.numbers[here.acquire(name, 0)] = number
+        here.release(name)
+    with pytest.raises(OSError, match="slots are taken"):
+        there.acquire(b"third", 10)
+    place = there.acquire(b"third", 100)
+    assert there.numbers[place] == 0
+    there.numbers[place] = 170
+    there.release(b"third")
+    assert here.numbers[here.acquire(b"new", 100)] == 150
+    here.release(b"new")
+    with pytest.raises(OSError, match="slots are taken"):
+        here.acquire(b"old", 100)
+    assert here.numbers[here.acquire(b"old", 160)] == 0, "whose slot went to another name finds itself a new one"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x",
+        b"\xff" * 320,
+        struct.pack("=QQQQ", slots._MAGIC, 0, 0, 0),
+        struct.pack("=QQQQ", slots._MAGIC, 2**63, slots._boot(), 0) + bytes(64),
+        struct.pack("=QQQQ", slots._MAGIC, 9, slots._boot(), 0) + bytes(64),
+    ],
+)
+def test_a_damaged_file_is_made_anew(file: Path, clock: Clock, content: bytes):
+    file.parent.mkdir()
+    file.write_bytes(content)
+    limiter = Limiter(file, clock=clock, report=pytest.fail)
+    assert granted(limiter, caller(), 9) == 5
+    assert granted(Limiter(file, clock=clock), caller(), 9) == 0
+
+
+def test_the_file_has_its_place_on_the_disk_and_is_its_owners_alone(file: Path, clock: Clock):
+    """A hole in a mapped file kills who writes into it when the disk is full."""
+    Limiter(file, clock=clock)
+    found = file.stat()
+    assert found.st_blocks * 512 >= found.st_size == (1 + slots.COUNT) * 32
+    assert found.st_mode & 0o777 == 0o600
+
+
+def test_where_no_file_can_be_shared_each_worker_limits_by_itself_and_says_so(tmp_path: Path, clock: Clock):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("no folder")
+    told: list[str] = []
+    limiter = Limiter(blocked / "limits", clock=clock, report=told.append)
+    assert granted(limiter, caller(), 9) == 5
+    assert len(told) == 1 and "each worker by itself" in told[0]
+    limiter.close()
+
+
+def test_a_link_that_somebody_put_there_is_not_followed(tmp_path: Path, clock: Clock):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "limits").symlink_to(victim)
+    told: list[str] = []
+    Limiter(tmp_path / "limits", clock=clock, report=told.append)
+    assert victim.read_text() == "precious"
+    assert told
+
+
+def test_an_open_file_is_not_handed_on_to_children(file: Path, clock: Clock):
+    Limiter(file, clock=clock)
+    handles = [int(link.name) for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(file)]
+    assert handles
+    assert not any(os.get_inheritable(handle) for handle in handles)
