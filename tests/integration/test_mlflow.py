@@ -23,6 +23,7 @@ from pilotage.release.ledger import SqlLedger
 from pilotage.release.promote import promote
 from pilotage.release.records import Refused, Registered
 from pilotage.release.registry import record
+from pilotage.release.state import fold
 from pilotage.runtime.bundle import read_bundle
 from pilotage.settings import Settings
 from pilotage.testing.bundles import Run, make_run, tiny_rows, tiny_spec
@@ -292,13 +293,13 @@ def test_a_store_that_is_no_database_is_named(runs: dict[str, Run], settings: Se
 def test_a_promotion_holds_though_mlflow_is_down_and_the_alias_follows(
     runs: dict[str, Run], settings: Settings, client: Any
 ) -> None:
-    from pilotage.release.promote import project
+    from pilotage.release.aliases import project
 
     registered(runs["first"], settings)
     down = settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
     release = promote("tiny", 1, settings=down, actor="ada", why="needed now")
     assert champion("tiny", settings=settings) == release
-    project(release, settings=settings)
+    project(fold(SqlLedger(settings.ledger).events())["tiny"], settings=settings)
     assert client.get_model_version_by_alias("tiny", "champion").version == 1
 
 

@@ -20,7 +20,7 @@ from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.records import Provenance, Refused, Registered
 from pilotage.release.run_log import tags_of, write_run
-from pilotage.release.state import ModelState, fold
+from pilotage.release.state import ApprovalRule, ModelState, fold
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.probe import admit
 from pilotage.runtime.shelf import fetch
@@ -118,6 +118,7 @@ def record(
                     "mlflow_run_id": run_id,
                     "run_url": provenance.run_url,
                     "trained_at": bundle.manifest["created"],
+                    **ApprovalRule.of(spec).payload(),
                     "facts": {
                         "rows": training_set.rows,
                         "first": training_set.first and training_set.first.isoformat(),
