@@ -1,0 +1,139 @@
+"""The service's own log lines: warnings, errors and changes of state, as text or as one JSON object a line.
+
+No line a request: requests are counted, and each prediction is in the prediction log. A line names the request it is
+about by its id, and holds nothing else that a client sent: of a defect it has the kind and the place, not the
+exception's words, which may quote a value.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import IO, Any, Literal
+
+import msgspec
+
+from pilotage.errors import InvalidRequest, PilotageError
+
+NAME = "bentoml.pilotage"
+"""The logger of everything that serving says."""
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Id of the request that is being answered, where a line is about one and does not say it itself."""
+_SECRET = re.compile(
+    r"(?i)(bearer\s+)\S+|(://[^/\s:@]*:)[^@/\s]+(?=@)"
+    r"|((?:api[_-]?key|authorization|password|secret|token)[\"']?\s*[=:]\s*[\"']?)"
+    r"(?!bearer\b)[^\s\"',}]+"
+)
+_PERSONAL = frozenset({"value", "request", "features", "entity"})
+"""Names of what may hold a client's values."""
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def set_up(log_format: Literal["text", "json"], *, stream: IO[str] | None = None) -> logging.Logger:
+    """Sets up the service's logger in this process; again does no harm.
+
+    Args:
+        log_format: ``Settings.log_format``.
+        stream: Where lines go; default standard error.
+    """
+    logger = logging.getLogger(NAME)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
+        logger.removeHandler(handler)
+    handler = _Handler(stream or sys.stderr)
+    handler.setFormatter(_Json() if log_format == "json" else _Text())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # BentoML's own handler would say it a second time.
+    logger.propagate = False
+    return logger
+
+
+def without_secrets(text: str) -> str:
+    """A text with keys, passwords and tokens struck out."""
+    return _SECRET.sub(lambda found: f"{found[1] or found[2] or found[3]}…", text)
+
+
+def failure(
+    error: BaseException, *, status: int, request: str | None = None, model: str | None = None, what: str = "request"
+) -> None:
+    """Says that something failed, if it is ours to mend: an answer under 500 is the client's, and is only counted.
+
+    Args:
+        error: What was raised.
+        status: That it was answered with.
+        request: Id of the request.
+        model: That was asked.
+        what: What failed.
+    """
+    if status < 500:
+        return
+    about = {"request_id": request, "model": model, "error": type(error).__name__}
+    logger = logging.getLogger(NAME)
+    if isinstance(error, PilotageError) and not isinstance(error, InvalidRequest):
+        logger.error("%s", error, extra={"about": about})
+    else:
+        logger.error("A %s failed.", what, exc_info=error, extra={"about": about})
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Ours, told apart from others'."""
+
+
+class _Json(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "message": without_secrets(record.getMessage()),
+            "process": record.process,
+        }
+        line |= _about(record)
+        if record.exc_info and record.exc_info[0] is not None:
+            line["error"] = record.exc_info[0].__name__
+            line["traceback"] = _traceback(record)
+        return _encoder.encode(line).decode()
+
+
+class _Text(logging.Formatter):
+    """``2026-01-05T09:12:44.102+00:00 WARNING message (request_id=…, model=…)``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end; a traceback makes it several."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        about = ", ".join(f"{name}={value}" for name, value in _about(record).items())
+        line = f"{at} {record.levelname} {without_secrets(record.getMessage())}" + (f" ({about})" if about else "")
+        # A line break of a client's would let it write lines of its own.
+        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        if record.exc_info and record.exc_info[0] is not None:
+            line += "\n" + _traceback(record)
+        return line
+
+
+def _about(record: logging.LogRecord) -> dict[str, Any]:
+    """What a line is about: ``extra={"about": {…}}`` of the call, and the request's id."""
+    about = getattr(record, "about", None) or {}
+    found = {
+        name: without_secrets(value) if isinstance(value, str) else value
+        for name, value in about.items()
+        if name not in _PERSONAL and value is not None
+    }
+    if "request_id" not in found and (current := request_id.get()) is not None:
+        found = {"request_id": current, **found}
+    return found
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    """Where it went wrong, and the kinds of error, the first cause first."""
+    parts: list[str] = []
+    error = record.exc_info[1] if record.exc_info else None
+    while error is not None and len(parts) < 10:
+        parts.append("".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n".join(reversed(parts))
