@@ -1,0 +1,268 @@
+"""Commits batches to the open segment of one worker: on the disk, or not in the log. One thread; no queue, no loop.
+
+What is acknowledged is on the disk for good, so the rules after an error are strict:
+
+- A write without room is taken back (cut to what was committed), and the segment goes on.
+- After any other error the kernel may have dropped what it could not write, and say "written" when asked again. So the
+  segment gets no more records: it is cut to what was committed and sealed, and the next batch begins a new one. Where
+  even the cut fails, a file beside it says up to which byte the segment counts.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pilotage.errors import LogUnavailable
+from pilotage.runtime.log.files import Files, begin_new, write_all, write_new
+from pilotage.runtime.log.framing import frame
+from pilotage.runtime.log.segments import COMMITTED, NEW, OPEN, SEALED, Header, encode, name_of
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_SAY_AGAIN_S = 10.0
+
+
+@dataclass(slots=True)
+class _Open:
+    """The open segment."""
+
+    file: int
+    path: Path
+    committed: int
+    """Bytes that are on the disk."""
+    records: int = 0
+    """Without the header and what is kept for every segment."""
+    first_at: float = 0.0
+    """When its first record was committed, by the clock."""
+
+
+class Appender:
+    """The segments of one worker.
+
+    Args:
+        folder: ``settings.prediction_log``; made on first use.
+        worker: Names the worker in the segments' names.
+        report: Told what an operator must know.
+        segment_bytes: Size at which a segment is sealed.
+        seal_after_s: Age of its first record at which it is sealed.
+        files: The operating system.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        worker: str,
+        report: Callable[[str], None],
+        segment_bytes: int,
+        seal_after_s: float,
+        files: Files,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._report = report
+        self._segment_bytes = segment_bytes
+        self._seal_after_s = seal_after_s
+        self._files = files
+        self._clock = clock
+        self._open: _Open | None = None
+        self._distrusted: list[_Open] = []
+        self._kept: dict[str, bytes] = {}
+        self._number = 0
+        self._failed = 0
+        self._complained: tuple[str, float] | None = None
+
+    @property
+    def committed_bytes(self) -> int:
+        """Of the open segment."""
+        return 0 if self._open is None else self._open.committed
+
+    def keep(self, key: str, payload: bytes) -> None:
+        """Writes a record at the start of every segment from the next on, until another one has the key."""
+        self._kept = {**self._kept, key: payload}  # Replaced, not changed: another thread may be reading it.
+
+    def open(self) -> None:
+        """Begins a segment if none is open.
+
+        Raises:
+            LogUnavailable: The disk refuses.
+        """
+        if self._open is None:
+            try:
+                self._open = self._begin()
+            except OSError as error:
+                raise self._unavailable(error) from error
+
+    def append(self, submissions: Sequence[Sequence[bytes]]) -> None:
+        """Puts a batch on the disk. It is there when this returns.
+
+        Args:
+            submissions: Each is there all or not at all, also after a crash.
+
+        Raises:
+            LogUnavailable: It is not in the log.
+        """
+        self.open()
+        segment = self._open
+        if segment is None:  # Cannot be: ``open`` raises or opens.
+            raise self._unavailable(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+        data = frame(submissions)
+        syncing = False
+        try:
+            write_all(self._files, segment.file, data)
+            syncing = True
+            self._files.sync(segment.file)
+        except OSError as error:
+            self._take_back(segment, trusted=not syncing and error.errno in NO_ROOM)
+            raise self._unavailable(error) from error
+        segment.committed += len(data)
+        if not segment.records:
+            segment.first_at = self._clock()
+        segment.records += sum(map(len, submissions))
+        if self._failed:
+            self._report(f"prediction log: {self._folder} can be written again, after {self._failed} failures")
+            self._failed, self._complained = 0, None
+
+    def seal_in(self) -> float | None:
+        """Seconds until the open segment is due; ``None`` if it has no record."""
+        segment = self._open
+        if segment is None or not segment.records:
+            return None
+        if segment.committed >= self._segment_bytes:
+            return 0.0
+        return max(0.0, segment.first_at + self._seal_after_s - self._clock())
+
+    def rotate(self) -> bool:
+        """Seals the open segment if it is due; whether it was."""
+        due = self.seal_in()
+        if due is None or due > 0:
+            return False
+        self.seal()
+        return True
+
+    def seal(self) -> None:
+        """Seals the open segment, or removes it if it has no record. Never raises: its records are on the disk."""
+        segment, self._open = self._open, None
+        if segment is None:
+            return
+        try:
+            if segment.records:
+                self._files.rename(segment.path, segment.path.with_suffix(SEALED))
+            else:
+                self._files.remove(segment.path)
+            self._files.sync_folder(self._folder)
+        except OSError as error:
+            # Its lock goes with it, so that it counts as an orphan, and whoever looks next seals it.
+            self._report(f"prediction log: {segment.path.name} could not be sealed: {error}")
+        finally:
+            self._close(segment)
+
+    def close(self) -> None:
+        """Seals. What is not trusted is cut a last time."""
+        self.seal()
+        self._cut_distrusted()
+        for segment in self._distrusted:
+            self._report(
+                f"prediction log: {segment.path.name} could not be cut to the {segment.committed} bytes that are "
+                "committed; predictions after them were refused, and may be found in it"
+            )
+            self._close(segment)
+        self._distrusted.clear()
+
+    def _begin(self) -> _Open:
+        self._cut_distrusted()
+        self._files.make_folder(self._folder)
+        began = datetime.now(UTC)
+        self._number += 1
+        name = name_of(self._worker, began, self._number)
+        new, path = self._folder / f"{name}{NEW}", self._folder / f"{name}{OPEN}"
+        header = encode(Header(worker=self._worker, at=int(began.timestamp() * 1_000_000)))
+        start = frame([(header,), *((payload,) for payload in self._kept.values())])
+        # Under the name that counts only when it is locked and begun, so that nobody takes it for an orphan.
+        file = begin_new(self._files, new)
+        named = new
+        try:
+            write_all(self._files, file, start)
+            self._files.sync(file)
+            self._files.rename(new, path)
+            named = path
+            self._files.sync_folder(self._folder)
+        except OSError:
+            with suppress(OSError):
+                self._files.remove(named)
+            with suppress(OSError):
+                self._files.close(file)
+            raise
+        return _Open(file=file, path=path, committed=len(start))
+
+    def _take_back(self, segment: _Open, *, trusted: bool) -> None:
+        """After an error: what was not committed must not be found later."""
+        cut = self._cut(segment)
+        if cut and trusted:
+            return
+        self._open = None
+        if cut:
+            self._open = segment
+            self.seal()
+        elif self._mark(segment):
+            self._close(segment)
+        else:
+            self._distrusted.append(segment)
+
+    def _cut(self, segment: _Open) -> bool:
+        try:
+            # The cut writes the last block again, so the sync says whether the disk takes it now.
+            self._files.truncate(segment.file, segment.committed)
+            self._files.sync(segment.file)
+        except OSError as error:
+            self._report(f"prediction log: {segment.path.name} could not be cut to {segment.committed} bytes: {error}")
+            return False
+        return True
+
+    def _mark(self, segment: _Open) -> bool:
+        """Says beside a segment up to which byte it counts."""
+        mark = segment.path.with_suffix(COMMITTED)
+        try:
+            write_new(self._files, mark, b"%d\n" % segment.committed)
+        except OSError as error:
+            self._report(f"prediction log: {mark.name} could not be written: {error}")
+            return False
+        return True
+
+    def _cut_distrusted(self) -> None:
+        for segment in list(self._distrusted):
+            if self._cut(segment):
+                self._distrusted.remove(segment)
+                current, self._open = self._open, segment
+                self.seal()
+                self._open = current
+            elif self._mark(segment):
+                self._distrusted.remove(segment)
+                self._close(segment)
+
+    def _close(self, segment: _Open) -> None:
+        # close can report an earlier write's error; what counts was synced before.
+        with suppress(OSError):
+            self._files.close(segment.file)
+
+    def _unavailable(self, error: OSError) -> LogUnavailable:
+        reason = error.strerror or str(error)
+        self._failed += 1
+        now = self._clock()
+        # A full disk fails hundreds of batches a second, and its log lines would fill it further.
+        if self._complained is None or self._complained[0] != reason or now - self._complained[1] >= _SAY_AGAIN_S:
+            self._complained = (reason, now)
+            self._report(f"prediction log: {self._folder} can't be written: {reason}")
+        return LogUnavailable(
+            f"The prediction log can't be written: {reason}.",
+            fix="Ask again later. Operators: docs/runbooks/prediction-log.md.",
+            reason=reason,
+        )

@@ -1,0 +1,243 @@
+"""Segments on disk: how their files are called, what is in them, how they are read. Nothing here writes.
+
+=============  ==========================================================================================
+``.open``      written by a worker that holds its lock; without a lock it is an orphan (``repair.py``)
+``.sealed``    complete and never changed again; waits to be moved into the lake
+``.committed`` beside an ``.open`` one that could not be cut: up to which byte it counts
+``.torn``      evidence: what was cut off an orphan's end
+``.damaged``   evidence: a segment as it was found, with bytes in its middle that are no record
+``.new``       is being made, or was left so by a worker that died
+=============  ==========================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from pilotage.errors import UnreadableFile
+from pilotage.runtime.answer import Record
+from pilotage.runtime.log.framing import scan
+
+FORMAT = 1
+OPEN, SEALED, COMMITTED, NEW = ".open", ".sealed", ".committed", ".new"
+TORN, DAMAGED = ".torn", ".damaged"
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="segment"):
+    """The first record of a segment."""
+
+    format: int = FORMAT
+    worker: str
+    at: int
+    """When the segment was begun, microseconds since 1970 UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A segment's file, as its name tells it."""
+
+    path: Path
+    worker: str
+    began: datetime
+    number: int
+    """Counts the segments of one worker process, from 1."""
+    sealed: bool
+    bytes: int
+
+    @property
+    def name(self) -> str:
+        """Names the segment for ever, whether it is open or sealed."""
+        return self.path.stem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """Bytes of a segment that are no record, though records come after them or it is sealed."""
+
+    path: Path
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.path.name} has {self.end - self.start} bytes at {self.start} that are no record"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"A log record holds no {type(value).__name__}.")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain)
+_DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
+_HEADER = msgspec.json.Decoder(Header)
+
+
+def encode(record: Record | Header) -> bytes:
+    """One record as JSON on one line. NaN and infinities become null: JSON has none."""
+    return _ENCODER.encode(record)
+
+
+def decode(payload: bytes) -> Record:
+    """What ``encode`` was given; sets and tuples inside ``entity``, ``request`` and ``features`` come back as lists.
+
+    Raises:
+        msgspec.MsgspecError: The payload is no record.
+    """
+    return _DECODER.decode(payload)
+
+
+def name_of(worker: str, began: datetime, number: int) -> str:
+    """The name of a segment, without what says its state."""
+    return f"{worker}-{began:%Y%m%dT%H%M%S.%f}Z-{number:06d}"
+
+
+def parse(path: Path) -> Segment | None:
+    """What a file's name says; ``None`` if it is no segment, or is gone."""
+    try:
+        worker, began, number = path.stem.rsplit("-", 2)
+        return Segment(
+            path=path,
+            worker=worker,
+            began=datetime.strptime(began, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC),
+            number=int(number),
+            sealed=path.suffix == SEALED,
+            bytes=path.stat().st_size,
+        )
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def segments(folder: Path, *, state: Literal["open", "sealed", "both"] = "both") -> list[Segment]:
+    """The segments that are there now, the oldest first. Nothing is locked: an open one can be sealed any moment."""
+    suffixes = {"open": (OPEN,), "sealed": (SEALED,), "both": (OPEN, SEALED)}[state]
+    if not folder.is_dir():
+        return []
+    found = (parse(path) for path in folder.iterdir() if path.suffix in suffixes)
+    return sorted((each for each in found if each), key=lambda each: (each.began, each.worker, each.number))
+
+
+def payloads(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[bytes]:
+    """The records of a segment as they were written, the oldest first; reads a megabyte at a time.
+
+    The end of an open segment may be half written: such bytes, and a submission that is not complete, are left out.
+
+    Args:
+        path: An open or a sealed segment. One that was sealed since it was listed is found under its new name.
+        damage: Called for bytes in the middle that are no record; the records after them follow.
+
+    Raises:
+        UnreadableFile: It is of another format; or it is damaged, and ``damage`` was not given.
+        FileNotFoundError: It is gone.
+    """
+    try:
+        file = path.open("rb")
+        is_open = path.suffix == OPEN
+    except FileNotFoundError:
+        if path.suffix != OPEN:
+            raise
+        path, is_open = path.with_suffix(SEALED), False
+        file = path.open("rb")
+
+    def tell(start: int, end: int) -> None:
+        found = Damage(path=path, start=start, end=end)
+        if damage is None:
+            raise UnreadableFile(
+                f"A segment of the prediction log is damaged: {found}.",
+                fix="See docs/runbooks/prediction-log.md; pass damage= to read the rest.",
+                path=str(path),
+                start=start,
+                end=end,
+            )
+        damage(found)
+
+    with file:
+        read = bounded(file.read, committed_length(path) if is_open else None)
+        gap: tuple[int, int] | None = None
+        unfinished: list[bytes] = []
+        first = True
+        for start, end, payload, _, continues in scan(read):
+            if payload is None:
+                gap = (start, end)
+                continue
+            if gap is not None:
+                tell(*gap)
+                gap = None
+                # What it cut through is readable all the same.
+                yield from unfinished
+                unfinished.clear()
+            if first and is_header(payload, path):
+                first = False
+                continue
+            first = False
+            if continues:
+                unfinished.append(payload)
+            elif unfinished:
+                yield from unfinished
+                unfinished.clear()
+                yield payload
+            else:
+                yield payload
+        if not is_open:
+            yield from unfinished
+            if gap is not None:
+                tell(*gap)
+
+
+def read_segment(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[Record]:
+    """The records of a segment, the oldest first. See ``payloads``."""
+    return map(_DECODER.decode, payloads(path, damage=damage))
+
+
+def is_header(payload: bytes, path: Path) -> bool:
+    """Whether the first record is a header.
+
+    Raises:
+        UnreadableFile: It is, of a format that is not known.
+    """
+    if not payload.startswith(b'{"kind":"segment"'):
+        return False
+    header = _HEADER.decode(payload)
+    if header.format != FORMAT:
+        raise UnreadableFile(
+            f"{path.name} is a segment of format {header.format}; this version reads {FORMAT}.",
+            fix="Read it with the version of Pilotage that wrote it, or a newer one.",
+            path=str(path),
+        )
+    return True
+
+
+def bounded(read: Callable[[int], bytes], length: int | None) -> Callable[[int], bytes]:
+    """Reads no further than ``length`` bytes."""
+    if length is None:
+        return read
+    left = length
+
+    def within(size: int) -> bytes:
+        nonlocal left
+        data = read(min(size, left))
+        left -= len(data)
+        return data
+
+    return within
+
+
+def committed_length(path: Path) -> int | None:
+    """Up to which byte an open segment counts; ``None`` if up to its end."""
+    try:
+        return int(path.with_suffix(COMMITTED).read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UnreadableFile(
+            f"{path.with_suffix(COMMITTED).name} does not say a number of bytes.",
+            fix="See docs/runbooks/prediction-log.md.",
+            path=str(path),
+        ) from error
