@@ -81,6 +81,11 @@ class Appender:
         self._complained: tuple[str, float] | None = None
 
     @property
+    def number(self) -> int:
+        """Of the newest segment; counts from 1."""
+        return self._number
+
+    @property
     def committed_bytes(self) -> int:
         """Of the open segment."""
         return 0 if self._open is None else self._open.committed

@@ -42,7 +42,7 @@ class Adopted:
     outcome: Literal["sealed", "torn", "damaged", "empty"]
     records: int
     """That are in it."""
-    cut: int = 0
+    lost_bytes: int = 0
     """Bytes taken out: half written at the end, or no record in the middle."""
     evidence: Path | None = None
     """Where they are kept."""
@@ -129,7 +129,7 @@ def _adopt(path: Path, file: int, *, files: Files, report: Callable[[str], None]
         path=sealed if content.records else path,
         outcome="empty" if not content.records else "torn" if torn else "sealed",
         records=content.records,
-        cut=size - content.whole,
+        lost_bytes=size - content.whole,
         evidence=torn,
     )
 
@@ -165,7 +165,7 @@ def _without_middle(
         + ("acknowledged predictions are lost" if content.acknowledged else "acknowledged predictions may be lost")
         + f". {content.records} records are readable and go on; the segment as it was found is kept as {damaged.name}"
     )
-    return Adopted(path=sealed, outcome="damaged", records=content.records, cut=lost, evidence=damaged)
+    return Adopted(path=sealed, outcome="damaged", records=content.records, lost_bytes=lost, evidence=damaged)
 
 
 def _read(path: Path) -> _Content:

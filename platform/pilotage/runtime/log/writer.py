@@ -105,6 +105,11 @@ class PredictionLog:
         """On the disk, in the open segment, where the lake does not see them yet."""
         return self._appender.committed_bytes
 
+    @property
+    def segment(self) -> int:
+        """Counts the segments that were begun; a new number means that the records before are in another file."""
+        return self._appender.number
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the thread that writes, which begins the first segment at once: ``last_error`` says if it can't."""
         self._loop = loop
