@@ -36,9 +36,27 @@ Side = Literal["above", "below"]
 STEPS = 10_000
 """A loss, 0..1, is counted in this many steps: of both versions alike, so nobody gains by it."""
 
-FRACTIONS: Floats = 0.98 * 2.0 ** -np.arange(9)
+FRACTIONS: Floats = np.array([0.98 / 2**octave for octave in range(9)])
 """The bets among which the capital is divided, as shares of the largest that can't lose everything. Octaves: at worst
 a bet is the square root of two away from the best one, and grows at 83 % of its rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """What one version lost."""
+
+    n: int = 0
+    """Observations."""
+    total: float = 0.0
+    """Sum of the losses."""
+
+    def __add__(self, other: Arm) -> Arm:
+        return Arm(n=self.n + other.n, total=self.total + other.total)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean loss, 0..1; ``None`` without observations."""
+        return self.total / self.n if self.n else None
 
 
 class Game(Protocol):
@@ -54,6 +72,9 @@ class Game(Protocol):
 
     def observed(self) -> tuple[Floats, Counts]:
         """Every different observation, with how often it came. Their mean is the difference of the mean losses."""
+
+    def arms(self) -> tuple[Arm, Arm]:
+        """What the challenger lost, and what the champion lost."""
 
 
 def no_counts(steps: int) -> Counts:
@@ -96,7 +117,7 @@ class Randomised:
             losses: 0..1.
             challenger: Whether the challenger was drawn for it.
         """
-        steps = _steps(losses, least=0)
+        steps = _steps(losses)
         return replace(
             self,
             challenger=self.challenger + np.bincount(steps[challenger], minlength=STEPS + 1),
@@ -121,6 +142,9 @@ class Randomised:
         )
         return z, np.concatenate([self.challenger[ours], self.champion[theirs]])
 
+    def arms(self) -> tuple[Arm, Arm]:
+        return _arm(self.challenger), _arm(self.champion)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Paired:
@@ -128,11 +152,17 @@ class Paired:
 
     differences: Counts = field(default_factory=lambda: no_counts(2 * STEPS))
     """How often each came, by steps from -1."""
+    lost: tuple[int, int] = (0, 0)
+    """The sum of the losses of the challenger and of the champion, in steps."""
 
-    def add(self, differences: Floats) -> Self:
-        """The same with more observations, -1..1: the challenger's loss less the champion's."""
-        steps = _steps(differences, least=-1) + STEPS
-        return replace(self, differences=self.differences + np.bincount(steps, minlength=2 * STEPS + 1))
+    def add(self, challenger: Floats, champion: Floats) -> Self:
+        """The same with more observations: the losses of both on each request, 0..1."""
+        ours, theirs = _steps(challenger), _steps(champion)
+        return replace(
+            self,
+            differences=self.differences + np.bincount(ours - theirs + STEPS, minlength=2 * STEPS + 1),
+            lost=(self.lost[0] + int(ours.sum()), self.lost[1] + int(theirs.sum())),
+        )
 
     @property
     def floor(self) -> float:
@@ -145,6 +175,10 @@ class Paired:
     def observed(self) -> tuple[Floats, Counts]:
         there = np.flatnonzero(self.differences)
         return (there - STEPS) / STEPS, self.differences[there]
+
+    def arms(self) -> tuple[Arm, Arm]:
+        n = int(self.differences.sum())
+        return Arm(n=n, total=self.lost[0] / STEPS), Arm(n=n, total=self.lost[1] / STEPS)
 
 
 def weighted(losses: Floats, challenger: Bools, *, share: float, level: float) -> Floats:
@@ -246,14 +280,16 @@ def running_log_wealth(observations: Floats, difference: float, *, floor: float)
     return total
 
 
-def _steps(values: Floats, *, least: int) -> Counts:
-    """Values in steps. One that is no number, or out of bounds, is none: the test would be void."""
-    if values.size and not (np.min(values) >= least and np.max(values) <= 1):
-        raise ConfigError(
-            f"A loss is not within {least}..1: {values[~((values >= least) & (values <= 1))][0]}.",
-            fix="Bound it before it is counted.",
-        )
-    return np.rint(values * STEPS).astype(np.int64)
+def _steps(losses: Floats) -> Counts:
+    """Losses in steps. One that is no number, or out of bounds, is none: the test would be void."""
+    fine = (losses >= 0) & (losses <= 1)
+    if not fine.all():
+        raise ConfigError(f"A loss is not within 0..1: {losses[~fine][0]}.", fix="Bound it before it is counted.")
+    return np.rint(losses * STEPS).astype(np.int64)
+
+
+def _arm(counts: Counts) -> Arm:
+    return Arm(n=int(counts.sum()), total=float(counts @ np.arange(len(counts))) / STEPS)
 
 
 def _log_mean(logs: Floats) -> float:

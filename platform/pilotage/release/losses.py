@@ -1,0 +1,99 @@
+"""What each logged answer counts as, by each guardrail's metric: a loss from 0 (best) to 1. Expressions, no statistics.
+
+An answer counts for the version whose turn it was, also where that one failed and another answered (intention to
+treat): a canary that fails on the hard requests must not look good on the rest.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from pilotage.errors import ConfigError
+from pilotage.policy import GuardrailMetric
+from pilotage.spec import CostMatrix
+
+CLIP = 5.0
+"""Natural-log units: a log loss above counts as this, about what a probability of 0.7 % for the truth loses."""
+
+NEED_LABELS: frozenset[GuardrailMetric] = frozenset({"cost", "log_loss", "brier"})
+"""Metrics of labelled answers."""
+
+OWN_ANSWERS: frozenset[GuardrailMetric] = frozenset(
+    {"errors", "abstentions", "probability", "cost", "log_loss", "brier"}
+)
+"""Metrics that a shadow can be held to. It has no fallback, and its time is another than an answer's: measured off the
+answer's path, without parsing and logging, and under whatever load there is."""
+
+TYPICAL: dict[GuardrailMetric, float] = {
+    "errors": 0.0,
+    "slow_answers": 0.0,
+    "abstentions": 0.05,
+    "fallbacks": 0.0,
+    "probability": 0.3,
+    "cost": 0.2,
+    "log_loss": 0.1,
+    "brier": 0.15,
+}
+"""About what is lost, where nothing is known of the champion. A wrong guess costs time, never validity."""
+
+
+def loss(metric: GuardrailMetric, *, cost: CostMatrix, limit_ms: float) -> pl.Expr:
+    """A metric's loss over the columns of the log, 0..1; null where an answer has none (no label yet, no probability).
+
+    Args:
+        metric: The metric.
+        cost: Of the spec's KPI.
+        limit_ms: What is slow.
+
+    Reads ``routed_version``, ``version``, ``answered_by``, ``referred``, ``latency_us``, ``probability``, ``decision``
+    and, for some metrics, ``label``.
+    """
+    probability, label = pl.col("probability"), pl.col("label")
+    match metric:
+        case "errors":
+            expr = pl.col("version").eq_missing(pl.col("routed_version")).not_().cast(pl.Float64)
+        case "slow_answers":
+            expr = (pl.col("latency_us") > limit_ms * 1000).cast(pl.Float64)
+        case "abstentions":
+            expr = pl.col("referred").cast(pl.Float64)
+        case "fallbacks":
+            expr = (pl.col("answered_by") != "model").cast(pl.Float64)
+        case "probability":
+            expr = probability
+        case "cost":
+            expr = _cost(cost)
+        case "log_loss":
+            of_truth = pl.when(label).then(probability).when(label.not_()).then(1 - probability)
+            expr = (-of_truth.log()).clip(0, CLIP) / CLIP
+        case "brier":
+            expr = (probability - label.cast(pl.Float64)) ** 2
+        case _:
+            raise ConfigError(f"No guardrail measures {metric}.", fix="Use one that policy.GuardrailMetric names.")
+    return expr.alias("loss")
+
+
+def span(cost: CostMatrix) -> float:
+    """From the cheapest to the dearest outcome of a decision, in the KPI's unit: what a cost of 1 means here."""
+    return max(_values(cost)) - min(_values(cost))
+
+
+def _values(cost: CostMatrix) -> tuple[float, float, float, float]:
+    return cost.true_positive, cost.false_positive, cost.true_negative, cost.false_negative
+
+
+def _cost(cost: CostMatrix) -> pl.Expr:
+    """What the decision cost. What was referred counts as its probability suggests: nobody gets cheaper by referring
+    the hard ones."""
+    acted = pl.coalesce(pl.col("decision"), pl.col("probability") >= cost.threshold)
+    label, least = pl.col("label"), min(_values(cost))
+    price = (
+        pl.when(acted & label)
+        .then(cost.true_positive)
+        .when(acted & label.not_())
+        .then(cost.false_positive)
+        .when(acted.not_() & label)
+        .then(cost.false_negative)
+        .when(acted.not_() & label.not_())
+        .then(cost.true_negative)
+    )
+    return (price - least) / span(cost)
