@@ -143,6 +143,23 @@ def empty_frame(kind: type[Record]) -> pl.DataFrame:
     return frame_of(kind, [])
 
 
+def column_as(frame: pl.DataFrame, column: str, dtype: pl.DataType) -> pl.Series:
+    """The values of a request or feature column that are of a type, wherever they were put; others are null."""
+    name = next((_JSON_NAMES[kind] for kind, known in _JSON_TYPES.items() if known == dtype), "string")
+    places = [pl.repeat(None, pl.len(), dtype=dtype)]
+    for place in (column, f"{column}__{name}"):
+        found = frame.schema.get(place)
+        if found == dtype:
+            places.append(pl.col(place))
+        elif dtype == _WHOLE and found == _NUMBER:  # Whole numbers that share a column with others; they are exact.
+            places.append(pl.col(place).cast(dtype, strict=False))
+        elif dtype == _NUMBER and found == _WHOLE:
+            places.append(pl.col(place).cast(dtype))
+        elif dtype == MOMENT and found == _TEXT:  # Nobody said that they are times.
+            places.append(pl.col(place).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False))
+    return frame.select(pl.coalesce(reversed(places)).alias(column)).to_series()
+
+
 def _fixed(name: str, dtype: pl.DataType, records: Sequence[Any]) -> pl.Series:
     values: list[Any] = [getattr(record, name) for record in records]
     if name == "entity":
@@ -179,10 +196,10 @@ def _placed(column: str, values: list[Any], known: pl.DataType | None) -> list[p
     if wanted is None:
         return []  # Nothing but nulls, and no type known: the column is not needed yet.
     fitting = {kind for kind in kinds if _fits(kind, values, wanted)}
-    placed = [pl.Series(column, _only(values, fitting), dtype=wanted)]
-    for kind in sorted(kinds - fitting, key=_JSON_NAMES.__getitem__):
-        placed.append(pl.Series(f"{column}__{_JSON_NAMES[kind]}", _only(values, {kind}), dtype=_JSON_TYPES[kind]))
-    return placed
+    return [pl.Series(column, _only(values, fitting), dtype=wanted)] + [
+        pl.Series(f"{column}__{_JSON_NAMES[kind]}", _only(values, {kind}), dtype=_JSON_TYPES[kind])
+        for kind in sorted(kinds - fitting, key=_JSON_NAMES.__getitem__)
+    ]
 
 
 def _common(kinds: Iterable[type]) -> pl.DataType | None:
