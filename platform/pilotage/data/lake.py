@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, properties
+from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, onto_disk, properties
 from pilotage.data.lake_types import same_types, scan_folder, storable
 from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
@@ -233,6 +233,12 @@ class Lake:
         """The highest sequence that this ``app_id`` has appended, or ``None``."""
         opened = self._open(table)
         return None if opened is None else opened.transaction_version(app_id)
+
+    def sync(self) -> None:
+        """Returns when everything that was committed is on the disk. Needed before its only other copy is deleted:
+        delta-rs leaves the writing to the system, and a power failure would take the last half minute with it."""
+        if not self.remote:
+            onto_disk(Path(self.uri))
 
     # Inside
 

@@ -3,8 +3,10 @@ names. Knows delta-rs; knows nothing of sources."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import CommitConflict, LakeError, PilotageError, StorageFull
@@ -91,6 +93,27 @@ def day_ranges(days: Sequence[date]) -> str:
         else:
             runs.append([day, day])
     return " OR ".join(f"({DAY} >= '{first}' AND {DAY} <= '{last}')" for first, last in runs)
+
+
+def onto_disk(folder: Path) -> None:
+    """Returns when all that was written to the folder's filesystem is on the disk, whoever wrote it."""
+    import ctypes
+
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):  # Not Linux.
+        os.sync()
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise LakeError(
+                f"What was committed to {folder} can't be put on the disk: {os.strerror(number)}.",
+                fix="Look at the disk; the same write can be tried again.",
+            )
+    finally:
+        os.close(handle)
 
 
 def _named(error: Exception, table: str) -> Exception:

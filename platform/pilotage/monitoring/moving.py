@@ -1,0 +1,296 @@
+"""Sealed segments of the prediction log → tables of the lake, each record exactly once, whatever is killed when.
+
+A move is planned before it is made: ``mover.json`` in the log's folder names the segments of the move under way, and
+its number. Every table takes the move in one commit that carries the number as a Delta app transaction, so a table that
+has it takes it no second time; the segments go only after all of their tables have it, and have it on disk. Who is
+killed leaves a plan, and the next mover carries it out to the end first.
+
+One app id a folder, not one a segment: a table keeps its transactions for ever, and reads them whenever it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+import polars as pl
+
+from pilotage.data.lake import Lake
+from pilotage.errors import LakeError, UnreadableFile
+from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
+from pilotage.runtime.answer import Record, StateRecord
+from pilotage.runtime.log import Damage, Segment, adopt_orphans, read_segment, segments
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+
+BATCH_BYTES = 64 * 2**20
+"""Segments that one move takes up, bytes. In memory their records are some five times as large."""
+QUIET_S = 60.0
+"""A worker that comes back answers repeated requests from what its predecessor logged, and reads that first."""
+_PLAN, _LOCK, _DAMAGED = "mover.json", "mover.lock", ".damaged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveReport:
+    """What one call moved."""
+
+    segments: int
+    bytes: int
+    rows: dict[str, int]
+    """Table → records; only tables that got any."""
+    adopted: int
+    """Segments of dead workers that were sealed first."""
+    oldest: datetime | None
+    """When the oldest record that was moved had been made (UTC)."""
+    problems: tuple[str, ...]
+    """Segments that are damaged or can't be read, each in a sentence. They stay in the folder."""
+    waiting: int
+    """Sealed segments that are still there."""
+    seconds: float
+
+
+class _Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``mover.json``."""
+
+    id: str
+    """Names the folder to the lake; made once."""
+    number: int = 0
+    """Of the newest move."""
+    segments: tuple[str, ...] = ()
+    """The files that it takes up; empty once it is done."""
+
+
+@dataclass(slots=True)
+class _Tally:
+    segments: int = 0
+    bytes: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    oldest: datetime | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+def move_log(
+    settings: Settings,
+    lake: Lake,
+    *,
+    models: Mapping[str, ModelSpec] | None = None,
+    batch_bytes: int = BATCH_BYTES,
+    quiet_s: float = QUIET_S,
+    step: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> MoveReport:
+    """Moves every sealed segment, those of dead workers included. Another mover waits for this one.
+
+    Args:
+        settings: Where the log is.
+        lake: Where the tables are.
+        models: Give new columns their declared types; without them a value's own type is taken.
+        batch_bytes: Segments that go into one commit a table.
+        quiet_s: How long the segment of a dead worker lies before it is taken up, seconds.
+        step: Called with the name of each step when it is done; tests stop the mover there.
+        progress: Called with what is being done.
+
+    Raises:
+        StorageFull: No room was left. Nothing is lost: the next call goes on.
+        CommitConflict: Other writers of a table kept winning; the next call goes on.
+        LakeError: ``mover.json`` is damaged, or a table can't be written.
+    """
+    from filelock import FileLock
+
+    started = time.monotonic()
+    folder = settings.prediction_log
+    if not folder.is_dir():
+        return MoveReport(segments=0, bytes=0, rows={}, adopted=0, oldest=None, problems=(), waiting=0, seconds=0.0)
+    types = {name: declared_types(spec) for name, spec in (models or {}).items()}
+    tally = _Tally()
+    with FileLock(folder / _LOCK):
+        adopted = [each for each in adopt_orphans(folder, report=progress, quiet_s=quiet_s) if each.outcome != "empty"]
+        tally.problems += [
+            f"{each.path.name}: {each.lost_bytes} bytes in its middle are no record; see {each.evidence}"
+            for each in adopted
+            if each.outcome == "damaged"
+        ]
+        step("adopted")
+        plan = _read_plan(folder)
+        if plan.segments:
+            progress(f"Finishes move {plan.number}, which was interrupted.")
+            plan = _carry_out(folder, plan, lake, types, tally, step)
+        left: set[str] = set()
+        # A folder that was restored from a backup forgot the moves since, and the tables did not.
+        newest = max([plan.number, *_moved(lake, plan.id)])
+        while batch := _next(folder, left, batch_bytes):
+            newest += 1
+            plan = _write_plan(folder, _Plan(id=plan.id, number=newest, segments=batch))
+            step("planned")
+            plan = _carry_out(folder, plan, lake, types, tally, step)
+            left |= set(batch)
+            progress(f"Moved {tally.segments} segments, {sum(tally.rows.values()):,} records.")
+        waiting = len(segments(folder, state="sealed"))
+    return MoveReport(
+        segments=tally.segments,
+        bytes=tally.bytes,
+        rows=dict(tally.rows),
+        adopted=len(adopted),
+        oldest=tally.oldest,
+        problems=tuple(dict.fromkeys(tally.problems)),
+        waiting=waiting,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _next(folder: Path, left: set[str], batch_bytes: int) -> tuple[str, ...]:
+    """The oldest segments that go into one commit; at least one, whatever its size."""
+    batch: list[Segment] = []
+    for segment in segments(folder, state="sealed"):
+        if segment.path.name in left:
+            continue
+        if batch and sum(each.bytes for each in batch) + segment.bytes > batch_bytes:
+            break
+        batch.append(segment)
+    return tuple(segment.path.name for segment in batch)
+
+
+def _moved(lake: Lake, folder_id: str) -> list[int]:
+    """The numbers of the newest moves that the tables have."""
+    tables = [table for table in lake.tables() if table.split("/")[0] in ROOMS.values()]
+    return [number for table in tables if (number := lake.sequence(table, _app(folder_id))) is not None]
+
+
+def _app(folder_id: str) -> str:
+    return f"prediction-log/{folder_id}"
+
+
+def _carry_out(
+    folder: Path,
+    plan: _Plan,
+    lake: Lake,
+    types: Mapping[str, Mapping[str, pl.DataType]],
+    tally: _Tally,
+    step: Callable[[str], None],
+) -> _Plan:
+    records: dict[tuple[type[Record], str], list[Record]] = {}
+    done: list[tuple[Path, bool]] = []
+    for name in plan.segments:
+        path = folder / name
+        try:
+            found, damage = _read(path)
+        except FileNotFoundError:
+            continue  # Gone already: the mover before was killed while it tidied up.
+        except (UnreadableFile, msgspec.MsgspecError) as error:
+            tally.problems.append(f"{name} can't be read and stays: {error}")
+            continue
+        for record in found:
+            records.setdefault((type(record), record.model), []).append(record)
+        tally.segments += 1
+        tally.bytes += path.stat().st_size
+        tally.problems += damage
+        done.append((path, bool(damage)))
+    # States first: whoever reads a prediction finds the state that it names.
+    for (kind, model), some in sorted(records.items(), key=lambda item: (item[0][0] is not StateRecord, item[0][1])):
+        _append(lake, plan, kind, model, some, types.get(model, {}), tally)
+        step(f"{ROOMS[kind]} of {model}")
+    if records:
+        lake.sync()
+    step("synced")
+    for path, damaged in done:
+        if damaged:
+            path.replace(path.with_suffix(_DAMAGED))  # Evidence; what could be read of it is moved.
+        else:
+            path.unlink()
+        step("removed")
+    _sync_folder(folder)
+    plan = _write_plan(folder, _Plan(id=plan.id, number=plan.number))
+    step("done")
+    return plan
+
+
+def _read(path: Path) -> tuple[list[Record], list[str]]:
+    damage: list[Damage] = []
+    return list(read_segment(path, damage=damage.append)), [f"{found}, and is kept" for found in damage]
+
+
+def _append(
+    lake: Lake,
+    plan: _Plan,
+    kind: type[Record],
+    model: str,
+    records: Sequence[Record],
+    types: Mapping[str, pl.DataType],
+    tally: _Tally,
+) -> None:
+    table = f"{ROOMS[kind]}/{model}"
+    there: dict[str, pl.DataType] = dict(lake.schema(table)) if lake.exists(table) else {}
+    rows = frame_of(kind, records, types={**types, **there})
+    moment = when(kind)
+    if kind is StateRecord:
+        rows = _new_states(lake, table, rows)
+        if rows.is_empty():
+            return
+    commit = lake.append(
+        table,
+        rows,
+        note={"segments": str(len(plan.segments)), "first_segment": plan.segments[0]},
+        app_id=_app(plan.id),
+        sequence=plan.number,
+        by_day=moment is not None,
+    )
+    if commit.rows:
+        tally.rows[table] += commit.rows
+        if moment is not None:
+            oldest = rows[moment].min()
+            if isinstance(oldest, datetime):
+                tally.oldest = min(oldest, tally.oldest or oldest)
+
+
+def _new_states(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Every segment tells its states again, and one row of each is enough."""
+    rows = rows.unique(IDENTITY[StateRecord], keep="first", maintain_order=True)
+    if not lake.exists(table):
+        return rows
+    return rows.join(lake.scan(table).select("state").collect(), on="state", how="anti")
+
+
+def _read_plan(folder: Path) -> _Plan:
+    path = folder / _PLAN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Plan)
+    except FileNotFoundError:
+        return _write_plan(folder, _Plan(id=uuid4().hex))
+    except msgspec.MsgspecError as error:
+        raise LakeError(
+            f"{path} can't be read: {error}.",
+            fix="See docs/runbooks/prediction-log.md; without it, the segments there may be moved a second time.",
+            path=str(path),
+        ) from error
+
+
+def _write_plan(folder: Path, plan: _Plan) -> _Plan:
+    aside = folder / f".{_PLAN}.{os.getpid()}"
+    with aside.open("wb") as file:
+        file.write(msgspec.json.encode(plan))
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / _PLAN)
+    _sync_folder(folder)
+    return plan
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def log_lag(settings: Settings, *, now: datetime | None = None) -> float:
+    """Seconds since the oldest segment that is not in the lake was begun; 0 if there is none."""
+    there = segments(settings.prediction_log)
+    return ((now or datetime.now(UTC)) - there[0].began).total_seconds() if there else 0.0
