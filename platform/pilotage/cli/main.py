@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pilotage.cli import decisions
 from pilotage.errors import ConfigError, PilotageError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -81,16 +82,8 @@ def train(model: str, config: Path | None) -> None:
     sys.exit(train(_settings(), model, config))
 
 
-@cli.command(short_help="Make a version the champion.")
-@click.argument("model")
-@click.argument("version", type=click.IntRange(min=1))
-@click.option("--why", required=True, help="The reason, for the record.")
-@click.option("--actor", default=None, help="Who decides. Default: your user name.")
-def promote(model: str, version: int, why: str, actor: str | None) -> None:
-    """Make VERSION of MODEL the champion: the prediction service takes it up without a restart."""
-    from pilotage.cli.release import promote
-
-    promote(_settings(), model, version, why=why, actor=actor)
+for _decision in decisions.COMMANDS:
+    cli.add_command(_decision)
 
 
 @cli.command(short_help="Query the lake with DuckDB.")
@@ -179,6 +172,76 @@ def audit_verify(heads: tuple[str, ...], as_json: bool) -> None:
     from pilotage.cli.audit import verify
 
     sys.exit(verify(_settings(), heads, as_json=as_json))
+
+
+@cli.group(cls=Commands, short_help="Make, list and revoke API keys of the prediction service.")
+def keys() -> None:
+    """Who may ask the prediction service for what, and how often. See docs/how-to/manage-api-keys.md."""
+
+
+@keys.command("create", short_help="Make a key, and show it this once.")
+@click.argument("name")
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    required=True,
+    type=click.Choice(["predict", "outcomes", "read", "operate"]),
+    help="What it may do; can be given more than once.",
+)
+@click.option(
+    "--rate", default=100.0, show_default=True, help="Requests a second, on average; a batch counts its rows."
+)
+@click.option("--burst", default=None, type=int, help="Requests at once, and the largest batch. Default: 2 x rate.")
+@click.option("--unlimited", is_flag=True, help="No limit.")
+@click.option("--expires", default=None, metavar="12h|90d|4w", help="How long it is valid. Default: for good.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with the key in it.")
+def keys_create(
+    name: str,
+    roles: tuple[str, ...],
+    rate: float,
+    burst: int | None,
+    unlimited: bool,
+    expires: str | None,
+    as_json: bool,
+) -> None:
+    """Make a key for NAME, and print it: this once, since only its hash is kept.
+
+    From the first key on, the service answers nobody without one. Running services know it within a second.
+    """
+    from pilotage.cli.keys import create
+
+    create(
+        _settings(), name, roles=roles, rate=rate, burst=burst, unlimited=unlimited, expires=expires, as_json=as_json
+    )
+
+
+@keys.command("list", short_help="Every key with its roles, limit and state.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def keys_list(as_json: bool) -> None:
+    """Every key with its roles, limit and state; secrets are not there to be shown."""
+    from pilotage.cli.keys import show
+
+    show(_settings(), as_json=as_json)
+
+
+@keys.command("revoke", short_help="Refuse a key from now on.")
+@click.argument("key_id", metavar="ID")
+@click.option("--why", required=True, help="The reason, for the record.")
+def keys_revoke(key_id: str, why: str) -> None:
+    """Refuse the key with this ID for good. Running services know within a second."""
+    from pilotage.cli.keys import revoke
+
+    revoke(_settings(), key_id, why=why)
+
+
+@keys.command("import", short_help="Take over keys that were made elsewhere.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def keys_import(file: Path) -> None:
+    """Add the keys of another key FILE that are not known here yet. What is known stays, revoked or not."""
+    from pilotage.cli.keys import take_over
+
+    take_over(_settings(), file)
 
 
 @cli.group(hidden=True)

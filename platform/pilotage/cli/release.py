@@ -1,8 +1,7 @@
-"""``pilotage promote``, and the release of the first champions of the sample data."""
+"""What ``pilotage up`` makes before it starts: MLflow's store, and the first champions of the sample data."""
 
 from __future__ import annotations
 
-import getpass
 import json
 import sqlite3
 from pathlib import Path
@@ -16,6 +15,10 @@ from pilotage.settings import Settings
 
 PLATFORM = "pilotage up"
 """The actor of first releases, so that nobody takes them for a person's decision."""
+
+_STAND_IN = (
+    "No person looked at it: `pilotage up` releases the model of its own sample data, to have something to show."
+)
 
 
 def create_store(settings: Settings) -> None:
@@ -81,22 +84,17 @@ def _rows(connection: sqlite3.Connection, table: str) -> int:
         return 0  # The table was not made yet.
 
 
-def promote(settings: Settings, model: str, version: int, *, why: str, actor: str | None) -> None:
-    """Makes a version champion, in the name of the person at the keyboard."""
-    from pilotage.release.promote import promote as release
-
-    declared.model(model)
-    done = release(model, version, settings=settings, actor=actor or getpass.getuser(), why=why)
-    click.echo(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
-
-
 def release_first(settings: Settings, model: str) -> None:
     """Promotes the newest version that passed its gate, if the model has no champion yet.
 
+    Where the model's rule asks for a person, and names none, the platform's approval is recorded as what it is.
+
     Raises:
         NotReleasable: No version passed; says why the last candidate was refused.
+        NotApproved: Its file names who must approve; nobody takes their place.
     """
-    from pilotage.release.promote import promote
+    from pilotage.release import commands
+    from pilotage.release.state import ApprovalRule
 
     state = status.states(settings).get(model)
     release = state.champion if state else None
@@ -109,5 +107,18 @@ def release_first(settings: Settings, model: str) -> None:
                 fix=f"Look at its evaluation in the Dagster UI, change model or data, and: pilotage train {model}",
                 model=model,
             )
-        release = promote(model, version, settings=settings, actor=PLATFORM, why="first champion of the sample data")
-    click.echo(f"{RESULT}{json.dumps(status.in_production(release))}")
+        rule = ApprovalRule.of(declared.model(model))
+        if rule.needed and not rule.approvers:
+            rule = ApprovalRule(needed=1, approvers=(PLATFORM,))
+            commands.approve(model, version, settings=settings, actor=PLATFORM, why=_STAND_IN, rule=rule)
+        release = commands.promote(
+            model,
+            version,
+            settings=settings,
+            actor=PLATFORM,
+            why="first champion of the sample data",
+            rule=rule,
+            how="first version",
+        ).champion
+    if release is not None:
+        click.echo(f"{RESULT}{json.dumps(status.in_production(release))}")

@@ -28,8 +28,9 @@ def states(settings: Settings) -> dict[str, ModelState]:
 
 
 def newest_releasable(state: ModelState | None) -> int | None:
-    """The newest version that passed its gate; ``None`` if none did."""
-    return max(state.versions) if state is not None and state.versions else None
+    """The newest version that passed its gate and was not turned down since; ``None`` if there is none."""
+    known = state.versions.values() if state is not None else ()
+    return max((each.version for each in known if each.stage not in ("rejected", "rolled_back")), default=None)
 
 
 def in_production(release: Release) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""One look of the rollout: what the evidence says about the version under way, carried out as one decision.
+
+Whether the evidence is enough is ``rollout.py``'s business; here its decision becomes an event, with the evidence in
+it, or none if nothing is decided yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pilotage.errors import NotApproved, ReleaseError
+from pilotage.release import commands
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.stages import ModelState, Version
+from pilotage.release.state import fold
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pilotage.data.lake import Lake
+
+ACTOR = "rollout"
+"""Who decides here, for the record."""
+
+Did = Literal["nothing", "held", "began", "advanced", "promoted", "rolled_back", "rejected", "asked_for_approval"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """What one look came to."""
+
+    model: str
+    version: int | None
+    """The version it was about."""
+    did: Did
+    why: str
+    state: ModelState
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """What it was decided by: JSON values."""
+
+
+def to_do(spec: ModelSpec, state: ModelState) -> str | None:
+    """What a look would be for, in words; ``None`` if there is nothing to look at."""
+    if state.killed is not None or state.champion is None:
+        return None
+    if (version := state.under_way) is not None:
+        return f"version {version.version} is in {version.stage}"
+    if spec.rollout.automatic and state.ab_test is None and (version := state.waiting) is not None:
+        return f"version {version.version} is to begin its rollout"
+    return None
+
+
+def idle(spec: ModelSpec, state: ModelState) -> str:
+    """Why there is nothing to look at, in words."""
+    if state.killed is not None:
+        return f"{spec.name} is killed"
+    if state.champion is None:
+        return f"{spec.name} has no champion"
+    if state.ab_test is not None:
+        return f"an A/B test of {spec.name} runs, which a person ends"
+    return f"no version of {spec.name} is in shadow or canary"
+
+
+def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None) -> Ticked:
+    """Looks once at a model's rollout, and decides what the evidence allows.
+
+    Args:
+        spec: The model.
+        settings: Where everything is.
+        lake: Where its predictions and outcomes are.
+        now: Time of the look, UTC.
+        ledger: Another ledger than the settings'.
+
+    Raises:
+        LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
+        ReleaseError: What was decided can't be done.
+    """
+    book = ledger or SqlLedger.of(settings)
+    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    if to_do(spec, state) is None:
+        return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)
+    version = state.under_way
+    if version is None:
+        return _begin(spec, state, settings, book)
+    from pilotage.release.rollout import assess, gather
+
+    decision = assess(spec, state, gather(spec, state, settings, lake, ledger=book), now)
+    return _carry_out(spec, state, version, decision, settings, book)
+
+
+def _begin(spec: ModelSpec, state: ModelState, settings: Settings, book: Ledger) -> Ticked:
+    version = state.waiting
+    if version is None:
+        raise ReleaseError(f"No version of {spec.name} waits.", fix="Look again.", model=spec.name)
+    why = "Newer than the champion; the model's rollout is automatic."
+    try:
+        after = commands.begin(
+            spec.name, version.version, spec=spec, settings=settings, actor=ACTOR, why=why, ledger=book
+        )
+    except NotApproved as error:
+        return _ask(state, version, error.message, {}, settings, book)
+    return Ticked(model=spec.name, version=version.version, did="began", why=why, state=after)
+
+
+def _carry_out(
+    spec: ModelSpec, state: ModelState, version: Version, decision: Any, settings: Settings, book: Ledger
+) -> Ticked:
+    model, number, why = spec.name, version.version, decision.why
+    evidence = dict(decision.payload)
+    # Seen: the evidence is about this state, and about no other.
+    by: dict[str, Any] = {
+        "settings": settings,
+        "actor": ACTOR,
+        "why": why,
+        "ledger": book,
+        "seen": state.sequence,
+        "evidence": evidence,
+    }
+    did: Did
+    try:
+        match decision.kind:
+            case "hold":
+                did, after = "held", state
+            case "advance":
+                did, after = "advanced", commands.canary(model, number, spec=spec, **by)
+            case "promote":
+                did, after = "promoted", commands.promote(model, number, spec=spec, how="rollout", **by)
+            case "roll_back" if version.stage == "canary":
+                did, after = "rolled_back", commands.rollback(model, version=number, **by)
+            case "reject" | "roll_back":
+                did, after = "rejected", commands.reject(model, number, **by)
+            case "request_approval":
+                return _ask(state, version, why, evidence, settings, book)
+            case unknown:
+                raise ReleaseError(
+                    f"The rollout of {model} decided {unknown!r}, which can't be carried out.",
+                    fix="Use the version of Pilotage that knows it.",
+                    model=model,
+                )
+    except NotApproved as error:
+        return _ask(state, version, error.message, evidence, settings, book)
+    return Ticked(model=model, version=number, did=did, why=why, state=after, evidence=evidence)
+
+
+def _ask(
+    state: ModelState, version: Version, why: str, evidence: dict[str, Any], settings: Settings, book: Ledger
+) -> Ticked:
+    """Records, once, that a version waits for approval."""
+    did: Did = "held"
+    after = state
+    if version.approval_asked_at is None:
+        did = "asked_for_approval"
+        after = commands.note(
+            state.model,
+            version.version,
+            "request_approval",
+            settings=settings,
+            actor=ACTOR,
+            why=why,
+            ledger=book,
+            seen=state.sequence,
+            evidence=evidence,
+        )
+    return Ticked(model=state.model, version=version.version, did=did, why=why, state=after, evidence=evidence)
