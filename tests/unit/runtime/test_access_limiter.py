@@ -180,7 +180,7 @@ def workers(file: Path, clock: str, per_second: float, burst: int, tries: int, c
     finally:
         for process in started:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 def test_a_limit_holds_exactly_over_workers_that_ask_at_the_same_time(file: Path):
@@ -215,7 +215,7 @@ def test_a_worker_that_dies_takes_no_lock_with_it(file: Path, clock: Clock):
         limiter.take(caller())
     finally:
         holder.kill()
-        holder.wait()
+        holder.communicate()
 
 
 def test_a_worker_that_starts_later_sees_what_was_used_up(file: Path, clock: Clock):

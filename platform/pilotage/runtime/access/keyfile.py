@@ -150,7 +150,8 @@ def create_key(
     Raises:
         ConfigError: A name or role does not fit, or the file can't be changed.
     """
-    made = now or datetime.now(UTC)
+    # As it will be read back.
+    made = (now or datetime.now(UTC)).replace(microsecond=0)
     wanted = _roles(roles)
     if not (name := name.strip()) or len(name) > _LONGEST_TEXT or not name.isprintable():
         raise ConfigError("A key needs a printable name of 1 to 200 characters.", fix="Say whom it is for.")
@@ -194,7 +195,7 @@ def revoke_key(path: Path, key_id: str, *, why: str, now: datetime | None = None
             )
         if found.revoked is not None:
             return found
-        gone = replace(found, revoked=now or datetime.now(UTC), why=why.strip())
+        gone = replace(found, revoked=(now or datetime.now(UTC)).replace(microsecond=0), why=why.strip())
         write([gone if key.id == key_id else key for key in keys])
     return gone
 
