@@ -1,73 +1,314 @@
-"""The service's OpenAPI page: BentoML's, with our words and our errors in it."""
+"""The service's OpenAPI page (``/docs.json``) and the page that shows it (``/``), made from the specs alone."""
 
-from collections.abc import Mapping
-from importlib.metadata import version
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version as installed
 from typing import Any
 
 from pilotage.spec import ModelSpec
+from serving.schemas import (
+    ERROR,
+    Schema,
+    answer_schemas,
+    batch_schemas,
+    inference_schemas,
+    invocation_schemas,
+    name_of,
+    outcome_schemas,
+    ref,
+    request_schema,
+)
 
-_ERROR = {
-    "type": "object",
-    "title": "Error",
-    "required": ["error", "message", "fix", "field"],
-    "properties": {
-        "error": {"type": "string", "description": "Kind of the error.", "example": "InvalidRequest"},
-        "message": {"type": "string", "description": "What is wrong.", "example": "distance='far' is a text."},
-        "fix": {"type": "string", "description": "What to do.", "example": "Send an integer from 1 to 10000."},
-        "field": {"type": "string", "nullable": True, "description": "The field at fault.", "example": "distance"},
-    },
-}
 _ERRORS = {
-    "413": "The body is too large.",
-    "415": "The body is not JSON by its Content-Type.",
+    "400": "The body is not what the protocol asks for.",
+    "401": "No key was sent, or none that is valid.",
+    "403": "The key's roles do not cover this.",
+    "404": "There is no such model or version.",
+    "409": "The request id was sent before, with another content.",
+    "413": "The body is too large, or has too many rows.",
+    "415": "The body is of another kind by its Content-Type.",
     "422": "The request is not what the model's contract asks for.",
-    "503": "The model has no verified champion, or its online state can't answer.",
-    "500": "The prediction failed.",
+    "429": "The key has used up what it may ask for; `Retry-After` says when to come again.",
+    "500": "A defect of ours; the log has it.",
+    "503": "It can't be answered now: nothing is loaded, or it can't be logged.",
+    "504": "It took too long.",
+}
+_ROLES = {
+    "predict": "ask for predictions",
+    "outcomes": "tell outcomes",
+    "read": "see what is served, and the metrics",
+    "operate": "kill and resume",
+}
+_REQUEST_ID = {
+    "name": "x-request-id",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": 100},
+    "description": "Names the request. Sent again with the same content, it gets the stored answer; one log row.",
+}
+_EXPLAIN = {
+    "name": "explain",
+    "in": "query",
+    "required": False,
+    "schema": {"type": "boolean", "default": False},
+    "description": "Whether the answer carries its explanation (exact TreeSHAP; milliseconds).",
+}
+_TRACE = {
+    "name": "traceparent",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "W3C trace context.",
+}
+_OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_MLFLOW_ERROR = {
+    "type": "object",
+    "required": ["error_code", "message"],
+    "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
 }
 
 
-def describe(page: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, Any]:
-    """The page that people see.
+def page(specs: Mapping[str, ModelSpec]) -> dict[str, Any]:
+    """The page.
 
     Args:
-        page: BentoML's.
         specs: The models that are served.
     """
-    paths = {path: dict(item) for path, item in page["paths"].items()}
-    for name in specs:
-        route = dict(paths[f"/{name}/predict"]["post"])
-        answers = {code: answer for code, answer in route["responses"].items() if str(code) == "200"}
-        route["responses"] = {**answers, **{code: _answer(words) for code, words in _ERRORS.items()}}
-        route["tags"] = ["Predictions"]
-        paths[f"/{name}/predict"]["post"] = route
-    paths["/models"] = {
-        "get": {
-            "tags": ["Predictions"],
-            "description": "What is served: version, since when, trained when, and what is wrong if something is.",
-            "operationId": "models",
-            "responses": {"200": {"description": "One entry a model.", "content": {"application/json": {}}}},
-        }
-    }
+    schemas = {"Error": ERROR, "InferenceError": _OIP_ERROR, "ScoringError": _MLFLOW_ERROR, **answer_schemas()}
+    paths: dict[str, Any] = {}
+    for name, spec in specs.items():
+        schemas[f"{name_of(spec)}Request"] = request_schema(spec)
+        paths |= _of_model(name, spec)
+    if len(specs) == 1:
+        [(name, _)] = specs.items()
+        paths["/invocations"] = {"post": {**paths[f"/{name}/invocations"]["post"], "operationId": "invocations"}}
     listed = "\n".join(
         f"- **{name}** ({spec.risk} risk): {spec.title}. {spec.objective} Use: {spec.intended_use} Limits: "
         + " ".join(spec.limitations)
         for name, spec in specs.items()
     )
+    roles = "; ".join(f"`{role}`: {words}" for role, words in _ROLES.items())
     return {
-        **page,
+        "openapi": "3.1.0",
         "info": {
             "title": "Pilotage: predictions",
-            "version": version("pilotage"),
+            "version": installed("pilotage"),
             "description": f"The champion of every model answers; its version is in each answer.\n\n{listed}",
         },
-        "tags": [{"name": "Predictions"}, *(tag for tag in page["tags"] if tag["name"] != "Service APIs")],
-        "paths": paths,
+        "tags": [
+            {"name": "Predictions", "description": "One request, or many in one body."},
+            {"name": "Outcomes", "description": "What became of what was predicted."},
+            {"name": "MLflow", "description": "The form of MLflow's scoring server."},
+            {"name": "Open Inference Protocol", "description": "Version 2, with the binary tensor extension."},
+            {"name": "Operation", "description": "What is served, and the kill switch."},
+            {"name": "Health", "description": "For probes and Prometheus; these need no key."},
+        ],
+        "paths": paths | _shared(tuple(specs)),
         "components": {
-            **page["components"],
-            "schemas": {**page["components"]["schemas"], "Error": _ERROR},
+            "schemas": schemas,
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": f"A key made with `pilotage keys create`, with roles ({roles}). On one machine, "
+                    "before the first key is made, none is needed.",
+                }
+            },
         },
     }
 
 
-def _answer(words: str) -> dict[str, Any]:
-    return {"description": words, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+def routes() -> frozenset[str]:
+    """The route templates that metrics and traces may name: the page's, with ``{model}`` for a model."""
+    v2 = "/v2/models/{model}"
+    own = [f"/{{model}}/{end}" for end in ("predict", "predict/batch", "invocations", "outcomes")]
+    ends = ("", "/ready", "/infer")
+    versions = [f"{v2}{middle}{end}" for middle in ("", "/versions/{version}") for end in ends]
+    return frozenset((*own, *versions, *_shared(()), "/", "/docs.json", "/invocations"))
+
+
+def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
+    body, answers = batch_schemas(spec)
+    told, taken = outcome_schemas(spec)
+    frame, predictions = invocation_schemas(spec)
+    tensors, outputs = inference_schemas(spec)
+    request = ref(f"{name_of(spec)}Request")
+    asked = [_REQUEST_ID, _TRACE]
+    common = ("401", "403", "409", "413", "415", "429", "500", "503", "504")
+    of_protocol = ("400", *common)
+    v2 = f"/v2/models/{name}"
+    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    infer = _post(
+        "Open Inference Protocol",
+        f"{spec.title}: tensors.",
+        f"infer_{name}",
+        "predict",
+        (tensors, outputs),
+        (*of_protocol, "422"),
+        asked,
+        error="InferenceError",
+    )
+    about = _get("Open Inference Protocol", "Versions and tensors.", f"metadata_{name}", None, ("404",))
+    ready = _get("Open Inference Protocol", "Whether it can answer.", f"ready_{name}", None, ("400",))
+
+    def versioned(operation: dict[str, Any]) -> dict[str, Any]:
+        return {
+            **operation,
+            "operationId": f"{operation['operationId']}_version",
+            "parameters": [version, *operation.get("parameters", [])],
+            "responses": {**operation["responses"], "404": _error("404", "InferenceError")},
+        }
+
+    return {
+        f"/{name}/predict": {
+            "post": _post(
+                "Predictions",
+                f"{spec.title}. {spec.objective}",
+                f"predict_{name}",
+                "predict",
+                (request, ref("Answer")),
+                (*common, "422"),
+                [*asked, _EXPLAIN],
+            )
+        },
+        f"/{name}/predict/batch": {
+            "post": _post(
+                "Predictions",
+                f"{spec.title}: up to {spec.serving.largest_batch:,} requests, each with its own answer or error.",
+                f"predict_batch_{name}",
+                "predict",
+                (body, answers),
+                (*common, "422"),
+                asked,
+            )
+        },
+        f"/{name}/outcomes": {
+            "post": _post(
+                "Outcomes",
+                f"Tells what became of predictions of {name}. All of a body is taken, or nothing.",
+                f"outcomes_{name}",
+                "outcomes",
+                (told, taken),
+                (*common, "422"),
+                [_REQUEST_ID],
+                status="202",
+            )
+        },
+        f"/{name}/invocations": {
+            "post": _post(
+                "MLflow",
+                f"{spec.title}: a frame.",
+                f"invocations_{name}",
+                "predict",
+                (frame, predictions),
+                of_protocol,
+                asked,
+                error="ScoringError",
+            )
+        },
+        v2: {"get": about},
+        f"{v2}/ready": {"get": ready},
+        f"{v2}/infer": {"post": infer},
+        f"{v2}/versions/{{version}}": {"get": versioned(about)},
+        f"{v2}/versions/{{version}}/ready": {"get": versioned(ready)},
+        f"{v2}/versions/{{version}}/infer": {"post": versioned(infer)},
+    }
+
+
+def _shared(names: tuple[str, ...]) -> dict[str, Any]:
+    """Routes that are not of one model."""
+    why: Schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["why"],
+        "properties": {"why": {"type": "string", "minLength": 1, "example": "The answers are wrong since the storm."}},
+    }
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
+
+    def admin(what: str, words: str) -> dict[str, Any]:
+        refused = ("401", "403", "404", "409", "422", "503")
+        return {"post": _post("Operation", words, what, "operate", (why, {"type": "object"}), refused, [model])}
+
+    def text(words: str, operation: str) -> dict[str, Any]:
+        return {"get": _get("Health", words, operation, None, (), content="text/plain")}
+
+    oip = "Open Inference Protocol"
+    return {
+        "/models": {
+            "get": _get(
+                "Operation",
+                "What is served: versions with their roles, since when, trained when, and what is wrong, if anything.",
+                "models",
+                "read",
+                ("401", "403"),
+            )
+        },
+        "/workers": {
+            "get": _get("Operation", "Each worker, with the versions it has loaded.", "workers", "read", ("401", "403"))
+        },
+        "/admin/{model}/kill": admin("kill", "Within two seconds no answer comes from a model, until `resume`."),
+        "/admin/{model}/resume": admin("resume", "Lets versions answer again."),
+        "/v2": {"get": _get(oip, "The server's name, version and extensions.", "server", None, ())},
+        "/v2/health/live": {"get": _get(oip, "Whether the process is there.", "live", None, ())},
+        "/v2/health/ready": {"get": _get(oip, "Whether every model can answer.", "ready", None, ("400",))},
+        "/ping": {"get": _get("MLflow", "Whether every model can answer.", "ping", None, ("404",))},
+        "/version": {"get": _get("MLflow", "MLflow's version.", "mlflow_version", None, ())},
+        "/livez": text("Whether the process is there.", "livez"),
+        "/readyz": text("200 once every model can answer.", "readyz"),
+        "/metrics": text("Metrics of all workers, for Prometheus.", "metrics"),
+    }
+
+
+def _post(
+    tag: str,
+    words: str,
+    operation: str,
+    role: str,
+    schemas: tuple[Schema, Schema],
+    errors: Iterable[str],
+    parameters: list[dict[str, Any]],
+    *,
+    status: str = "200",
+    error: str = "Error",
+) -> dict[str, Any]:
+    body, answer = schemas
+    return {
+        **_get(tag, words, operation, role, errors, answer=answer, status=status, error=error),
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+    }
+
+
+def _get(
+    tag: str,
+    words: str,
+    operation: str,
+    role: str | None,
+    errors: Iterable[str],
+    *,
+    answer: Schema | None = None,
+    status: str = "200",
+    error: str = "Error",
+    content: str = "application/json",
+) -> dict[str, Any]:
+    described = {
+        "tags": [tag],
+        "summary": words if len(words) <= 100 else f"{words[:97]}…",
+        "description": words + (f"\n\nNeeds a key with the role `{role}`." if role else ""),
+        "operationId": operation,
+        "responses": {
+            status: {"description": "Done.", "content": {content: {"schema": answer or {}}}},
+            **{code: _error(code, error) for code in sorted(errors)},
+        },
+    }
+    return {**described, "security": [{"key": [role]}, {}] if role else []}
+
+
+def _error(code: str, schema: str) -> dict[str, Any]:
+    return {"description": _ERRORS[code], "content": {"application/json": {"schema": ref(schema)}}}
+
+
+def describe(page_of_bentoml: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, Any]:  # noqa: ARG001
+    """The page; kept for a caller that has BentoML's."""
+    return page(specs)
