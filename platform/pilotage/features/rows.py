@@ -35,7 +35,8 @@ class RowFeatures:
         """
         self.schema: dict[str, pl.DataType] = {}
         """Features with their types, in the order of declaration."""
-        self._expressions: dict[str, pl.Expr] = {}
+        self.expressions: dict[str, pl.Expr] = {}
+        """Features with their expressions, cast to the types of ``schema``."""
         empty = pl.DataFrame(schema=dict(columns))
         for name, expr in features.items():
             require_row_wise(f"Feature {name}", expr)
@@ -44,7 +45,7 @@ class RowFeatures:
             except PolarsError as error:
                 raise _uncomputable(name, error) from error
             self.schema[name] = _kept_type(name, dtype)
-            self._expressions[name] = expr if dtype == self.schema[name] else expr.cast(self.schema[name])
+            self.expressions[name] = expr if dtype == self.schema[name] else expr.cast(self.schema[name])
 
     @classmethod
     def of(cls, spec: ModelSpec) -> RowFeatures:
@@ -57,19 +58,38 @@ class RowFeatures:
         Raises:
             DeclarationError: A feature can't be computed from these values.
         """
-        try:
-            return frame.with_columns(**self._expressions)
-        except PolarsError as error:
-            raise self._culprit(frame, error) from error
+        return evaluate(frame, self.expressions)
 
-    def _culprit(self, frame: pl.DataFrame, error: PolarsError) -> DeclarationError:
-        """Finds the feature that fails, which Polars does not name."""
-        for name, expr in self._expressions.items():
-            try:
-                frame.select(expr)
-            except PolarsError as failure:
-                return _uncomputable(name, failure)
-        return DeclarationError(f"The features can't be computed together: {error}.", fix="Correct their expressions.")
+
+def evaluate(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> pl.DataFrame:
+    """Adds expressions to a frame, so that a row's values do not depend on the rows beside it.
+
+    With a column of one row, or one that it knows to be constant, Polars computes by other formulas than with a column
+    of many, and the last bit differs: ``x / 49`` is a division for one row, a multiplication by ``1 / 49`` for many.
+    So every frame is shown to it as many rows of plain columns: what training sees is what serving sees.
+
+    Raises:
+        DeclarationError: An expression can't be computed from these values.
+    """
+    alone = frame.height == 1
+    shown = pl.concat([frame, frame]) if alone else frame
+    # A constant column becomes a plain one when it is taken out.
+    shown = shown.with_columns(shown.get_columns())
+    try:
+        computed = shown.with_columns(**expressions)
+    except PolarsError as error:
+        raise _culprit(shown, expressions, error) from error
+    return computed.head(1) if alone else computed
+
+
+def _culprit(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr], error: PolarsError) -> DeclarationError:
+    """Finds the expression that fails, which Polars does not name."""
+    for name, expr in expressions.items():
+        try:
+            frame.select(expr)
+        except PolarsError as failure:
+            return _uncomputable(name, failure)
+    return DeclarationError(f"The features can't be computed together: {error}.", fix="Correct their expressions.")
 
 
 def feature_schema(spec: ModelSpec) -> dict[str, pl.DataType]:
