@@ -51,6 +51,8 @@ class Stage:
     since: datetime
     share: float | None = None
     """Of a canary: the share of the entities, 0..1."""
+    salt: str = ""
+    """Of a canary: stages with the same one draw the same lots, against another share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +90,9 @@ class Evidence:
 def gather(
     spec: ModelSpec,
     state: ModelState,
-    *,
     settings: Settings,
     lake: Lake,
+    *,
     ledger: Ledger | None = None,
     version: int | None = None,
 ) -> Evidence:
@@ -107,7 +109,7 @@ def gather(
     Raises:
         ReleaseError: No such version is under way, or there is no champion to compare it with.
     """
-    from pilotage.monitoring.predictions import labelled, read_log, read_shadows
+    from pilotage.monitoring.predictions import read_shadows
 
     about = version if version is not None else (state.under_way.version if state.under_way else None)
     events = (ledger or SqlLedger(settings.ledger)).events()
@@ -119,8 +121,6 @@ def gather(
             model=spec.name,
         )
     since = stages[0].since - REFERENCE
-    predictions = read_log(settings, spec.name, lake=lake, since=since, columns=COLUMNS)
-    labels = labelled(settings, spec.name, lake=lake, since=since, columns=("prediction_id",))
     shadows = read_shadows(settings, spec.name, lake=lake, since=stages[0].since, version=about)
     return Evidence(
         model=spec.name,
@@ -128,13 +128,21 @@ def gather(
         champion=state.champion.version,
         stages=stages,
         planned=int(spec.rollout.shadow is not None) + len(spec.rollout.canary),
-        predictions=predictions.join(
-            labels.select("prediction_id", "label", "label_received_at"),
-            on="prediction_id",
-            how="left",
-            maintain_order="left",
-        ),
+        predictions=answers_since(spec.name, since, settings, lake),
         shadows=shadows,
+    )
+
+
+def answers_since(model: str, since: datetime, settings: Settings, lake: Lake) -> pl.DataFrame:
+    """What was answered since then: ``COLUMNS`` of the log, with ``label`` and ``label_received_at`` where known."""
+    from pilotage.monitoring.predictions import labelled, read_log
+
+    labels = labelled(settings, model, lake=lake, since=since, columns=("prediction_id",))
+    return read_log(settings, model, lake=lake, since=since, columns=COLUMNS).join(
+        labels.select("prediction_id", "label", "label_received_at"),
+        on="prediction_id",
+        how="left",
+        maintain_order="left",
     )
 
 
@@ -155,8 +163,15 @@ def stages_of(events: Sequence[Event], state: ModelState, version: int) -> tuple
     if about and about[-1].kind == "shadowed":
         crowned = state.champion.promoted_at if state.champion else about[-1].at
         stages.append(Stage(kind="shadow", sequence=about[-1].sequence, since=max(about[-1].at, crowned)))
-    stages += [Stage(kind="canary", sequence=e.sequence, since=e.at, share=e.payload["share"]) for e in steps]
-    return tuple(stages)
+    return (*stages, *(share_of(event) for event in steps))
+
+
+def share_of(event: Event) -> Stage:
+    """The stage that an event begins which gives a version a share."""
+    facts = event.payload
+    return Stage(
+        kind="canary", sequence=event.sequence, since=event.at, share=float(facts["share"]), salt=facts["salt"]
+    )
 
 
 _BESIDE = ("approved", "verdict", "alias_edited")
@@ -222,7 +237,7 @@ def _lots(evidence: Evidence, stage: Stage) -> Iterator[pl.DataFrame]:
     """What earlier steps decided about entities."""
     yield pl.DataFrame(schema={"_entity": pl.String(), "_share": pl.Float64(), "_drawn": pl.Boolean()})
     for earlier in evidence.stages:
-        if earlier.share is not None and earlier.sequence < stage.sequence:
+        if earlier.kind == "canary" and earlier.salt == stage.salt and earlier.sequence < stage.sequence:
             rows = first_answers(evidence.predictions.filter(pl.col("drawn_by") == earlier.sequence))
             drawn = (pl.col("routed_version") == evidence.version).alias("_drawn")
             yield rows.select("_entity", pl.lit(earlier.share).alias("_share"), drawn)

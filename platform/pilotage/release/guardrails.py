@@ -160,7 +160,9 @@ def games_of(
     stages: list[list[Game]] = []
     for stage, rows in zip(evidence.stages, observed, strict=True):
         shadow = stage.kind == "shadow"
-        found = _paired(evidence, rows, guardrail, cost) if shadow else _drawn(evidence, stage, rows, guardrail, cost)
+        found = (
+            _paired(evidence, rows, guardrail, cost) if shadow else drawn_games(evidence, stage, rows, guardrail, cost)
+        )
         if len(stages) < max(evidence.planned, 1):
             stages.append(found)
         else:
@@ -243,7 +245,10 @@ def _paired(evidence: Evidence, pairs: pl.DataFrame, guardrail: Guardrail, cost:
     return [Paired().add(both["ours"].to_numpy(), both["theirs"].to_numpy())]
 
 
-def _drawn(evidence: Evidence, stage: Stage, rows: pl.DataFrame, guardrail: Guardrail, cost: CostMatrix) -> list[Game]:
+def drawn_games(
+    evidence: Evidence, stage: Stage, rows: pl.DataFrame, guardrail: Guardrail, cost: CostMatrix
+) -> list[Game]:
+    """What a step's lots give to bet on; each chance to be drawn is a game of its own."""
     expr = loss(guardrail.metric, cost=cost, limit_ms=guardrail.limit_ms)
     before = evidence.predictions.filter((pl.col("routed_version") == evidence.champion) & (pl.col("at") < stage.since))
     if guardrail.metric in NEED_LABELS:
