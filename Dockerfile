@@ -17,7 +17,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # Folders of the volumes, so that a new volume belongs to the user.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin pilotage \
-    && for folder in pilotage pilotage/landing pilotage/reports pilotage/dagster mlflow; do \
+    && for folder in pilotage pilotage/landing pilotage/reports pilotage/access pilotage/dagster mlflow; do \
         install -d -o pilotage -g pilotage "/var/lib/$folder"; done
 COPY --from=libraries /opt/venv /opt/venv
 COPY --link definitions.py workspace.yaml pyproject.toml LICENSE /app/

@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from pilotage.release.events import read_key as read_ledger_key
+from pilotage.runtime.access.keyfile import import_keys
+from pilotage.runtime.access.keys import KeyRing
+from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import PREFIX, PROJECT, Settings
 
 OURS = ("code", "webserver", "daemon", "mlflow", "service")
@@ -44,7 +48,7 @@ def mounts(service: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_every_part_that_a_team_needs_is_there():
-    assert {"postgres", "migrate", "proxy", *OURS} == set(services())
+    assert {"postgres", "migrate", "keys", "proxy", *OURS} == set(services())
 
 
 def test_what_it_refers_to_exists():
@@ -77,6 +81,32 @@ def test_only_the_proxy_is_reachable_and_only_from_this_machine():
     assert compose()["networks"]["back"] == {"internal": True}
 
 
+def test_who_needs_a_secret_has_it_and_nobody_else():
+    """The web server and the daemon load no code of ours; the proxy sees keys go by, and can't check them."""
+    holders = {name: set(service["secrets"]) for name, service in services().items() if service.get("secrets")}
+    assert holders == {
+        "keys": {"api_keys"},
+        "code": {"ledger_key", "pseudonym_key"},
+        "service": {"ledger_key", "pseudonym_key"},
+        "proxy": {"people", "tls_certificate", "tls_key"},
+    }
+    for name in ("code", "service"):
+        environment = services()[name]["environment"]
+        for setting, secret in (("LEDGER_KEY_FILE", "ledger_key"), ("PSEUDONYM_KEY_FILE", "pseudonym_key")):
+            # The merge of two mappings is one level deep, and YAML's own does it.
+            assert environment[f"PILOTAGE_{setting}"] == f"/run/secrets/{secret}"
+
+
+def test_the_service_reads_the_api_keys_that_operators_change_and_can_change_none():
+    where = {name: dict(mounts(services()[name])).get("access") for name in ("keys", "code", "service")}
+    assert set(where.values()) == {"/var/lib/pilotage/access"}
+    files = {name: services()[name]["environment"]["PILOTAGE_API_KEYS_FILE"] for name in where}
+    assert set(files.values()) == {"/var/lib/pilotage/access/api-keys.json"}
+    assert "access:/var/lib/pilotage/access:ro" in services()["service"]["volumes"]
+    assert services()["service"]["depends_on"]["keys"]["condition"] == "service_completed_successfully"
+    assert services()["keys"]["command"][-1] == f"/run/secrets/{services()['keys']['secrets'][0]}"
+
+
 def test_every_container_is_confined():
     for name, service in services().items():
         assert service["read_only"] is True, name
@@ -88,7 +118,10 @@ def test_every_container_is_confined():
 
 
 def test_every_server_says_whether_it_is_well():
-    assert [name for name, service in services().items() if "healthcheck" not in service] == ["migrate"]
+    assert [name for name, service in services().items() if "healthcheck" not in service] == [
+        "migrate",
+        "keys",
+    ]
 
 
 def test_there_is_no_default_password():
@@ -118,10 +151,22 @@ def test_the_script_makes_every_variable_and_secret_that_is_required(tmp_path: P
         assert (tmp_path / secret["file"]).stat().st_size > 0
     people = (tmp_path / "deploy/secrets/people").read_text()
     assert people.startswith("ada:$6$")
+    secrets = {file.name: file.read_bytes() for file in (tmp_path / "deploy/secrets").iterdir()}
 
     again = subprocess.run([script, "elsewhere.example"], capture_output=True, text=True, check=True)
     assert again.stdout == "", "a second run must leave everything as it is"
-    assert (tmp_path / "deploy/secrets/people").read_text() == people
+    assert {file.name: file.read_bytes() for file in (tmp_path / "deploy/secrets").iterdir()} == secrets
+
+    text = re.search(r"^application: API key (\S+) ", done.stdout, re.MULTILINE).group(1)
+    # As the container does it.
+    import_keys(tmp_path / "access" / "api-keys.json", tmp_path / "deploy/secrets/api-keys.json")
+    caller = KeyRing(tmp_path / "access" / "api-keys.json").authenticate(f"Bearer {text}")
+    assert (caller.name, caller.roles) == ("application", {"predict", "outcomes"})
+    assert len(text.split("_", 2)[2]) == 43
+    assert text.split("_", 2)[2].encode() not in secrets["api-keys.json"]
+    assert len(read_ledger_key(tmp_path / "deploy/secrets/ledger.key") or b"") == 64
+    assert Pseudonyms.of(Settings(pseudonym_key_file=tmp_path / "deploy/secrets/pseudonym.key")).apply("a", "b")
+    assert secrets["ledger.key"] != secrets["pseudonym.key"]
 
 
 def test_settings_know_every_variable_that_they_are_given():
@@ -156,7 +201,7 @@ print(json.dumps(told))
 
 @pytest.mark.slow
 def test_every_command_exists_and_knows_its_options():
-    commands = {name: services()[name]["command"] for name in (*OURS, "migrate")}
+    commands = {name: services()[name]["command"] for name in (*OURS, "migrate", "keys")}
     commands |= {f"health of {name}": services()[name]["healthcheck"]["test"][1:] for name in ("code", "daemon")}
     split: list[tuple[str, list[str], list[str]]] = []
     for name, command in commands.items():
@@ -229,6 +274,6 @@ def test_volumes_belong_to_the_user_of_the_image():
     dockerfile = (PROJECT / "Dockerfile").read_text()
     made = re.search(r"for folder in ([\w/ ]+); do", dockerfile)
     folders = {f"/var/lib/{name}" for name in made.group(1).split()}
-    for name in OURS:
+    for name in (*OURS, "keys"):
         for source, target in mounts(services()[name]):
             assert target in folders or source.startswith("./"), f"{name}: {target}"

@@ -26,7 +26,6 @@ pytestmark = [
 
 DAGSTER, REPORTS, MLFLOW, SERVICE = 3000, 3001, 5000, 8000
 PEOPLE = ("operator", "people")
-APPLICATIONS = ("application", "applications")
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -101,7 +100,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     for port, here in ports.items():
         text = text.replace(f"listen {port} ", f"listen 127.0.0.1:{here} ")
     text = re.sub(r"http://(webserver|mlflow|service):\d+", f"http://127.0.0.1:{upstream.server_address[1]}", text)
-    secrets = {"people": "people", "applications": "applications", "tls_certificate": "tls.crt", "tls_key": "tls.key"}
+    secrets = {"people": "people", "tls_certificate": "tls.crt", "tls_key": "tls.key"}
     for name, file in secrets.items():
         text = text.replace(f"/run/secrets/{name};", f"{root}/deploy/secrets/{file};")
     text = text.replace("/var/lib/pilotage/reports", str(root / "reports"))
@@ -142,7 +141,7 @@ def _await(port: int, process: subprocess.Popen) -> None:
     pytest.fail("nginx ended at once")
 
 
-@pytest.mark.parametrize("port", [DAGSTER, REPORTS, MLFLOW, SERVICE])
+@pytest.mark.parametrize("port", [DAGSTER, REPORTS, MLFLOW])
 def test_nobody_gets_in_without_a_password(proxy: Proxy, port: int):
     assert proxy.ask(port, "/", user=None)[0] == 401
 
@@ -156,11 +155,70 @@ def test_a_person_reaches_dagster_mlflow_and_the_reports(proxy: Proxy):
     assert b'href="flight_delay/"' in front
 
 
-def test_an_application_reaches_predictions_and_nothing_else(proxy: Proxy):
-    assert proxy.ask(SERVICE, "/flight_delay", method="POST", user=APPLICATIONS)[0] == 200
+KEY = "Bearer plt_abcdefghij_" + "s" * 43
+
+
+def reached(proxy: Proxy, path: str = "/flight_delay/predict", **headers: str) -> dict[str, str]:
+    """Headers that reached the service."""
+    status, body = proxy.ask(SERVICE, path, method="POST", user=None, **headers)
+    assert status == 200
+    return json.loads(body)["headers"]
+
+
+def test_an_api_key_reaches_the_service_as_it_came_and_opens_nothing_else(proxy: Proxy):
+    assert reached(proxy, Authorization=KEY)["Authorization"] == KEY
+    assert "Authorization" not in reached(proxy)
     for port in (DAGSTER, REPORTS, MLFLOW):
-        assert proxy.ask(port, "/", user=APPLICATIONS)[0] == 401
-    assert proxy.ask(SERVICE, "/flight_delay", method="POST", user=PEOPLE)[0] == 401
+        assert proxy.ask(port, "/", user=None, Authorization=KEY)[0] == 401
+
+
+def test_the_id_of_a_request_reaches_the_service_and_none_is_made_up(proxy: Proxy):
+    assert reached(proxy, X_Request_Id="order-7")["X-Request-Id"] == "order-7"
+    assert "X-Request-Id" not in reached(proxy)
+
+
+def test_nobody_can_say_who_they_are_to_the_service_but_by_a_key(proxy: Proxy):
+    basic = "Basic " + base64.b64encode(b"operator:guess").decode()
+    headers = reached(proxy, Authorization=basic, X_Forwarded_User="operator", X_Forwarded_For="127.0.0.1")
+    assert "X-Forwarded-User" not in headers
+    assert headers["X-Forwarded-For"] == "127.0.0.1", "nginx's own: the test itself is on loopback"
+    assert "X-Forwarded-For" in reached(proxy), "so the service knows that it is not asked from its own machine"
+
+
+def test_two_api_keys_in_one_request_are_refused(proxy: Proxy):
+    status, body = raw(
+        proxy,
+        "POST /flight_delay/predict HTTP/1.1",
+        f"Authorization: {KEY}",
+        f"Authorization: {KEY}x",
+        "Content-Length: 2",
+        body=b"{}",
+    )
+    assert status == 400, body
+
+
+def test_metrics_are_not_for_the_outside(proxy: Proxy):
+    for path in ("/metrics", "/metrics/", "//metrics", "/%6detrics", "/x/../metrics"):
+        assert proxy.ask(SERVICE, path, user=None)[0] == 404
+
+
+def test_a_body_of_more_than_4_mb_does_not_reach_the_service(proxy: Proxy):
+    for length, status in ((4 * 1024 * 1024, None), (4 * 1024 * 1024 + 1, 413)):
+        lines = ("POST /flight_delay/predict HTTP/1.1", f"Content-Length: {length}", "Expect: 100-continue")
+        assert raw(proxy, *lines)[0] == (status or 100)
+
+
+def raw(proxy: Proxy, *lines: str, body: bytes = b"") -> tuple[int, bytes]:
+    """Sends a request to the service's port byte by byte, and gives the first answer."""
+    tls = ssl.create_default_context(cafile=str(proxy.certificate))
+    with (
+        socket.create_connection(("localhost", proxy.ports[SERVICE]), timeout=10) as plain,
+        tls.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        head = [lines[0], f"Host: localhost:{SERVICE}", *lines[1:], "", ""]
+        connection.sendall("\r\n".join(head).encode() + body)
+        answer = connection.recv(65536)
+        return int(answer.split(b" ", 2)[1]), answer
 
 
 @pytest.mark.parametrize("port", [DAGSTER, REPORTS, MLFLOW, SERVICE])
@@ -196,8 +254,7 @@ def test_queries_by_post_and_the_editor_work(proxy: Proxy):
 )
 @pytest.mark.parametrize("port", [DAGSTER, REPORTS, MLFLOW, SERVICE])
 def test_a_page_of_another_origin_can_change_nothing(proxy: Proxy, port: int, origin: str):
-    user = APPLICATIONS if port == SERVICE else PEOPLE
-    assert proxy.ask(port, "/graphql", method="POST", user=user, Origin=origin)[0] == 403
+    assert proxy.ask(port, "/graphql", method="POST", Origin=origin)[0] == 403
 
 
 def test_another_sites_page_can_link_here_but_not_fetch_in_the_background(proxy: Proxy):
