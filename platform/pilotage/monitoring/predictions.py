@@ -36,6 +36,7 @@ def read_log(
     since: datetime | None = None,
     version: int | None = None,
     columns: Sequence[str] | None = None,
+    only: pl.Series | None = None,
     spec: ModelSpec | None = None,
 ) -> pl.DataFrame:
     """What was answered: one row per prediction, oldest first.
@@ -47,12 +48,13 @@ def read_log(
         since: Leaves out what was answered earlier (UTC).
         version: Only what this version answered.
         columns: Only these columns; reading a few of a long log is much cheaper than all.
+        only: Only these predictions, by id.
         spec: Gives request fields and features their declared types before the first of them are in the lake.
 
     Returns:
         The columns of a ``PredictionRecord``, ``request_<field>`` and ``feature_<name>``.
     """
-    return _read(PredictionRecord, settings, model, lake, since, version, columns, spec)
+    return _read(PredictionRecord, settings, model, lake, since, version, columns, only, spec)
 
 
 def read_shadows(
@@ -109,6 +111,7 @@ def _read(
     since: datetime | None = None,
     version: int | None = None,
     columns: Sequence[str] | None = None,
+    only: pl.Series | None = None,
     spec: ModelSpec | None = None,
 ) -> pl.DataFrame:
     # The segments first: one that is moved meanwhile is then seen twice, the other way round it would not be seen.
@@ -123,6 +126,8 @@ def _read(
     log = pl.concat(parts, how="diagonal")
     if version is not None:
         log = log.filter(pl.col("version") == version)
+    if only is not None:
+        log = log.filter(pl.col("prediction_id").is_in(only.implode()))
     if moment is not None and since is not None:
         log = log.filter(pl.col(moment) >= since)
     log = log.unique(IDENTITY[kind], keep="first", maintain_order=True)

@@ -71,7 +71,7 @@ def test_a_move_leaves_every_record_in_its_table_and_no_segment(desk: Desk) -> N
     rows = desk.rows("predictions/tiny").sort("prediction_id")
     assert rows["prediction_id"].to_list() == ["p00001", "p00002", "p00003"]
     assert rows.schema["request_ordered_at"] == pl.Datetime("us", "UTC")
-    assert sorted(desk.lake.days("predictions/tiny")) == sorted({day for day in rows["day"]})
+    assert sorted(desk.lake.days("predictions/tiny")) == sorted(set(rows["day"]))
 
 
 def test_nothing_to_move_is_no_error_and_writes_nothing(desk: Desk) -> None:
