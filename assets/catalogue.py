@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from assets.ingestion import source_assets
+from assets.ledger import ledger_asset
 from assets.lineage import model_assets
 from assets.monitoring import monitoring_assets
 from pilotage.data.source import SourceSpec
@@ -32,4 +33,4 @@ def all_assets(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec
     for spec in models.values():
         made += model_assets(spec, sources)
         made += monitoring_assets(spec)
-    return made
+    return [*made, ledger_asset()]

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from pilotage.release import commands
 from pilotage.release.champions import champion
-from pilotage.release.promote import promote
 from pilotage.release.records import Provenance, Refused, Registered
 from pilotage.release.registry import record
+from pilotage.release.tick import begin_rollout
 from pilotage.run_tags import ACTOR, CAUSE
 from pilotage.settings import PROJECT, Settings
 from pilotage.spec import ModelSpec
@@ -49,7 +50,7 @@ def registration_events(
             metadata={"refused": reasons, "mlflow_run": dg.MetadataValue.url(result.url)},
         )
         return
-    released = _first_release(context, spec, settings, result, provenance)
+    released = _release(context, spec, settings, result, provenance)
     yield dg.Output(
         result,
         metadata={
@@ -63,23 +64,40 @@ def registration_events(
     )
 
 
-def _first_release(
+def _release(
     context: dg.AssetExecutionContext, spec: ModelSpec, settings: Settings, result: Registered, provenance: Provenance
 ) -> str:
-    """A model without a champion takes the first version that passed; later ones, and high risks, wait for a person."""
+    """A model without a champion takes the first version that passed; later ones enter their rollout, or wait."""
+    version = result.version
+    by_hand = f"`pilotage shadow {spec.name} {version}` begins its rollout."
     if champion(spec.name, settings=settings) is not None:
-        return f"No: `pilotage promote {spec.name} {result.version}` makes it champion."
-    if spec.risk == "high":
-        return f"No: a person releases a model of high risk (`pilotage promote {spec.name} {result.version}`)."
-    promote(
+        if not spec.rollout.automatic:
+            return f"No: {by_hand}"
+        return _enter(context, spec, settings, version)
+    if spec.approvals:
+        return (
+            f"No: a person has to approve it (`pilotage approve {spec.name} {version}`), and then to make it the first "
+            f"champion (`pilotage promote {spec.name} {version}`)."
+        )
+    commands.promote(
         spec.name,
-        result.version,
+        version,
         settings=settings,
         actor=provenance.actor,
         why="The first version that passed its gate.",
+        spec=spec,
+        how="first version",
     )
-    context.log.info(f"{spec.name} {result.version} is the first champion.")
+    context.log.info(f"{spec.name} {version} is the first champion.")
     return "Yes: it is the first version that passed its gate."
+
+
+def _enter(context: dg.AssetExecutionContext, spec: ModelSpec, settings: Settings, version: int) -> str:
+    """The first stage of an automatic rollout."""
+    ticked = begin_rollout(spec, settings=settings)
+    context.log.info(f"{spec.name}: {ticked.did.replace('_', ' ')}. {ticked.why}")
+    stage = ticked.state.versions[version].stage
+    return f"Its rollout has begun: it is in {stage}." if stage != "candidate" else f"Not yet: {ticked.why}"
 
 
 def _provenance(context: dg.AssetExecutionContext, settings: Settings) -> Provenance:

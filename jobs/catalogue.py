@@ -8,9 +8,11 @@ from typing import Protocol
 import dagster as dg
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
+from assets.ledger import KEY as LEDGER
 from assets.lineage import model_key
+from jobs.rollout import release_jobs
 from pilotage.data.source import SourceSpec
-from pilotage.run_tags import CAUSE, MODEL, SOURCE
+from pilotage.run_tags import CAUSE, DECISION, MODEL, SOURCE
 from pilotage.spec import ModelSpec
 
 MAX_RUNTIME = "dagster/max_runtime"
@@ -80,6 +82,15 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                 tags=BY_HAND | {MODEL: spec.name, "retrain": spec.name, MAX_RUNTIME: "3600"},
             )
         )
+    jobs.extend(release_jobs(models))
+    jobs.append(
+        dg.define_asset_job(
+            "audit_ledger",
+            selection=dg.AssetSelection.assets(LEDGER),
+            description="Verifies the ledger of decisions by its hashes and its earlier heads, and notes its head.",
+            tags={DECISION: "audit"},
+        )
+    )
     return jobs
 
 

@@ -27,6 +27,13 @@ def all_schedules(
             default_status=dg.DefaultScheduleStatus.RUNNING,
             description="Reads new rows of SQL and REST sources.",
         )
+    yield dg.ScheduleDefinition(
+        name="hourly_audit",
+        job_name="audit_ledger",
+        cron_schedule="7 * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Verifies the ledger of decisions, and notes its head where nobody can change both.",
+    )
     for spec in models.values():
         if spec.retraining.schedule:
             yield _retraining(spec, daily=sources[spec.source].daily is not None)

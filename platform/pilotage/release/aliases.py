@@ -99,10 +99,15 @@ def _tag(client: MlflowClient, state: ModelState, tags: Mapping[str, str]) -> No
             client.set_model_version_tag(state.model, str(known.version), STAGE, known.stage)
 
 
+def is_there(settings: Settings) -> bool:
+    """Whether MLflow can have anything. To ask a SQLite store that was never made would make it, in seconds."""
+    file = settings.mlflow.removeprefix("sqlite:///")
+    return file == settings.mlflow or Path(file).exists()
+
+
 def show(state: ModelState, *, settings: Settings) -> None:
     """Projects if MLflow is there. The ledger has decided; what lags is brought up to date by the next look."""
-    if settings.mlflow.startswith("sqlite:///") and not Path(settings.mlflow.removeprefix("sqlite:///")).exists():
-        # Nothing was ever registered: to ask would make the store, which takes seconds.
+    if not is_there(settings):
         return
     try:
         project(state, settings=settings)

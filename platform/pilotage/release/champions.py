@@ -32,6 +32,15 @@ class ReleaseStatus:
     history: tuple[Release, ...]
 
 
+def states(*, settings: Settings) -> dict[str, ModelState]:
+    """What the ledger says of every model."""
+    book = SqlLedger(settings.ledger)
+    try:
+        return fold(book.events())
+    finally:
+        book.close()
+
+
 def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) -> Release | None:
     """The champion of a model, by the ledger; ``None`` before the first promotion."""
     book = ledger or SqlLedger(settings.ledger)

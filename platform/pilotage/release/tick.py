@@ -47,7 +47,7 @@ def to_do(spec: ModelSpec, state: ModelState) -> str | None:
         return None
     if (version := state.under_way) is not None:
         return f"version {version.version} is in {version.stage}"
-    if spec.rollout.automatic and state.ab_test is None and (version := state.waiting) is not None:
+    if spec.rollout.automatic and (version := state.waiting) is not None:
         return f"version {version.version} is to begin its rollout"
     return None
 
@@ -60,6 +60,8 @@ def idle(spec: ModelSpec, state: ModelState) -> str:
         return f"{spec.name} has no champion"
     if state.ab_test is not None:
         return f"an A/B test of {spec.name} runs, which a person ends"
+    if state.canary is not None:
+        return f"version {state.canary.version} of {spec.name} is in canary, and the next one waits for it"
     return f"no version of {spec.name} is in shadow or canary"
 
 
@@ -83,22 +85,29 @@ def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)
     version = state.under_way
     if version is None:
-        return _begin(spec, state, settings, book)
+        return begin_rollout(spec, settings=settings, ledger=book)
     from pilotage.release.rollout import assess, gather
 
     decision = assess(spec, state, gather(spec, state, settings, lake, ledger=book), now)
     return _carry_out(spec, state, version, decision, settings, book)
 
 
-def _begin(spec: ModelSpec, state: ModelState, settings: Settings, book: Ledger) -> Ticked:
+def begin_rollout(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = None) -> Ticked:
+    """Lets the newest candidate enter its first stage, if it is newer than the champion and nothing is in its way.
+
+    Raises:
+        LedgerConflict: Somebody decided about the model at this moment.
+        NotReleasable: Its bundle is corrupt.
+    """
+    book = ledger or SqlLedger.of(settings)
+    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
     version = state.waiting
-    if version is None:
-        raise ReleaseError(f"No version of {spec.name} waits.", fix="Look again.", model=spec.name)
+    if version is None or state.killed is not None or state.champion is None or state.challenger is not None:
+        return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)
     why = "Newer than the champion; the model's rollout is automatic."
+    by: dict[str, Any] = {"settings": settings, "actor": ACTOR, "why": why, "ledger": book, "seen": state.sequence}
     try:
-        after = commands.begin(
-            spec.name, version.version, spec=spec, settings=settings, actor=ACTOR, why=why, ledger=book
-        )
+        after = commands.begin(spec.name, version.version, spec=spec, **by)
     except NotApproved as error:
         return _ask(state, version, error.message, {}, settings, book)
     return Ticked(model=spec.name, version=version.version, did="began", why=why, state=after)

@@ -159,12 +159,20 @@ def end_ab(
 
 
 def begin(
-    model: str, version: int, *, spec: ModelSpec, settings: Settings, actor: str, why: str, ledger: Ledger | None = None
+    model: str,
+    version: int,
+    *,
+    spec: ModelSpec,
+    settings: Settings,
+    actor: str,
+    why: str,
+    ledger: Ledger | None = None,
+    seen: int | None = None,
 ) -> ModelState:
     """Lets a version enter the first stage of its rollout. Errors as in ``shadow`` and ``canary``."""
     if spec.rollout.shadow is not None:
-        return shadow(model, version, settings=settings, actor=actor, why=why, ledger=ledger)
-    return canary(model, version, settings=settings, actor=actor, why=why, spec=spec, ledger=ledger)
+        return shadow(model, version, settings=settings, actor=actor, why=why, ledger=ledger, seen=seen)
+    return canary(model, version, settings=settings, actor=actor, why=why, spec=spec, ledger=ledger, seen=seen)
 
 
 def note(

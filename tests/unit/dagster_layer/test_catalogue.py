@@ -30,8 +30,10 @@ FLIGHT_DELAY = (
 LOAN_APPROVAL = ("features", "training_set", "trained_model", "evaluation", "registered_version")
 
 ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") for source in SOURCES}
+ASSETS |= {"ledger"}
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
+DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote")
 JOBS = {
     *(f"ingest_{source}" for source in SOURCES),
     "ingest_tables",
@@ -40,9 +42,14 @@ JOBS = {
     "train_flight_delay",
     "features_loan_approval",
     "train_loan_approval",
+    *(f"{decision}_{model}" for decision in DECISIONS for model in ("flight_delay", "loan_approval")),
+    "rollout_flight_delay",
+    "rollout_loan_approval",
+    "reconcile_aliases",
+    "audit_ledger",
 }
-SCHEDULES = {"nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
-SENSORS = {"new_files"}
+SCHEDULES = {"hourly_audit", "nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
+SENSORS = {"new_files", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
 
 HEAVY = [
     *("bentoml", "deltalake", "duckdb", "evidently", "great_expectations", "lightgbm", "matplotlib", "mlflow"),

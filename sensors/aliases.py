@@ -1,0 +1,63 @@
+"""An alias that somebody changed in MLflow by hand → a run that records it, and adopts or reverts it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from jobs.rollout import RECONCILE
+from pilotage.errors import RegistryUnavailable
+from pilotage.run_tags import DECISION
+from pilotage.spec import ModelSpec
+from resources.platform_home import PlatformHome
+from sensors.rollout import UNDER_WAY
+
+EVERY_S = 30
+
+
+def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
+    """Compares MLflow's aliases with what the ledger says; changes nothing itself."""
+
+    @dg.sensor(
+        name="aliases",
+        job_name=RECONCILE,
+        minimum_interval_seconds=EVERY_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Notices when somebody changes the alias `champion` or `challenger` in MLflow by hand, or when MLflow lags "
+            f"behind the ledger, and launches `{RECONCILE}`."
+        ),
+    )
+    def watch(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.release.aliases import aliases_of, edits, is_there, lags, look
+        from pilotage.release.champions import states
+
+        settings = platform.settings
+        if not is_there(settings):
+            return _skipped("MLflow has no store yet: nothing was ever registered.")
+        try:
+            # MLflow before the ledger: a decision in between shows as one that MLflow lags behind.
+            seen = look(list(models), settings=settings)
+        except RegistryUnavailable as error:
+            return _skipped(error.message)
+        known = states(settings=settings)
+        changed = [state for name in models if (state := known.get(name)) and edits(state, seen[name])]
+        behind = [state for name in models if (state := known.get(name)) and lags(state, seen[name])]
+        if not changed and not behind:
+            shown = ", ".join(f"{name} {aliases_of(known[name])}" for name in models if name in known) or "no model"
+            return _skipped(f"MLflow shows what the ledger says: {shown}.")
+        if context.instance.get_runs(dg.RunsFilter(job_name=RECONCILE, statuses=UNDER_WAY), limit=1):
+            return _skipped(f"A run of {RECONCILE} is under way.")
+        said = [edit for state in changed for edit in edits(state, seen[state.model])]
+        cause = "; ".join(f"{edit.model}@{edit.alias} was set to {edit.found} by hand" for edit in said)
+        cause = cause or f"MLflow lags behind the ledger: {', '.join(state.model for state in behind)}"
+        # An incident may come back, and a run may fail: a key a window, not an incident.
+        window = int(datetime.now(UTC).timestamp() // EVERY_S)
+        request = dg.RunRequest(run_key=str(window), tags={DECISION: RECONCILE, "pilotage/looks_because": cause[:250]})
+        return dg.SensorResult(run_requests=[request])
+
+    return watch
+
+
+def _skipped(reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

@@ -1,0 +1,74 @@
+"""A version in shadow or canary → a look of its rollout, at most every minute."""
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from jobs.rollout import TICK, rollout_job_name
+from pilotage.run_tags import DECISION, MODEL
+from pilotage.spec import ModelSpec
+from resources.platform_home import PlatformHome
+
+EVERY = timedelta(minutes=1)
+"""Between two looks in the first hour of a stage, when a version that is worse shows it."""
+LATER_EVERY = timedelta(minutes=5)
+"""Between two looks after that: a stage lasts days, and each look is a run on record."""
+FRESH = timedelta(hours=1)
+
+UNDER_WAY = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+def rollout_sensor(spec: ModelSpec) -> dg.SensorDefinition:
+    """Watches what the ledger says of one model: reads it, and nothing else. To stop it stops the model's rollout."""
+
+    @dg.sensor(
+        name=rollout_job_name(spec.name),
+        job_name=rollout_job_name(spec.name),
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Lets the rollout look at a version of {spec.title.lower()} that is in shadow or canary: each minute in "
+            "the first hour of a stage, then every five. Also begins the rollout of a new version, where the "
+            "model's file says so."
+        ),
+    )
+    def rollout(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.release.champions import states
+        from pilotage.release.stages import ModelState
+        from pilotage.release.tick import idle, to_do
+
+        state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
+        cause = to_do(spec, state)
+        if cause is None:
+            return _skipped(f"Nothing to look at: {idle(spec, state)}.")
+        if running := _under_way(context.instance, spec.name):
+            return _skipped(f"Run {running[:8]} looks at {spec.name}: {cause}.")
+        now = datetime.now(UTC)
+        since = state.under_way.since if state.under_way else now
+        return dg.SensorResult(run_requests=[_request(spec.name, cause, since=since, now=now)])
+
+    return rollout
+
+
+def _request(model: str, cause: str, *, since: datetime, now: datetime) -> dg.RunRequest:
+    every = EVERY if now - since < FRESH else LATER_EVERY
+    # Of one window only one is launched; the next window is another look, whatever became of this one.
+    window = int(now.timestamp() // every.total_seconds())
+    return dg.RunRequest(
+        run_key=f"{model}-{every.total_seconds():.0f}-{window}",
+        tags={DECISION: TICK, MODEL: model, "pilotage/looks_because": cause},
+    )
+
+
+def _under_way(instance: dg.DagsterInstance, model: str) -> str | None:
+    runs = instance.get_runs(dg.RunsFilter(job_name=rollout_job_name(model), statuses=UNDER_WAY), limit=1)
+    return runs[0].run_id if runs else None
+
+
+def _skipped(reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=dg.SkipReason(reason))
