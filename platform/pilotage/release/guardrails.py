@@ -77,7 +77,7 @@ class GuardrailVerdict:
             f" {self.high:+.4f}, {self.tolerance:g} is tolerated"
         )
         return (
-            f"{told}: worse (e-value {self.e_value:,.0f}, {1 / self.alpha:,.0f} is proof)."
+            f"{told}: worse (e-value {self.e_value:.3g}, {1 / self.alpha:.3g} is proof)."
             if self.breached
             else told + "."
         )
@@ -223,7 +223,8 @@ def estimate(games: Sequence[Game]) -> float | None:
     """The difference of the mean losses, unbiased: the mean of all observations; ``None`` without any."""
     sums = [(float(z @ counts), int(counts.sum())) for z, counts in (game.observed() for game in games)]
     n = sum(count for _, count in sums)
-    return sum(total for total, _ in sums) / n if n else None
+    # Rounded, so that no difference is told as none; and never as -0.
+    return round(sum(total for total, _ in sums) / n, 9) + 0.0 if n else None
 
 
 def _paired(evidence: Evidence, pairs: pl.DataFrame, guardrail: Guardrail, cost: CostMatrix) -> list[Game]:
