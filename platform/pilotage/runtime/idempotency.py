@@ -1,0 +1,276 @@
+"""A request that is sent twice with the same id gets the same answer and is logged once: also by another worker of the
+host, also at the same time, also if the worker that took it first died half way.
+
+The workers share a SQLite table (WAL) of the requests whose client chose an id; others never come here. Whoever inserts
+a request's row owns it: it predicts, logs, stores the answer's bytes, and only then answers. Others find the stored
+answer, or wait. An owner locks a file for as long as it lives. When it is dead, the prediction log says whether its
+prediction was logged: then whoever asks next answers with that, or else it takes the request over.
+
+A table that can't be used refuses such requests (503): they asked for a guarantee that nobody could give. The stored
+answers hold what applications sent to identify an entity, so the file is this user's alone, and what expires is
+overwritten. Nothing here knows HTTP or what an answer says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from pilotage.errors import LogUnavailable, PilotageError, RequestConflict, TimedOut
+from pilotage.runtime.answer import PredictionRecord
+from pilotage.runtime.lifeline import Lifeline
+from pilotage.runtime.log.search import Request
+from pilotage.runtime.requests_table import ANY, NOBODY, RequestsTable, decode_records
+from pilotage.settings import Settings
+
+LIFETIME_S = 24 * 3600.0
+"""How long an id is remembered, seconds."""
+AT_MOST = 500_000
+"""Requests that are remembered; beyond them the oldest are forgotten first."""
+_TICK_S = 1.0
+_SYNC_EVERY = 5
+"""Ticks between two checkpoints."""
+
+
+class Fresh(NamedTuple):
+    """Nobody has answered this request: predict, log, ``finish``, answer. If it was not logged: ``abandon``."""
+
+    row: int
+
+
+class Logged(NamedTuple):
+    """Its predictions are in the log, but their owner died: answer with these, ``finish``, and log nothing."""
+
+    row: int
+    records: tuple[PredictionRecord, ...]
+    """In the order of the request's rows."""
+
+
+class Stored(NamedTuple):
+    """It was answered: send this again."""
+
+    body: bytes
+    status: int
+
+
+class Pending(NamedTuple):
+    """Somebody else is at it: ask again in a few milliseconds."""
+
+
+class Idempotency:
+    """The requests of all workers of this host. Its methods may be called from any thread; each takes microseconds.
+
+    Args:
+        folder: ``settings.service_state``.
+        log: ``settings.prediction_log``.
+        report: Told what an operator must know.
+        lifetime_s: How long an id is remembered.
+        at_most: How many are.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        log: Path,
+        report: Callable[[str], None],
+        lifetime_s: float = LIFETIME_S,
+        at_most: int = AT_MOST,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._requests = RequestsTable(
+            folder, log=log, report=report, lifetime_s=lifetime_s, at_most=at_most, clock=clock
+        )
+        self._report = report
+        self._clock = clock
+        self._unsaved: dict[int, Stored | None] = {}
+        """Answers (or, for ``None``, requests given up) that the table did not take yet."""
+        self._poke = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, *, report: Callable[[str], None]) -> Idempotency:
+        """For the workers of this platform."""
+        return cls(settings.service_state, log=settings.prediction_log, report=report)
+
+    def start(self) -> None:
+        """Starts the thread that reads the log for the dead, forgets what is old, and syncs."""
+        self._thread = threading.Thread(target=self._run, name="idempotency", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Ends the thread, and lets go of what is owned: call it when no request is under way any more."""
+        self._closing = True
+        self._poke.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        self._requests.close()
+
+    def begin(
+        self, caller: str, request_id: str, body_sha256: bytes, *, model: str
+    ) -> Fresh | Logged | Stored | Pending:
+        """Takes a request, or says who has it.
+
+        Args:
+            caller: Id of the API key; ids of different callers have nothing to do with each other.
+            request_id: The client's own.
+            body_sha256: Of the request's bytes.
+            model: The same id for another model is another request.
+
+        Raises:
+            RequestConflict: The id was used for another body.
+            LogUnavailable: The table can't be used.
+        """
+        request = Request(caller, model, request_id)
+        with self._requests.use() as (table, life):
+            while True:
+                added = table.execute(
+                    "INSERT INTO requests (caller, model, request_id, content, owner, began_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                    (*request, body_sha256, life.token, self._clock()),
+                )
+                if added.rowcount == 1 and added.lastrowid is not None:
+                    return Fresh(added.lastrowid)
+                outcome = self._existing(table, life, request, body_sha256)
+                if outcome is not None:
+                    return outcome
+
+    async def admit(
+        self, caller: str, request_id: str, body_sha256: bytes, *, model: str, timeout_s: float = 10.0
+    ) -> Fresh | Logged | Stored:
+        """``begin``, but waits for whoever is at the same request.
+
+        Raises:
+            RequestConflict: As in ``begin``.
+            LogUnavailable: As in ``begin``.
+            TimedOut: The other one did not finish in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.002
+        while isinstance(outcome := self.begin(caller, request_id, body_sha256, model=model), Pending):
+            if time.monotonic() >= deadline:
+                raise TimedOut(
+                    f"The first request with the id {request_id!r} is not answered yet.",
+                    fix="Send it again with the same id.",
+                    request_id=request_id,
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.05)
+        return outcome
+
+    def finish(self, claim: Fresh | Logged, body: bytes, status: int) -> None:
+        """Stores the answer, before it is sent and after its prediction is in the log. Never raises.
+
+        If the table refuses, this worker keeps the answer and tries again; if it dies before, the log has it.
+        """
+        self._settle_own(claim.row, Stored(body, status))
+
+    def abandon(self, claim: Fresh | Logged) -> None:
+        """Gives a request up whose prediction is not in the log, so that the next one can try. Never raises.
+
+        Only if nothing was submitted to the log, or ``LogUnavailable`` came back. A caller that went away while its
+        prediction was being committed is no reason: finish it.
+        """
+        self._settle_own(claim.row, None)
+
+    def maintain(self, *, sync: bool = False) -> None:
+        """What the thread does every second.
+
+        Args:
+            sync: Whether to put the table on the disk.
+
+        Raises:
+            LogUnavailable: The table can't be used.
+        """
+        for row, outcome in list(self._unsaved.items()):
+            with self._requests.use() as (table, life):
+                _store(table, life, row, outcome)
+                self._unsaved.pop(row, None)
+        self._requests.bury()
+        self._requests.forget()
+        if sync:
+            self._requests.sync()
+
+    def _existing(
+        self, table: sqlite3.Connection, life: Lifeline, request: Request, content: bytes
+    ) -> Logged | Stored | Pending | None:
+        """What the row that is there says; ``None`` to look again.
+
+        Raises:
+            RequestConflict: It is of another body.
+        """
+        found = table.execute(
+            "SELECT id, content, owner, began_at, status, body, logged FROM requests"
+            " WHERE caller = ? AND model = ? AND request_id = ?",
+            request,
+        ).fetchone()
+        if found is None:
+            return None  # Forgotten or given up since.
+        row, known, owner, began_at, status, body, logged = found
+        if status is not None and self._requests.expired(began_at):
+            table.execute("DELETE FROM requests WHERE id = ?", (row,))
+            return None
+        if known not in (content, ANY):
+            raise RequestConflict(
+                f"The request id {request.request_id!r} was used before, with another content.",
+                fix="Give every request an id of its own; send the same content to get the same answer.",
+                request_id=request.request_id,
+            )
+        if status is not None:
+            return Stored(body, status)
+        if owner == NOBODY:
+            taken = table.execute(
+                "UPDATE requests SET owner = ?, content = ? WHERE id = ? AND owner = ?",
+                (life.token, content, row, NOBODY),
+            )
+            return Logged(row, decode_records(logged)) if taken.rowcount == 1 else None
+        if owner == life.token and (unsaved := self._unsaved.get(row)) is not None:
+            return unsaved
+        if not life.alive(owner):
+            self._poke.set()
+        return Pending()
+
+    def _settle_own(self, row: int, outcome: Stored | None) -> None:
+        try:
+            with self._requests.use() as (table, life):
+                _store(table, life, row, outcome)
+        except LogUnavailable:
+            self._unsaved[row] = outcome
+
+    def _run(self) -> None:
+        tick = 0
+        failed = False
+        while not self._closing:
+            try:
+                self.maintain(sync=tick % _SYNC_EVERY == 0)
+                failed = False
+            except (PilotageError, OSError, msgspec.MsgspecError) as error:
+                if not failed:
+                    self._report(f"idempotency: {error}")
+                failed = True
+            tick += 1
+            self._poke.wait(_TICK_S)
+            self._poke.clear()
+
+
+def _store(table: sqlite3.Connection, life: Lifeline, row: int, outcome: Stored | None) -> None:
+    if outcome is not None:
+        table.execute(
+            "UPDATE requests SET status = ?, body = ?, logged = NULL WHERE id = ? AND owner = ?",
+            (outcome.status, outcome.body, row, life.token),
+        )
+        return
+    # What the log holds must be answered with, whoever asks next.
+    table.execute("DELETE FROM requests WHERE id = ? AND owner = ? AND logged IS NULL", (row, life.token))
+    table.execute(
+        "UPDATE requests SET owner = ? WHERE id = ? AND owner = ? AND status IS NULL", (NOBODY, row, life.token)
+    )
