@@ -66,13 +66,16 @@ class Gauges:
 class ServiceMetrics:
     """What a worker counts. The counting methods are for the event loop's thread alone."""
 
-    def __init__(self, folder: Path, *, models: Iterable[str], routes: Collection[str]) -> None:
+    def __init__(
+        self, folder: Path, *, models: Iterable[str], routes: Collection[str], service: str | None = None
+    ) -> None:
         """Joins the service's other workers.
 
         Args:
             folder: Shared by them.
             models: Every model that is served.
             routes: Every route template; requests of others are counted as ``other``.
+            service: See ``MetricsFiles``.
         """
         self.in_flight = 0
         """Requests being answered; the gateway counts it up and down."""
@@ -85,7 +88,7 @@ class ServiceMetrics:
         self._watchers: list[Callable[[Gauges], None]] = [_process]
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._files = MetricsFiles(folder, merge=merge_dead)
+        self._files = MetricsFiles(folder, merge=merge_dead, service=service)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
     def answered(self, answer: Answer, seconds: Sequence[float | None]) -> None:

@@ -34,14 +34,15 @@ _RETIRED = "retired.metrics"
 class MetricsFiles:
     """The files of one service's workers, of which one is ours."""
 
-    def __init__(self, folder: Path, *, merge: Callable[[list[bytes]], bytes]) -> None:
+    def __init__(self, folder: Path, *, merge: Callable[[list[bytes]], bytes], service: str | None = None) -> None:
         """Makes this worker's file, removes those of services that are gone, and merges those of workers that are.
 
         Args:
             folder: Shared by the workers.
             merge: Adds up what several dead workers wrote.
+            service: Names the service; default: ``service_of`` the process that started this worker.
         """
-        self._folder = folder / _service()
+        self._folder = folder / (service or service_of(os.getppid()))
         self._folder.mkdir(parents=True, exist_ok=True)
         _remove_others(folder, keep=self._folder)
         self._merge = merge
@@ -101,10 +102,9 @@ class MetricsFiles:
             os.close(lock)
 
 
-def _service() -> str:
-    """Names the process that started this worker; with its start, since process ids come again."""
-    parent = psutil.Process(os.getppid())
-    return f"{parent.pid}-{int(parent.create_time() * 1000)}"
+def service_of(pid: int) -> str:
+    """Names a process that starts workers; with the time of its start, since process ids come again."""
+    return f"{pid}-{int(psutil.Process(pid).create_time() * 1000)}"
 
 
 def _remove_others(folder: Path, *, keep: Path) -> None:
@@ -113,8 +113,8 @@ def _remove_others(folder: Path, *, keep: Path) -> None:
         if other == keep or not (pid.isdigit() and started.isdigit()):
             continue
         try:
-            lives = int(psutil.Process(int(pid)).create_time() * 1000) == int(started)
-        except psutil.NoSuchProcess:
+            lives = service_of(int(pid)) == other.name
+        except (psutil.NoSuchProcess, OverflowError):
             lives = False
         if not lives and not any(_is_locked(path) for path in other.glob("*.metrics")):
             shutil.rmtree(other, ignore_errors=True)
