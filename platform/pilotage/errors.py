@@ -32,6 +32,7 @@
         ├── ModelNotReady      503
         ├── StateUnavailable   503
         ├── LogUnavailable     503
+        ├── Overloaded         503
         └── TimedOut           504
 
 An error takes its culprits as data (keyword arguments, kept in ``details``); its message names the culprit and the
@@ -201,6 +202,12 @@ class RateLimited(ServingError):
 
 class LogUnavailable(ServingError):
     """The prediction could not be put on disk, and its model does not answer without."""
+
+    http_status = 503
+
+
+class Overloaded(ServingError):
+    """As many requests as can be are being answered already; ``details["retry_after_s"]`` says when to come again."""
 
     http_status = 503
 

@@ -1,246 +1,375 @@
-"""Keeps the champions of a serving process up to date: one thread that follows the releases, and swaps.
+"""Keeps a serving process in line with what was decided: follows the plans, loads versions, and swaps boards.
 
-A release that can't be served is refused and remembered with its reason; the version before goes on answering. Where
-releases are read from is handed in, so that this file knows no database.
+One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
+loaded, another share. Another one loads, which takes seconds; a version that can't be served is refused and remembered
+with its reason, and the version before goes on answering. A third tends the online state. Where plans are read from is
+handed in, so that this file knows no database.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
 
-from pilotage.errors import ModelNotReady, PilotageError, UnknownModel
-from pilotage.runtime.predictor import Predictor
-from pilotage.runtime.probe import admit
-from pilotage.runtime.shelf import fetch
+from pilotage.errors import PilotageError, UnknownModel
+from pilotage.policy import Serving
+from pilotage.runtime.board import Board, Key, Loaded, arrange, load
+from pilotage.runtime.plan import Assignment, Plan
+from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.state import OnlineState
 
-POLL_S = 1.0
-"""Seconds between two looks at the releases."""
+POLL_S = 0.5
+"""Seconds between two looks at the plans."""
+_TEND_S = 1.0
+"""Seconds between two looks at the online state."""
 _LONGEST_PAUSE_S = 60.0
-"""Seconds between two attempts at a release that was refused. It may only have been a full disk."""
-
-
-class Champion(Protocol):
-    """What the follower reads of a release (``pilotage.release.state.Release``)."""
-
-    @property
-    def version(self) -> int: ...
-    @property
-    def bundle(self) -> str: ...
-    @property
-    def bundle_sha256(self) -> str: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def promoted_at(self) -> datetime: ...
-    @property
-    def trained_at(self) -> datetime: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """A version that answers. Requests hold on to one object, so version and score always belong together."""
-
-    predictor: Predictor
-    state: OnlineState | None
-    release: Champion
-    loaded_at: datetime
+"""Seconds between two attempts at a version that was refused. It may only have been a full disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Retry:
-    """When a refused release is tried again."""
+    """When a refused version is tried again, and why it was refused."""
 
-    sequence: int
     not_before: float
     pause_s: float
+    reason: str
 
 
 class Follower:
-    """The champions that this process serves."""
+    """The boards of the models that this process serves."""
 
     def __init__(
         self,
         models: Sequence[str],
         *,
-        releases: Callable[[], Mapping[str, Champion]],
+        releases: Callable[[], Mapping[str, Plan]],
         bundles: Path,
         online: Path,
         report: Callable[[str], None],
+        remember: Path | None = None,
+        policies: Mapping[str, Serving] | None = None,
+        chores: Iterable[Callable[[], None]] = (),
         poll_s: float = POLL_S,
     ) -> None:
         """Starts nothing yet.
 
         Args:
             models: The models to serve.
-            releases: Gives the champion of each model that has one.
+            releases: Gives the plan of each model that has one.
             bundles: Folder in which copies of bundles are kept.
             online: Folder of the online stores.
             report: Called with a sentence for each thing that an operator should know.
+            remember: Folder in which the last known plans are kept; ``None`` to keep none.
+            policies: How each model is served; what is missing has the defaults.
+            chores: Called in the background, about once a second.
             poll_s: Seconds between two looks.
         """
         self.models = tuple(models)
+        self.boards: dict[str, Board] = {}
+        """Model → its board; what is missing was never promoted. A board is read with one look-up, from any thread."""
+        self.loads = 0
+        """Versions loaded so far."""
         self._releases = releases
         self._bundles = bundles
-        self._online = {model: OnlineState(online / f"{model}.db") for model in models}
+        self._states = {model: OnlineState(online / f"{model}.db") for model in models}
         self._report = report
-        self._poll_s = poll_s
-        self._serving: dict[str, Serving] = {}
+        self._file = PlansFile(remember) if remember is not None else None
+        self._policies = policies or {}
+        self._chores = tuple(chores)
+        self._plans: dict[str, Plan] | None = None
+        self._written: dict[str, Plan] | None = None
+        self._read_at: datetime | None = None
+        """When the plans were last known to be in force."""
+        self._reading = True
+        """Whether the last attempt to read the plans went well."""
+        self._known: dict[str, dict[Key, Loaded]] = {model: {} for model in models}
+        self._retries: dict[tuple[str, Key], _Retry] = {}
         self._problems: dict[str, str] = {}
-        """Model → what an operator should know; the empty name stands for the releases themselves."""
-        self._stateless: set[str] = set()
-        """Models whose online state can't answer."""
-        self._retries: dict[str, _Retry] = {}
+        """Model → what an operator should know; the empty name stands for the plans themselves."""
+        self._stateless: dict[str, str] = {}
+        """Model → why its online state can't answer."""
+        self._lock = threading.RLock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pilotage-follower", daemon=True)
+        self._missing = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
+            for name, work, pause in (
+                ("follower", self.follow, lambda: self._stop.wait(poll_s)),
+                ("loader", self.load_missing, self._until_missing),
+                ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),
+            )
+        ]
 
     def start(self) -> None:
         """Begins to follow, in the background."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, and closes the stores."""
+        """Ends the threads, and closes the stores."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
-        for state in self._online.values():
+        self._missing.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=5)
+        for state in self._states.values():
             state.close()
 
-    def serving(self, model: str) -> Serving:
-        """The version that answers for a model, now.
+    def board(self, model: str) -> Board | None:
+        """Who answers for a model now; ``None`` before its first promotion.
 
         Raises:
             UnknownModel: There is no such model.
-            ModelNotReady: It has no verified champion.
         """
-        if (serving := self._serving.get(model)) is not None:
-            return serving
-        if model not in self.models:
+        if (board := self.boards.get(model)) is None and model not in self._states:
             raise UnknownModel(
                 f"There is no model {model[:100]!r}.", fix=f"Use one of: {', '.join(self.models)}.", model=model[:100]
             )
-        problem = self._trouble(model)
-        raise ModelNotReady(
-            f"{model} has no champion that can be served" + (f": {problem}" if problem else "."),
-            fix="Release one: pilotage promote " + model + " VERSION.",
-            model=model,
-        )
+        return board
 
-    def ready(self) -> bool:
-        """Whether every model has a verified champion loaded, with its state."""
-        return all(self._ready(model) for model in self.models)
+    def trouble(self, model: str) -> str | None:
+        """What is wrong with a model, in a sentence; else, with the plans that all of them wait for."""
+        return self._problems.get(model) or self._stateless.get(model) or self._problems.get("")
+
+    def ready(self, model: str | None = None) -> bool:
+        """Whether a model (all of them, without a name) has a version loaded that may answer, and its state; a model
+        that was killed is ready to say so."""
+        return all(self._ready(each) for each in (self.models if model is None else (model,)))
+
+    def state_through(self, model: str) -> datetime | None:
+        """How far a model's history knows (UTC); ``None`` if there is none."""
+        board = self.boards.get(model)
+        champion = board.champion if board else None
+        return _through(board.state) if board and champion and champion.predictor.bundle.asof else None
 
     def status(self) -> list[dict[str, object]]:
         """What is served, one entry a model."""
-        answer: list[dict[str, object]] = []
-        for model in self.models:
-            serving = self._serving.get(model)
-            entry: dict[str, object] = {
-                "model": model,
-                "ready": self._ready(model),
-                "problem": self._trouble(model),
-                "version": None,
-            }
-            if serving is not None:
-                bundle = serving.predictor.bundle
-                entry |= {
-                    "version": serving.predictor.version,
-                    "promoted_at": serving.release.promoted_at,
-                    "trained_at": serving.release.trained_at,
-                    "loaded_at": serving.loaded_at,
-                    "bundle_sha256": bundle.sha256,
-                    "label": bundle.label,
-                    "threshold": bundle.threshold,
-                    "state_through": _through(serving),
-                }
-            answer.append(entry)
-        return answer
+        return [self._entry(model) for model in self.models]
 
     def look(self) -> None:
-        """Looks once, and takes up whatever is new. The thread calls this; tests may."""
+        """Looks once, takes up whatever is new, and loads it. What the threads do; tests may."""
+        self.follow()
+        self.load_missing()
+        self.tend()
+
+    def follow(self) -> None:
+        """Reads the plans, and carries out what needs no loading."""
         try:
-            releases = self._releases()
+            plans = dict(self._releases())
         except Exception as error:
             # The ledger may be down for a while; what is loaded goes on answering.
+            self._reading = False
             self._problem("", f"The releases can't be read: {error}")
-            return
-        self._problems.pop("", None)
-        for model in self.models:
-            release = releases.get(model)
-            if release is None:
-                self._problem(model, "none was promoted yet")
-            elif self._is_new(model, release):
-                self._take_up(model, release)
-            if model in self._serving:
-                self._watch_state(model)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self.look()
-            self._stop.wait(self._poll_s)
-
-    def _is_new(self, model: str, release: Champion) -> bool:
-        serving, retry = self._serving.get(model), self._retries.get(model)
-        if serving is not None and serving.release.sequence == release.sequence:
-            return False
-        return retry is None or retry.sequence != release.sequence or time.monotonic() >= retry.not_before
-
-    def _take_up(self, model: str, release: Champion) -> None:
-        try:
-            folder = fetch(
-                Path(release.bundle),
-                sha256=release.bundle_sha256,
-                shelf=self._bundles,
-                model=model,
-                version=release.version,
-            )
-            bundle = admit(folder, sha256=release.bundle_sha256)
-            predictor = Predictor(bundle, release.version)
-            predictor.warm()
-        except Exception as error:
-            # Whatever it is: this thread must live to see the next release, and what is loaded goes on answering.
-            before = self._retries.get(model)
-            again = before is not None and before.sequence == release.sequence
-            pause = min(_LONGEST_PAUSE_S, 2 * before.pause_s if again and before else self._poll_s)
-            self._retries[model] = _Retry(sequence=release.sequence, not_before=time.monotonic() + pause, pause_s=pause)
-            self._problem(model, f"version {release.version} is refused: {error}")
-            return
-        state = self._online[model] if bundle.asof else None
-        # One assignment: a request sees the old version or the new one, whole.
-        self._serving[model] = Serving(predictor=predictor, state=state, release=release, loaded_at=datetime.now(UTC))
-        self._problems.pop(model, None)
-        self._retries.pop(model, None)
-        self._report(f"{model} is served by version {release.version}")
-
-    def _watch_state(self, model: str) -> None:
-        """Notes whether the online state can answer; a missing one is found before the first request."""
-        serving = self._serving[model]
-        if serving.state is None:
-            self._stateless.discard(model)
-            return
-        try:
-            serving.state.check(serving.predictor.bundle)
-        except PilotageError as error:
-            self._stateless.add(model)
-            self._problem(model, str(error))
+            if self._plans is None:
+                self._recall()
         else:
-            if model in self._stateless:
-                self._stateless.discard(model)
-                self._problems.pop(model, None)
-                self._report(f"{model} has its online state")
+            self._solved("")
+            self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
+            self._remember(plans)
+        self._arrange_all()
+
+    def load_missing(self) -> None:
+        """Loads every version that has a role, the most important first, until none is left to try."""
+        while not self._stop.is_set():
+            if (wanted := next(iter(self._wanted()), None)) is None:
+                return
+            self._load(*wanted)
+
+    def tend(self) -> None:
+        """Takes up replaced online stores, and does the chores."""
+        for model, board in list(self.boards.items()):
+            self._refresh_state(model, board.champion or board.previous)
+        for chore in self._chores:
+            try:
+                chore()
+            except Exception as error:
+                # The others have nothing to do with it.
+                self._problem("chore", f"{type(error).__name__}: {error}")
+
+    def _wanted(self) -> Iterable[tuple[str, Assignment]]:
+        now = time.monotonic()
+        for turn in range(4):
+            # First the champion of every model, then the canaries, the champions before, and the shadows.
+            for model, plan in (self._plans or {}).items():
+                roles = ((plan.champion,), (plan.canary,), (plan.previous,), plan.shadows)[turn]
+                for assignment in roles:
+                    if assignment is None or model not in self._known:
+                        continue
+                    key = (assignment.version, assignment.bundle_sha256)
+                    retry = self._retries.get((model, key))
+                    if key not in self._known[model] and (retry is None or now >= retry.not_before):
+                        yield model, assignment
+
+    def _load(self, model: str, assignment: Assignment) -> None:
+        key = (assignment.version, assignment.bundle_sha256)
+        try:
+            policy = self._policies.get(model) or Serving()
+            loaded = load(model, assignment, shelf=self._bundles, policy=policy)
+        except Exception as error:
+            # Whatever it is: this thread must live to see the next version, and what is loaded goes on answering.
+            before = self._retries.get((model, key))
+            pause = min(_LONGEST_PAUSE_S, 2 * before.pause_s if before else POLL_S)
+            reason = f"version {assignment.version} is refused: {error}"
+            self._retries[model, key] = _Retry(not_before=time.monotonic() + pause, pause_s=pause, reason=reason)
+            self._report_refusals(model)
+            return
+        board = self.boards.get(model)
+        # Before it answers its first request.
+        self._refresh_state(model, (board.champion if board else None) or loaded)
+        with self._lock:
+            self._known[model][key] = loaded
+            self._retries.pop((model, key), None)
+            self.loads += 1
+            self._arrange_all()
+
+    def _arrange_all(self) -> None:
+        with self._lock:
+            for model in self.models:
+                plan = (self._plans or {}).get(model)
+                if plan is None or (plan.champion is None and not plan.killed):
+                    self._problem(model, "none was promoted yet")
+                if plan is not None:
+                    self._arrange(plan)
+        if next(iter(self._wanted()), None) is not None:
+            self._missing.set()
+
+    def _arrange(self, plan: Plan) -> None:
+        model, before = plan.model, self.boards.get(plan.model)
+        try:
+            board = arrange(plan, self._known[model], before, self._states[model])
+        except PilotageError as error:
+            self._problem(model, f"the plan can't be carried out: {error}")
+            return
+        if before is not None and before.plan == plan and before.loaded().keys() == board.loaded().keys():
+            self._report_refusals(model)
+            return
+        # One assignment: a request sees the old board or the new one, whole.
+        self.boards[model] = board
+        self._known[model] = board.loaded()
+        tried = {(each.version, each.bundle_sha256) for each in plan.assignments()}
+        for name, key in list(self._retries):
+            if name == model and key not in tried:
+                del self._retries[name, key]
+        if board.champion is not None or board.killed:
+            self._solved(model)
+        self._report_refusals(model)
+        self._report_change(before, board)
+
+    def _report_change(self, before: Board | None, board: Board) -> None:
+        was, now = (each.champion.version if each and each.champion else None for each in (before, board))
+        if now is not None and now != was:
+            self._report(f"{board.model} is served by version {now}")
+        if board.killed != (before.killed if before else None):
+            self._report(f"{board.model} {f'was killed: {board.killed}' if board.killed else 'was resumed'}")
+
+    def _report_refusals(self, model: str) -> None:
+        if reasons := [retry.reason for (name, _), retry in self._retries.items() if name == model]:
+            self._problem(model, "; ".join(reasons))
+
+    def _refresh_state(self, model: str, loaded: Loaded | None) -> None:
+        """Takes up a replaced online store, and notes whether it can answer: a missing one is found before the first
+        request."""
+        reason = ""
+        if loaded is not None and loaded.predictor.bundle.asof:
+            state = self._states[model]
+            try:
+                state.refresh()
+                state.check(loaded.predictor.bundle)
+            except PilotageError as error:
+                reason = str(error)
+        before = self._stateless.get(model)
+        if reason:
+            self._stateless[model] = reason
+            if before != reason:
+                self._report(f"{model}: {reason}")
+        elif self._stateless.pop(model, None):
+            self._report(f"{model} has its online state")
+
+    def _recall(self) -> None:
+        """Goes by the last known plans, as there is no other way to know."""
+        try:
+            known = self._file.read() if self._file else None
+        except (OSError, ValueError) as error:
+            self._problem("", f"The last known plans can't be read: {error}")
+            return
+        if known is not None:
+            self._plans, self._read_at = known.plans, known.at
+            self._report(f"The releases can't be read; going by those that were last known, of {known.at:%F %T} UTC")
+
+    def _remember(self, plans: dict[str, Plan]) -> None:
+        if self._file is None or plans == self._written:
+            return
+        try:
+            self._file.write(plans)
+        except OSError as error:
+            self._problem("", f"The plans can't be remembered for a restart: {error}")
+        else:
+            self._written = plans
 
     def _ready(self, model: str) -> bool:
-        return model in self._serving and model not in self._stateless
+        board = self.boards.get(model)
+        if board is None:
+            return False
+        if board.killed:
+            return True
+        return (board.champion is not None or board.previous is not None) and model not in self._stateless
 
-    def _trouble(self, model: str) -> str | None:
-        """What is wrong with a model; else, with the releases that all of them wait for."""
-        return self._problems.get(model) or self._problems.get("")
+    def _entry(self, model: str) -> dict[str, object]:
+        board = self.boards.get(model)
+        entry: dict[str, object] = {
+            "model": model,
+            "ready": self._ready(model),
+            "problem": self.trouble(model),
+            "version": None,
+            "plans_from": "ledger" if self._reading else "last known copy",
+            "plans_as_of": self._read_at,
+        }
+        if board is None:
+            return entry
+        champion = board.champion
+        entry |= {
+            "killed": board.killed,
+            "canary": {"version": board.canary.loaded.version, "share": board.canary.share} if board.canary else None,
+            "previous": board.previous.version if board.previous else None,
+            "shadows": [each.version for each in board.shadows],
+            "sequence": board.plan.sequence,
+        }
+        if champion is None:
+            return entry
+        bundle = champion.predictor.bundle
+        wanted = board.plan.champion
+        current = wanted if wanted is not None and wanted.bundle_sha256 == bundle.sha256 else None
+        return entry | {
+            "version": champion.version,
+            "promoted_at": current.since if current else None,
+            "trained_at": current.trained_at if current else None,
+            "loaded_at": champion.loaded_at,
+            "bundle_sha256": bundle.sha256,
+            "label": bundle.label,
+            "threshold": bundle.threshold,
+            "state_through": self.state_through(model),
+            "breaker_open": champion.breaker.open,
+        }
+
+    def _repeat(self, work: Callable[[], None], pause: Callable[[], object]) -> None:
+        while not self._stop.is_set():
+            try:
+                work()
+            except Exception as error:
+                # These threads end with the process and not before.
+                self._report(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
+            pause()
+
+    def _until_missing(self) -> None:
+        self._missing.wait()
+        self._missing.clear()
+
+    def _solved(self, model: str) -> None:
+        self._problems.pop(model, None)
 
     def _problem(self, model: str, what: str) -> None:
         if self._problems.get(model) != what:
@@ -248,8 +377,8 @@ class Follower:
             self._report(f"{model}: {what}" if model else what)
 
 
-def _through(serving: Serving) -> datetime | None:
+def _through(state: OnlineState) -> datetime | None:
     try:
-        return serving.state.through if serving.state else None
+        return state.through
     except PilotageError:
         return None

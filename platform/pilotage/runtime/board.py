@@ -1,0 +1,162 @@
+"""What a worker has at hand for one model: the versions that are loaded, and which of them does what.
+
+A request holds on to one board, so that version, score and state always belong together. Boards never change; the
+follower puts another in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pilotage.policy import Serving
+from pilotage.runtime.breaker import Breaker
+from pilotage.runtime.plan import Assignment, Plan
+from pilotage.runtime.predictor import Predictor
+from pilotage.runtime.probe import admit
+from pilotage.runtime.routing import Segment
+from pilotage.runtime.shelf import fetch
+from pilotage.runtime.state import OnlineState
+
+Key = tuple[int, str]
+"""Version and the SHA-256 of its bundle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """A version that was found fit, and is warm."""
+
+    predictor: Predictor
+    breaker: Breaker
+    loaded_at: datetime
+    personal: frozenset[str]
+    """Request fields that identify a person, as the bundle knows."""
+    telling: frozenset[str]
+    """Features that are made of such fields."""
+
+    @property
+    def version(self) -> int:
+        return self.predictor.version
+
+    @property
+    def key(self) -> Key:
+        return self.predictor.version, self.predictor.bundle.sha256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """A version that answers a share of the entities."""
+
+    loaded: Loaded
+    share: float
+    salt: str
+    segment: Segment | None
+    sequence: int
+    """Of the ledger event that gave it its share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """Who answers for a model now."""
+
+    model: str
+    plan: Plan
+    """What was asked for. What is refused or not yet loaded is missing below, and the champion is the one before."""
+    champion: Loaded | None
+    previous: Loaded | None
+    canary: Canary | None
+    shadows: tuple[Loaded, ...]
+    idle: tuple[Loaded, ...] = ()
+    """Loaded, and without a role: no version has one while the model is killed."""
+    state: OnlineState
+
+    @property
+    def killed(self) -> str | None:
+        """Why no version may answer."""
+        return self.plan.killed
+
+    def loaded(self) -> dict[Key, Loaded]:
+        """Every version that it holds on to."""
+        canary = self.canary.loaded if self.canary else None
+        return {each.key: each for each in (self.champion, self.previous, canary, *self.shadows, *self.idle) if each}
+
+
+def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving) -> Loaded:
+    """Brings a version to the shelf, lets a child process try it, and warms it up.
+
+    Raises:
+        BundleCorrupt: It is not fit to serve.
+    """
+    folder = fetch(
+        Path(assignment.bundle),
+        sha256=assignment.bundle_sha256,
+        shelf=shelf,
+        model=model,
+        version=assignment.version,
+    )
+    bundle = admit(folder, sha256=assignment.bundle_sha256)
+    predictor = Predictor(bundle, assignment.version)
+    predictor.warm()
+    personal = frozenset(field.name for field in bundle.request if field.personal)
+    return Loaded(
+        predictor=predictor,
+        breaker=Breaker(after=policy.break_after, pause_s=policy.break_for.total_seconds()),
+        loaded_at=datetime.now(UTC),
+        personal=personal,
+        telling=frozenset(
+            feature.name for feature in bundle.features if personal.intersection(feature.expr.meta.root_names())
+        ),
+    )
+
+
+def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: OnlineState) -> Board:
+    """Puts what is loaded in its places.
+
+    Args:
+        plan: What is asked for.
+        known: What is loaded.
+        before: The board until now: its champion stays while the new one can't be had.
+        state: The model's online state.
+
+    Raises:
+        DeclarationError: The canary's segment can't be read.
+    """
+
+    if plan.killed is not None:
+        # What is loaded stays, so that resuming takes no time; but nobody finds a version to ask.
+        return Board(
+            model=plan.model,
+            plan=plan,
+            champion=None,
+            previous=None,
+            canary=None,
+            shadows=(),
+            idle=tuple(known.values()),
+            state=state,
+        )
+
+    def find(assignment: Assignment | None) -> Loaded | None:
+        return known.get((assignment.version, assignment.bundle_sha256)) if assignment else None
+
+    champion = find(plan.champion)
+    if champion is None and plan.champion is not None and before is not None:
+        champion = before.champion
+    wanted = plan.canary
+    canary = find(wanted)
+    return Board(
+        model=plan.model,
+        plan=plan,
+        champion=champion,
+        previous=find(plan.previous),
+        canary=_canary(canary, wanted) if canary is not None and wanted is not None else None,
+        shadows=tuple(each for shadow in plan.shadows if (each := find(shadow)) is not None),
+        state=state,
+    )
+
+
+def _canary(loaded: Loaded, assignment: Assignment) -> Canary:
+    segment = Segment(assignment.segment, loaded.predictor.contract) if assignment.segment else None
+    return Canary(
+        loaded=loaded, share=assignment.share, salt=assignment.salt, segment=segment, sequence=assignment.sequence
+    )

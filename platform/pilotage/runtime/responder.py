@@ -1,0 +1,253 @@
+"""One request, from its decoded fields to the answer and the record of it. No HTTP, no disk.
+
+Whatever happens to a model, a request gets an answer that says who gave it: the version whose turn it is, the champion
+before it, the same request's answer of a moment ago, the spec's rule, or nothing (then a person should decide). Only
+a request that is wrong, and a model that nothing was ever released of, are errors. Everything here runs on the event
+loop's thread, and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError
+from pilotage.runtime.answer import Explanation, Record
+from pilotage.runtime.board import Board, Loaded
+from pilotage.runtime.desk import Asked, Desk, Drafted, Earlier, Ids, Stage, Turn
+from pilotage.runtime.fallback import rule_of, told
+from pilotage.runtime.follower import Follower
+from pilotage.runtime.predictor import Scored
+from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.spec import ModelSpec
+
+_LONGEST_REASON = 300
+"""Characters of a reason in an answer."""
+
+
+class Responder:
+    """Answers requests to the models of a worker."""
+
+    def __init__(
+        self,
+        specs: Mapping[str, ModelSpec],
+        follower: Follower,
+        *,
+        pseudonyms: Pseudonyms,
+        encode: Callable[[Record], bytes],
+        keep: Callable[[str, bytes], bool],
+        report: Callable[[str], None],
+    ) -> None:
+        """Makes a desk for each model.
+
+        Args:
+            specs: Model → its declaration.
+            follower: Keeps the boards.
+            pseudonyms: Stand for values that identify a person.
+            encode: Writes a record of the prediction log.
+            keep: Sees to it that each segment of the log begins with a record, under a key.
+            report: Called with a sentence when a version fails.
+        """
+        self.ids = Ids()
+        self.desks = {
+            name: Desk(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=self.ids)
+            for name, spec in specs.items()
+        }
+        self._follower = follower
+        self._boards = follower.boards
+        self._report = report
+
+    def answer(self, model: str, request: Any, *, request_id: str, caller: str) -> Drafted:
+        """Answers one request.
+
+        Args:
+            model: Whose prediction is asked for.
+            request: The decoded JSON object.
+            request_id: For the log; the client's, or ours.
+            caller: Id of the API key, for the log.
+
+        Raises:
+            UnknownModel: There is no such model.
+            InvalidRequest: The request breaks the contract.
+            ModelNotReady: No version was ever released, or none could be loaded yet.
+        """
+        asked = Asked(request, request_id, caller, time.perf_counter_ns())
+        board = self._boards.get(model) or self._missing(model)
+        desk = self.desks[model]
+        if board.plan.killed is not None:
+            return _killed(desk, board, asked)
+        turn = self._turn(desk, board, request)
+        loaded = turn.loaded
+        if not loaded.breaker.allows():
+            return self._fall_back(desk, board, asked, turn, None)
+        try:
+            scored, prepared_ns = desk.score(loaded, request, board.state)
+        except Exception as error:
+            return self._fall_back(desk, board, asked, turn, error)
+        loaded.breaker.succeeded()
+        return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
+
+    def answer_many(
+        self, model: str, rows: Sequence[Any], *, request_id: str, caller: str
+    ) -> list[Drafted | PilotageError]:
+        """Answers many requests of one caller, each with its own answer or error, in order.
+
+        Raises:
+            UnknownModel: There is no such model.
+            ModelNotReady: As in ``answer``.
+        """
+        started = time.perf_counter_ns()
+        board = self._boards.get(model) or self._missing(model)
+        desk = self.desks[model]
+        results: list[Drafted | PilotageError | None] = [None] * len(rows)
+        turns: dict[int, list[tuple[int, Turn]]] = {}
+        if board.plan.killed is None:
+            for index, row in enumerate(rows):
+                turn = self._turn(desk, board, row)
+                turns.setdefault(turn.loaded.version, []).append((index, turn))
+        for members in turns.values():
+            loaded = members[0][1].loaded
+            if not loaded.breaker.allows():
+                continue
+            try:
+                scores = loaded.predictor.score_many([rows[index] for index, _ in members], board.state)
+            except Exception as error:
+                self._failed(loaded, members[0][1].stage, error)
+                continue
+            for (index, turn), scored in zip(members, scores, strict=True):
+                if isinstance(scored, Scored):
+                    loaded.breaker.succeeded()
+                    results[index] = desk.draft(board, Asked(rows[index], request_id, caller, started), turn, scored)
+        # What is left goes the way of a single request, which knows how to fall back.
+        return [
+            self._one_of_many(model, rows[index], request_id, caller) if result is None else result
+            for index, result in enumerate(results)
+        ]
+
+    @staticmethod
+    def explain(drafted: Drafted) -> Explanation | None:
+        """Why an answer is what it is; ``None`` where no version gave it. Takes milliseconds, and any thread may."""
+        if drafted.loaded is None or drafted.scored is None:
+            return None
+        return drafted.loaded.predictor.explain(drafted.scored)
+
+    def _one_of_many(self, model: str, row: Any, request_id: str, caller: str) -> Drafted | PilotageError:
+        try:
+            return self.answer(model, row, request_id=request_id, caller=caller)
+        except PilotageError as error:
+            return error
+
+    def _turn(self, desk: Desk, board: Board, request: Any) -> Turn:
+        """The version whose turn it is.
+
+        Raises:
+            ModelNotReady: There is none.
+        """
+        drawn_by = None
+        if (canary := board.canary) is not None and (canary.segment is None or canary.segment.takes(request)):
+            if desk.entities.place(request, canary.salt) < canary.share:
+                return Turn(canary.loaded, "canary", canary.sequence)
+            drawn_by = canary.sequence
+        if board.champion is not None:
+            return Turn(board.champion, "champion", drawn_by)
+        if board.previous is not None:
+            return Turn(board.previous, "previous_champion", drawn_by)
+        raise self._not_ready(board.model)
+
+    def _fall_back(self, desk: Desk, board: Board, asked: Asked, turn: Turn, error: Exception | None) -> Drafted:
+        """The next who can answer.
+
+        Raises:
+            InvalidRequest: The request breaks the contract.
+        """
+        if isinstance(error, InvalidRequest) and turn.stage != "canary":
+            raise error
+        reasons = [self._failed(turn.loaded, turn.stage, error)]
+        others: tuple[tuple[Loaded | None, Stage], ...] = (
+            (board.champion, "champion"),
+            (board.previous, "previous_champion"),
+        )
+        for other, stage in others:
+            if other is None or other is turn.loaded:
+                continue
+            if not other.breaker.allows():
+                reasons.append(self._failed(other, stage, None))
+                continue
+            try:
+                scored, prepared_ns = desk.score(other, asked.request, board.state)
+            except InvalidRequest as invalid:
+                if stage == "champion" or isinstance(error, InvalidRequest):
+                    # The champion's contract is what clients go by, not the one of a version on trial or of before.
+                    raise
+                reasons.append(self._failed(other, stage, invalid))
+            except Exception as another:
+                reasons.append(self._failed(other, stage, another))
+            else:
+                other.breaker.succeeded()
+                return desk.draft(
+                    board,
+                    asked,
+                    turn,
+                    scored,
+                    loaded=other,
+                    stage=stage,
+                    reasons=tuple(reasons),
+                    prepared_ns=prepared_ns,
+                )
+        if (earlier := _earlier(desk, board, asked)) is not None:
+            reasons.append(f"this is the answer that the same request got at {earlier.at:%F %T} UTC")
+            return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons))
+        ruled = rule_of(desk.spec, board, asked.request)
+        return desk.draft_rule(board, asked, turn, ruled, (*reasons, *ruled.reasons))
+
+    def _failed(self, loaded: Loaded, stage: Stage, error: Exception | None) -> str:
+        """Counts a failure, and says it."""
+        who = f"{stage.replace('_', ' ')} version {loaded.version}"
+        if error is None:
+            return f"{who} is not asked for a while, since it failed repeatedly"
+        if isinstance(error, InvalidRequest):
+            return f"{who} does not take this request: {error.message}"[:_LONGEST_REASON]
+        if not Desk.is_about_state(error):
+            loaded.breaker.failed()
+            self._report(f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}")
+        return f"{who} failed: {told(error)}"[:_LONGEST_REASON]
+
+    def _missing(self, model: str) -> Board:
+        """Says why a model has no board.
+
+        Raises:
+            UnknownModel: There is no such model.
+            ModelNotReady: It was never promoted.
+        """
+        board = self._follower.board(model)
+        if board is None:
+            raise self._not_ready(model)
+        return board
+
+    def _not_ready(self, model: str) -> ModelNotReady:
+        problem = self._follower.trouble(model)
+        return ModelNotReady(
+            f"{model} has no champion that can be served" + (f": {problem}" if problem else "."),
+            fix=f"Release one: pilotage promote {model} VERSION.",
+            model=model,
+        )
+
+
+def _killed(desk: Desk, board: Board, asked: Asked) -> Drafted:
+    ruled = rule_of(desk.spec, board, asked.request)
+    return desk.draft_rule(board, asked, None, ruled, (f"the model was killed: {board.plan.killed}", *ruled.reasons))
+
+
+def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:
+    """The answer that the same request got from a version that may still answer."""
+    trusted = {each.version: each for each in (board.champion, board.previous) if each is not None}
+    for each in trusted.values():
+        try:
+            values = tuple(each.predictor.contract.row(asked.request))
+        except InvalidRequest:
+            continue
+        found = desk.earlier.get(values)
+        if found is not None and found.version in trusted:
+            return found
+    return None

@@ -1,0 +1,114 @@
+"""Shadow versions: they predict on the same requests after the answer is out, and nobody waits for them.
+
+Their predictions go to the log and nowhere else. The queue is bounded; what does not fit is dropped, and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from pilotage.runtime.answer import Record, ShadowRecord
+from pilotage.runtime.board import Board, Loaded
+from pilotage.runtime.desk import Drafted
+from pilotage.runtime.fallback import told
+
+WAITING = 1_000
+"""Requests that may wait for their shadows; 30 ms of work."""
+
+
+class _Work(NamedTuple):
+    """A request that was answered."""
+
+    board: Board
+    request: Mapping[str, Any]
+    prediction_id: str
+
+
+class Shadows:
+    """Runs shadow versions on a worker's loop, one at a turn, so that requests go first."""
+
+    def __init__(
+        self,
+        *,
+        encode: Callable[[Record], bytes],
+        log: Callable[[bytes], bool],
+        report: Callable[[str], None],
+    ) -> None:
+        """Makes an empty queue.
+
+        Args:
+            encode: Writes a record of the prediction log.
+            log: Takes it, without waiting; says whether it did.
+            report: Called with a sentence when a shadow fails.
+        """
+        self._encode = encode
+        self._log = log
+        self._report = report
+        self._waiting: deque[_Work] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._scheduled = False
+        self.ran = 0
+        """Predictions of shadows."""
+        self.dropped = 0
+        """Requests that no shadow saw, and records that the log did not take."""
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Says where to run."""
+        self._loop = loop
+
+    def offer(self, drafted: Drafted) -> None:
+        """Takes a request that was answered, if its model has shadows."""
+        if not drafted.board.shadows or drafted.board.plan.killed is not None:
+            return
+        if len(self._waiting) >= WAITING or self._loop is None:
+            self.dropped += 1
+            return
+        self._waiting.append(_Work(drafted.board, drafted.asked.request, drafted.answer.prediction_id))
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if not self._waiting:
+            return
+        work = self._waiting.popleft()
+        for loaded in work.board.shadows:
+            if not self._log(self._encode(self._predict(loaded, work))):
+                self.dropped += 1
+        if self._waiting and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _predict(self, loaded: Loaded, work: _Work) -> ShadowRecord:
+        started = time.perf_counter_ns()
+        scored, error = None, None
+        if loaded.breaker.allows():
+            try:
+                scored = loaded.predictor.score_one(work.request, work.board.state)
+                loaded.breaker.succeeded()
+            except Exception as failure:
+                loaded.breaker.failed()
+                error = told(failure)
+                self._report(f"{work.board.model}: shadow version {loaded.version} failed: {failure}")
+        else:
+            error = "not asked for a while, since it failed repeatedly"
+        self.ran += 1
+        return ShadowRecord(
+            prediction_id=work.prediction_id,
+            model=work.board.model,
+            version=loaded.version,
+            at=time.time_ns() // 1000,
+            probability=scored.probability if scored else None,
+            decision=scored.decision if scored else None,
+            referred=scored.referred if scored else False,
+            error=error,
+            latency_us=(time.perf_counter_ns() - started) // 1000,
+        )

@@ -1,0 +1,148 @@
+"""One HTTP request, as the endpoints see it: who asks, what was sent, and how the answer gets out."""
+
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from starlette.types import Receive, Scope, Send
+
+from pilotage.errors import InvalidRequest, RequestTooLarge
+from pilotage.runtime.access.caller import Caller
+from pilotage.runtime.answer import Answer
+from serving.watch import Patience
+
+if TYPE_CHECKING:
+    from serving.worker import Core
+
+LONGEST_ID = 100
+"""Characters of a request id."""
+_ID_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/=+@,~|#")
+
+
+class Disconnected(ConnectionError):
+    """The client left before its request was whole."""
+
+
+class Exchange:
+    """A request that is being answered."""
+
+    __slots__ = (
+        "answer",
+        "caller",
+        "chose_id",
+        "core",
+        "error",
+        "kind",
+        "length",
+        "model",
+        "patience",
+        "receive",
+        "request_id",
+        "scope",
+        "seconds",
+        "send",
+        "started",
+        "status",
+        "traceparent",
+    )
+
+    def __init__(self, core: "Core", scope: Scope, receive: Receive, send: Send) -> None:
+        self.core = core
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.started = time.perf_counter_ns()
+        self.request_id: str = ""
+        """The client's, or ours."""
+        self.chose_id = False
+        """Whether it is the client's."""
+        self.kind = b""
+        """``Content-Type``, as sent."""
+        self.length = 0
+        self.traceparent: bytes | None = None
+        self.caller: Caller
+        self.patience: Patience
+        self.model: str | None = None
+        self.status = 200
+        self.answer: Answer | None = None
+        self.seconds: tuple[float | None, ...] | None = None
+        """What each phase took."""
+        self.error: str | None = None
+
+    def read_headers(self) -> None:
+        """Takes what is needed of the headers.
+
+        Raises:
+            InvalidRequest: The request id is none.
+        """
+        chosen: bytes | None = None
+        for name, value in self.scope["headers"]:
+            if name == b"content-type":
+                self.kind = value
+            elif name == b"content-length":
+                self.length = int(value) if value.isdigit() else 0
+            elif name == b"x-request-id":
+                chosen = value
+            elif name == b"traceparent":
+                self.traceparent = value
+        if chosen is None:
+            self.request_id = self.core.responder.ids()
+        elif 0 < len(chosen) <= LONGEST_ID and _ID_CHARACTERS.issuperset(chosen):
+            self.request_id, self.chose_id = chosen.decode("ascii"), True
+        else:
+            self.request_id = self.core.responder.ids()
+            raise InvalidRequest(
+                f"X-Request-Id has more than {LONGEST_ID} characters, or others than letters, digits and punctuation.",
+                fix="Send a UUID, or leave it out.",
+                field="X-Request-Id",
+            )
+
+    def headers(self) -> dict[str, str]:
+        """The headers by name, lower case."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self.scope["headers"]}
+
+    def query(self, *known: str) -> dict[str, str]:
+        """The query's parameters.
+
+        Raises:
+            InvalidRequest: One is not known.
+        """
+        found = dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        if unknown := found.keys() - set(known):
+            name = min(unknown)[:100]
+            raise InvalidRequest(
+                f"There is no parameter {name!r}.", fix=f"Use only: {', '.join(known) or 'none'}.", field=name
+            )
+        return found
+
+    async def body(self, largest: int) -> bytes:
+        """Reads the body.
+
+        Raises:
+            RequestTooLarge: It has more bytes than that, whatever was announced.
+            Disconnected: The client left.
+        """
+        if self.length > largest:
+            raise _too_large(largest)
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            parts = bytearray(body)
+            while len(parts) <= largest:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise Disconnected
+                parts += message.get("body", b"")
+                if not message.get("more_body", False):
+                    break
+            body = bytes(parts)
+        if len(body) > largest:
+            raise _too_large(largest)
+        self.core.watch.has_read(self.patience)
+        return body
+
+
+def _too_large(largest: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body has more than {largest:,} bytes.", fix="Send less at a time.", largest=largest)

@@ -1,0 +1,219 @@
+"""The ASGI application in front of BentoML's: it answers our routes, and leaves the rest to BentoML.
+
+For each request, in this order: is there room, who asks, may they, how often, and then the endpoint. Every error
+becomes an answer here, and nowhere else. Nothing of Starlette's runs for our routes: its request and response objects,
+and BentoML's middleware, cost more than the prediction.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pilotage.errors import InvalidRequest, NotAllowed, PilotageError, RateLimited, Unauthenticated, UnknownModel
+from pilotage.runtime.access.admission import admit
+from pilotage.runtime.access.caller import Role
+from pilotage.spec import ModelSpec
+from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
+from serving.exchange import Disconnected, Exchange
+from serving.operate import ACTIONS, Operate, refused_status
+from serving.pages import PAGES, Page, model_page
+from serving.protocols import batch, invocations, oip
+from serving.replies import send_error
+from serving.tracing import Traced
+from serving.watch import timed_out
+from serving.worker import Core
+
+_HEALTH = frozenset(("/livez", "/readyz", "/healthz"))
+_MODEL_ROUTES = ("predict", "predict/batch", "outcomes", "invocations")
+_UNKNOWN: tuple[Page | None, Role | None] = (None, "read")
+_NOT_JSON = "Send it with Content-Type: application/json."
+
+
+def endpoints(specs: Mapping[str, ModelSpec]) -> dict[str, Endpoint]:
+    """Path → endpoint, for every model."""
+    found: dict[str, Endpoint] = {}
+    for name, spec in specs.items():
+        found[f"/{name}/predict"] = Predict(name)
+        found[f"/{name}/predict/batch"] = Many(name, batch, "/{model}/predict/batch")
+        found[f"/{name}/outcomes"] = Outcomes(spec)
+        found[f"/{name}/invocations"] = Many(name, invocations, "/{model}/invocations")
+        found[f"/v2/models/{name}/infer"] = Many(name, oip, "/v2/models/{model}/infer")
+        for action in ACTIONS:
+            found[f"/admin/{name}/{action}"] = Operate(name, action)
+    if len(specs) == 1:
+        [name] = specs
+        found["/invocations"] = Many(name, invocations, "/invocations")
+    return found
+
+
+class Gateway:
+    """See above."""
+
+    def __init__(self, app: ASGIApp, *, specs: Mapping[str, ModelSpec], core: Callable[[], Core | None]) -> None:
+        """Prepares the routes.
+
+        Args:
+            app: BentoML's.
+            specs: The models.
+            core: Gives the worker's parts, once it has started.
+        """
+        self._app = app
+        self._specs = specs
+        self._core = core
+        self._endpoints = endpoints(specs)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or (core := self._core()) is None:
+            await self._app(scope, receive, send)
+            return
+        endpoint = self._endpoints.get(scope["path"])
+        if endpoint is None:
+            await self._look(core, scope, receive, send)
+            return
+        exchange = Exchange(core, scope, receive, send)
+        exchange.model = endpoint.model
+        try:
+            exchange.read_headers()
+            exchange.patience = core.watch.enter()
+        except PilotageError as error:
+            await self._refuse(exchange, endpoint, error)
+            return
+        core.metrics.in_flight += 1
+        try:
+            await self._serve(exchange, endpoint)
+        except Disconnected:
+            return
+        except asyncio.CancelledError:
+            if not exchange.patience.over:
+                raise
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()
+            await self._refuse(exchange, endpoint, timed_out())
+        except Exception as error:
+            await self._refuse(exchange, endpoint, error)
+        finally:
+            core.metrics.in_flight -= 1
+            core.watch.leave(exchange.patience)
+
+    async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        core, scope = exchange.core, exchange.scope
+        client = scope["client"]
+        caller = exchange.caller = admit(core.ring, scope["headers"], client[0] if client else None)
+        caller.require(endpoint.role)
+        if endpoint.counted:
+            core.limiter.take(caller)
+        if scope["method"] != "POST":
+            wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Send it by POST.")
+            await self._refuse(exchange, endpoint, wrong, status=405, more=((b"allow", b"POST"),))
+            return
+        if not takes(endpoint, exchange.kind):
+            wrong = InvalidRequest(f"The body is {exchange.kind.decode('latin-1')[:100]!r}.", fix=_NOT_JSON)
+            await self._refuse(exchange, endpoint, wrong, status=415)
+            return
+        await endpoint.answer(exchange)
+        core.metrics.requested(endpoint.route, exchange.status)
+        if core.tracing is not None:
+            _trace(exchange, endpoint.route)
+
+    async def _look(self, core: Core, scope: Scope, receive: Receive, send: Send) -> None:
+        """Everything that is not an endpoint: pages, health, and what BentoML has."""
+        path = scope["path"]
+        if path in _HEALTH:
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(core, scope, receive, send)
+        try:
+            exchange.read_headers()
+            page, role = PAGES.get(path, _UNKNOWN)
+            if role is not None:
+                client = scope["client"]
+                exchange.caller = admit(core.ring, scope["headers"], client[0] if client else None)
+                exchange.caller.require(role)
+            if page is None:
+                page = model_page(core, path)
+            if page is None:
+                self._require_known(path)
+                await self._app(scope, receive, send)
+                return
+            if scope["method"] not in ("GET", "HEAD"):
+                wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Ask for it by GET.")
+                await self._refuse(exchange, None, wrong, status=405, more=((b"allow", b"GET"),))
+                return
+            await send_rendered(exchange, await page(exchange))
+        except Exception as error:
+            await self._refuse(exchange, None, error)
+
+    def _require_known(self, path: str) -> None:
+        """Says which models there are, to who asks for another.
+
+        Raises:
+            UnknownModel: The path is one of ours, of a model that there is not.
+        """
+        parts = path.strip("/").split("/")
+        name = None
+        if parts[0] == "admin" and len(parts) == 3 and parts[2] in ACTIONS:
+            name = parts[1]
+        elif parts[:2] == ["v2", "models"] and len(parts) >= 3:
+            name = parts[2]
+        elif "/".join(parts[1:]) in _MODEL_ROUTES:
+            name = parts[0]
+        if name is not None and name not in self._specs:
+            raise UnknownModel(f"There is no model {name[:100]!r}.", fix=f"Use one of: {', '.join(self._specs)}.")
+
+    async def _refuse(
+        self,
+        exchange: Exchange,
+        endpoint: Endpoint | None,
+        error: Exception,
+        *,
+        status: int | None = None,
+        more: tuple[tuple[bytes, bytes], ...] = (),
+    ) -> None:
+        """Answers an error, in the words of the route's protocol."""
+        metrics = exchange.core.metrics
+        if isinstance(error, RateLimited) and endpoint is not None:
+            metrics.rate_limited()
+        elif isinstance(error, Unauthenticated):
+            metrics.turned_away("unauthenticated")
+        elif isinstance(error, NotAllowed):
+            metrics.turned_away("not_allowed")
+        elif endpoint is not None and endpoint.role == "predict":
+            metrics.failed(endpoint.model, error)
+        code = await send_error(
+            exchange.send,
+            error,
+            request_id=exchange.request_id.encode(),
+            status=(status := status or refused_status(error)),
+            model=exchange.model,
+            more=more,
+            rendered=endpoint.refuse(error, status=status) if endpoint and isinstance(error, PilotageError) else None,
+        )
+        exchange.status, exchange.error = code, type(error).__name__
+        metrics.requested(endpoint.route if endpoint is not None else "other", code)
+        if exchange.core.tracing is not None and endpoint is not None:
+            _trace(exchange, endpoint.route)
+
+
+def _trace(exchange: Exchange, route: str) -> None:
+    tracing = exchange.core.tracing
+    if tracing is None:
+        return
+    ended = time.time_ns()
+    parent = exchange.traceparent
+    tracing.record(
+        Traced(
+            method=exchange.scope["method"],
+            route=route,
+            status=exchange.status,
+            request_id=exchange.request_id,
+            traceparent=parent.decode("latin-1") if parent is not None else None,
+            started=ended - (time.perf_counter_ns() - exchange.started),
+            ended=ended,
+            model=exchange.model,
+            answer=exchange.answer,
+            seconds=exchange.seconds,
+            error=exchange.error,
+        )
+    )

@@ -1,0 +1,70 @@
+"""What an operator may do over HTTP: kill, resume, roll back. Each is an event of the ledger, as from anywhere else."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from pilotage.errors import InvalidRequest, LedgerConflict, LedgerUnavailable, NotApproved, NotReleasable
+from pilotage.release import commands
+from pilotage.release.stages import ModelState
+from pilotage.runtime.access.caller import Role
+from pilotage.settings import Settings
+from serving.endpoints import LARGEST_BODY, Endpoint
+from serving.exchange import Exchange
+from serving.protocols import decode
+from serving.replies import encoded, send_reply
+
+ACTIONS = ("kill", "resume", "rollback")
+_FIX = 'Send {"why": "the reason, in words"}.'
+
+
+class Operate(Endpoint):
+    """``POST /admin/<model>/kill`` and its like."""
+
+    role: Role = "operate"
+
+    def __init__(self, model: str, action: str) -> None:
+        super().__init__(model)
+        self.action = action
+        self.route = f"/admin/{{model}}/{action}"
+
+    async def answer(self, exchange: Exchange) -> None:
+        """Records the decision, and carries it out in this worker at once; the others follow within a second."""
+        core = exchange.core
+        content = decode(await exchange.body(LARGEST_BODY), fix=_FIX)
+        allowed = {"why", "to"} if self.action == "rollback" else {"why"}
+        if not isinstance(content, dict) or not content.keys() <= allowed:
+            raise InvalidRequest("The body is no object of why.", fix=_FIX)
+        why, to = content.get("why"), content.get("to")
+        if not isinstance(why, str) or not why.strip():
+            raise InvalidRequest("A decision is recorded with its reason; why is missing.", fix=_FIX, field="why")
+        if to is not None and (not isinstance(to, int) or isinstance(to, bool)):
+            raise InvalidRequest("to is no version.", fix="Send its number, or leave it out.", field="to")
+        actor = f"{exchange.caller.name} (key {exchange.caller.id})" if exchange.caller.id else exchange.caller.name
+        state = await asyncio.to_thread(self._decide, core.settings, actor, why, to)
+        await asyncio.to_thread(core.follower.follow)
+        core.logger.warning("%s of %s by %s", self.action, self.model, actor)
+        body: dict[str, Any] = {
+            "model": self.model,
+            "champion": state.champion.version if state.champion else None,
+            "killed": state.killed.why if state.killed else None,
+            "sequence": state.sequence,
+        }
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", exchange.request_id.encode())]
+        await send_reply(exchange.send, 200, encoded(body), headers=headers)
+
+    def _decide(self, settings: Settings, actor: str, why: str, to: int | None) -> ModelState:
+        # MLflow's client takes 150 MB and four seconds; its aliases are brought up to date by whoever looks next.
+        settings = settings.model_copy(update={"mlflow_uri": f"sqlite:///{Path('/nonexistent/mlflow.db')}"})
+        if self.action == "kill":
+            return commands.kill(self.model, settings=settings, actor=actor, why=why)
+        if self.action == "resume":
+            return commands.resume(self.model, settings=settings, actor=actor, why=why)
+        return commands.rollback(self.model, to, settings=settings, actor=actor, why=why)
+
+
+def refused_status(error: Exception) -> int | None:
+    """The status of an error that is the release room's, which knows no HTTP; ``None`` for any other."""
+    if isinstance(error, (NotReleasable, NotApproved, LedgerConflict)):
+        return 409
+    return 503 if isinstance(error, LedgerUnavailable) else None

@@ -1,0 +1,97 @@
+"""What can be looked at with GET: what is served, by whom, and how it is described."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from pilotage.errors import PilotageError
+from pilotage.runtime.access.caller import Role
+from serving import openapi
+from serving.endpoints import request_fields
+from serving.exchange import Exchange
+from serving.metrics_text import CONTENT_TYPE
+from serving.protocols import Rendered, json_answer, oip
+from serving.worker import Core
+
+Page = Callable[[Exchange], Awaitable[Rendered]]
+
+
+async def models(exchange: Exchange) -> Rendered:
+    """``/models``: what this worker serves."""
+    return json_answer({"worker": exchange.core.name, "models": exchange.core.follower.status()})
+
+
+async def workers(exchange: Exchange) -> Rendered:
+    """``/workers``: what each worker of this host serves."""
+    return json_answer({"workers": await asyncio.to_thread(exchange.core.heartbeat.workers)})
+
+
+async def docs(exchange: Exchange) -> Rendered:
+    """``/docs.json``: OpenAPI."""
+    return json_answer(openapi.page(exchange.core.specs))
+
+
+async def metrics(exchange: Exchange) -> Rendered:
+    """``/metrics``: of all workers, for Prometheus."""
+    body = await asyncio.to_thread(exchange.core.metrics.page)
+    return Rendered(status=200, headers=(("content-type", CONTENT_TYPE),), body=body)
+
+
+async def live(_: Exchange) -> Rendered:
+    """``/v2/health/live``."""
+    return oip.health("live", ok=True)
+
+
+async def ready(exchange: Exchange) -> Rendered:
+    """``/v2/health/ready``."""
+    return oip.health("ready", ok=exchange.core.follower.ready())
+
+
+async def server(_: Exchange) -> Rendered:
+    """``/v2``."""
+    return oip.server()
+
+
+PAGES: dict[str, tuple[Page, Role | None]] = {
+    "/models": (models, "read"),
+    "/workers": (workers, "read"),
+    "/docs.json": (docs, "read"),
+    "/metrics": (metrics, None),
+    "/v2": (server, None),
+    "/v2/health/live": (live, None),
+    "/v2/health/ready": (ready, None),
+}
+"""Path → what answers, and the role that it takes; ``None`` for none."""
+
+
+def versions(core: Core, model: str) -> list[int]:
+    """The versions of a model that answer now."""
+    board = core.follower.boards.get(model)
+    if board is None:
+        return []
+    canary = board.canary.loaded if board.canary else None
+    return [each.version for each in (board.champion, canary) if each is not None]
+
+
+def model_page(core: Core, path: str) -> Page | None:
+    """The page of one model that a path names (``/v2/models/<model>…``); ``None`` if it names none."""
+    parts = path.split("/")
+    if parts[:3] != ["", "v2", "models"] or len(parts) < 4 or parts[3] not in core.specs:
+        return None
+    model, rest = parts[3], parts[4:]
+    asked = None
+    if rest[:1] == ["versions"] and len(rest) >= 2:
+        asked, rest = rest[1], rest[2:]
+    if rest not in ([], ["ready"]):
+        return None
+
+    async def page(_: Exchange) -> Rendered:
+        try:
+            if asked is not None:
+                oip.check_version(model, asked, versions(core, model))
+        except PilotageError as error:
+            return oip.refuse(error)
+        if rest:
+            return oip.model_ready(model, ok=core.follower.ready(model))
+        return oip.metadata(model, request_fields(core, model), versions(core, model))
+
+    return page

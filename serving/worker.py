@@ -1,0 +1,208 @@
+"""What a worker process holds, from its start to its end: nothing of it exists at import."""
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from pilotage.errors import LogUnavailable, PilotageError
+from pilotage.release.feed import PlanFeed
+from pilotage.release.ledger import SqlLedger
+from pilotage.runtime.access.keys import KeyRing
+from pilotage.runtime.access.limiter import Limiter
+from pilotage.runtime.answer import Answer, Explanation
+from pilotage.runtime.baked import Baked
+from pilotage.runtime.desk import Drafted
+from pilotage.runtime.follower import Follower
+from pilotage.runtime.log import PredictionLog, adopt_orphans, encode
+from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.runtime.responder import Responder
+from pilotage.runtime.shadows import Shadows
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+from serving import logs
+from serving.heartbeat import Heartbeat
+from serving.metrics import Gauges, ServiceMetrics
+from serving.openapi import routes
+from serving.tracing import Tracing
+from serving.watch import Watch
+
+EXPLAINING = 2
+"""Explanations that are computed at once: each takes milliseconds of a core."""
+STOP_S = 4.0
+"""Seconds that the log gets at the end."""
+_ALERT_EVERY_S = 10.0
+"""Seconds between two lines about answers that are not logged."""
+
+
+class Core:
+    """The parts of a worker, put together."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec], settings: Settings, *, baked: Baked | None = None) -> None:
+        """Makes the parts; nothing runs before ``start``.
+
+        Args:
+            specs: Model → its declaration.
+            settings: Where everything is.
+            baked: Plans and bundles that came with the code, where there is no ledger.
+        """
+        self.specs = specs
+        self.settings = settings
+        self.logger = logs.set_up(settings.log_format)
+        self.name = f"w{os.getpid()}-{os.urandom(3).hex()}"
+        report = self.logger.info
+        warn = self.logger.warning
+        self.ledger = SqlLedger.of(settings)
+        feed = PlanFeed(self.ledger)
+        self.heartbeat = Heartbeat(settings.service_state, worker=self.name)
+        self.follower = Follower(
+            tuple(specs),
+            releases=baked.releases(settings, feed) if baked is not None else feed,
+            bundles=settings.bundles,
+            online=settings.online,
+            report=report,
+            remember=settings.service_state,
+            policies={name: spec.serving for name, spec in specs.items()},
+            chores=(self._settle_memory, self._beat, self._adopt),
+        )
+        self.log = PredictionLog(settings.prediction_log, worker=self.name, report=warn)
+        self.responder = Responder(
+            specs,
+            self.follower,
+            pseudonyms=Pseudonyms.of(settings),
+            encode=encode,
+            keep=self.log.keep,
+            report=_Seldom(warn),
+        )
+        self.shadows = Shadows(encode=encode, log=self.log.submit_nowait, report=_Seldom(warn))
+        self.ring = KeyRing(settings.api_keys, report=warn)
+        self.limiter = Limiter(settings.service_state / "limits", report=warn)
+        self.watch = Watch()
+        self.metrics = ServiceMetrics(settings.service_state / "metrics", models=specs, routes=routes())
+        self.metrics.watch(self._figures)
+        self.tracing = Tracing(settings.otel_endpoint, worker=self.name) if settings.otel_endpoint else None
+        self.explainers = ThreadPoolExecutor(EXPLAINING, thread_name_prefix="explain")
+        self.explaining = 0
+        self._alert = _Seldom(self.logger.error)
+        self._loads = 0
+
+    def start(self) -> None:
+        """Begins to answer. Call it on the event loop's thread."""
+        loop = asyncio.get_running_loop()
+        self.log.start(loop)
+        self.shadows.start(loop)
+        self.watch.start(loop)
+        self.metrics.start()
+        if self.tracing is not None:
+            self.tracing.start()
+        self.follower.start()
+
+    async def stop(self) -> None:
+        """Ends everything; what was answered is sealed."""
+        await asyncio.to_thread(self.log.close, STOP_S)
+        self.watch.stop()
+        await asyncio.to_thread(self._stop_threads)
+
+    async def settle(self, drafted: Drafted) -> Answer:
+        """Waits until an answer's record is on the disk, and gives the answer.
+
+        Raises:
+            LogUnavailable: It can't be, and its model does not answer without.
+        """
+        answer = drafted.answer
+        try:
+            await self.log.submit(drafted.payload)
+        except LogUnavailable as error:
+            return self.unlogged(answer, error)
+        return answer
+
+    def unlogged(self, answer: Answer, error: PilotageError) -> Answer:
+        """What becomes of an answer that can't be logged: as its model's spec says, never silently.
+
+        Raises:
+            LogUnavailable: Its model does not answer without.
+        """
+        if self.specs[answer.model].when_log_is_full == "refuse":
+            raise error
+        self._alert(f"{answer.model} answers without a record: {error.message}")
+        return msgspec.structs.replace(answer, logged=False)
+
+    async def explanation(self, drafted: Drafted) -> Explanation | None:
+        """Why an answer is what it is, computed beside the loop; ``None`` where no version gave it."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.explainers, self.responder.explain, drafted)
+
+    def _stop_threads(self) -> None:
+        self.follower.stop()
+        self.heartbeat.stop()
+        self.metrics.stop()
+        if self.tracing is not None:
+            self.tracing.stop(1.0)
+        self.explainers.shutdown(wait=False, cancel_futures=True)
+        self.limiter.close()
+        self.ledger.close()
+
+    def _settle_memory(self) -> None:
+        """After versions were loaded: what lives on is no garbage, and need not be looked through again and again.
+
+        Without this the collector stops the worker for 0.1 s now and then.
+        """
+        if self._loads != self.follower.loads:
+            self._loads = self.follower.loads
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(100_000, 50, 100)
+
+    def _beat(self) -> None:
+        self.heartbeat.beat(self.follower.status())
+
+    def _adopt(self) -> None:
+        for adopted in adopt_orphans(self.settings.prediction_log, report=self.logger.warning):
+            self.logger.warning(
+                "Took over the log of a worker that died: %s, %d records", adopted.outcome, adopted.records
+            )
+
+    def _figures(self, gauges: Gauges) -> None:
+        for model, desk in self.responder.desks.items():
+            gauges.set("pilotage_cache_hits_total", desk.answers.hits, model)
+            gauges.set("pilotage_cache_misses_total", desk.answers.misses, model)
+            gauges.set("pilotage_ready", float(self.follower.ready(model)), model)
+            board = self.follower.boards.get(model)
+            gauges.set("pilotage_killed", float(board is not None and board.killed is not None), model)
+            if board is None:
+                continue
+            roles = [("champion", board.champion), ("previous_champion", board.previous)]
+            roles += [("canary", board.canary.loaded)] if board.canary else []
+            roles += [("shadow", each) for each in board.shadows]
+            for role, loaded in roles:
+                if loaded is not None:
+                    gauges.set("pilotage_versions", 1, model, loaded.version, role)
+            if (through := self.follower.state_through(model)) is not None:
+                gauges.set("pilotage_state_through_seconds", through.timestamp(), model)
+        gauges.set("pilotage_log_queue_depth", self.log.depth)
+        gauges.set("pilotage_log_unsealed_bytes", self.log.unsealed_bytes)
+        gauges.set("pilotage_log_failing", float(self.log.last_error is not None))
+        if self.tracing is not None:
+            gauges.set("pilotage_spans_dropped_total", self.tracing.dropped)
+
+
+class _Seldom:
+    """Says one sentence in a while, and how many it left out: what breaks, breaks for each request."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._not_before = 0.0
+        self._left_out = 0
+
+    def __call__(self, sentence: str) -> None:
+        now = time.monotonic()
+        if now < self._not_before:
+            self._left_out += 1
+            return
+        self._not_before = now + _ALERT_EVERY_S
+        self._say(f"{sentence} (and {self._left_out} more like it)" if self._left_out else sentence)
+        self._left_out = 0
