@@ -271,13 +271,17 @@ def running_log_wealth(observations: Floats, difference: float, *, floor: float)
         Log capital, runs × observations.
     """
     gains = (observations - floor) / (difference - floor) - 1
-    total = np.full(observations.shape, -np.inf)
+    total, capital = np.zeros(observations.shape), np.empty(observations.shape)
     for fraction in FRACTIONS:
-        capital = np.log1p(fraction * gains)
+        np.log1p(fraction * gains, out=capital)
         np.cumsum(capital, axis=-1, out=capital)
-        np.logaddexp(total, capital, out=total)
-    total -= math.log(len(FRACTIONS))
-    return total
+        total += np.exp(np.minimum(capital, _CEILING, out=capital))
+    logs: Floats = np.log(np.maximum(total, 1e-300)) - math.log(len(FRACTIONS))
+    return logs
+
+
+_CEILING = 600.0
+"""Capital beyond e^600 is told as that: it would overflow, and decides nothing more."""
 
 
 def _steps(losses: Floats) -> Counts:
