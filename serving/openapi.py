@@ -38,7 +38,7 @@ _ROLES = {
     "predict": "ask for predictions",
     "outcomes": "tell outcomes",
     "read": "see what is served, and the metrics",
-    "operate": "kill and resume",
+    "operate": "kill, resume and roll back",
 }
 _REQUEST_ID = {
     "name": "x-request-id",
@@ -226,9 +226,22 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
 
-    def admin(what: str, words: str) -> dict[str, Any]:
+    to = {"type": "integer", "description": "Version; left out, the champion before."}
+    where = {**why, "properties": {**why["properties"], "to": to}}
+    stands = {
+        "type": "object",
+        "required": ["model", "champion", "killed", "sequence"],
+        "properties": {
+            "model": {"type": "string"},
+            "champion": {"type": ["integer", "null"], "description": "Its version."},
+            "killed": {"type": ["string", "null"], "description": "Why no version may answer; null if they may."},
+            "sequence": {"type": "integer", "description": "Of the ledger's event that says so."},
+        },
+    }
+
+    def admin(what: str, words: str, body: Schema = why) -> dict[str, Any]:
         refused = ("401", "403", "404", "409", "422", "503")
-        return {"post": _post("Operation", words, what, "operate", (why, {"type": "object"}), refused, [model])}
+        return {"post": _post("Operation", words, what, "operate", (body, stands), refused, [model])}
 
     def text(words: str, operation: str) -> dict[str, Any]:
         return {"get": _get("Health", words, operation, None, (), content="text/plain")}
@@ -249,6 +262,7 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
         },
         "/admin/{model}/kill": admin("kill", "Within two seconds no answer comes from a model, until `resume`."),
         "/admin/{model}/resume": admin("resume", "Lets versions answer again."),
+        "/admin/{model}/rollback": admin("rollback", "Makes an earlier version champion again.", where),
         "/v2": {"get": _get(oip, "The server's name, version and extensions.", "server", None, ())},
         "/v2/health/live": {"get": _get(oip, "Whether the process is there.", "live", None, ())},
         "/v2/health/ready": {"get": _get(oip, "Whether every model can answer.", "ready", None, ("400",))},
