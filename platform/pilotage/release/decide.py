@@ -16,12 +16,16 @@ from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ApprovalRule, ModelState, Stage, Version
 from pilotage.release.state import fold
 from pilotage.release.transitions import objection
+from pilotage.runtime.bundle import verify_files
 from pilotage.runtime.probe import admit
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
 Evidence = Mapping[str, Any]
 """What a tick of the rollout decided by: JSON values."""
+
+_fit: set[str] = set()
+"""Bundles, by hash, whose trial this process has seen: the same bytes need no other one."""
 
 
 def decide(
@@ -111,7 +115,11 @@ class Verifier:
     def _look(self, version: Version) -> BundleCorrupt | None:
         if version.bundle_sha256 not in self._found:
             try:
-                admit(Path(version.bundle), sha256=version.bundle_sha256)
+                if version.bundle_sha256 in _fit:
+                    verify_files(Path(version.bundle), sha256=version.bundle_sha256)
+                else:
+                    admit(Path(version.bundle), sha256=version.bundle_sha256)
+                    _fit.add(version.bundle_sha256)
                 self._found[version.bundle_sha256] = None
             except BundleCorrupt as error:
                 self._found[version.bundle_sha256] = error

@@ -12,6 +12,7 @@ import yaml
 
 from pilotage.cli import home
 from pilotage.errors import ConfigError
+from pilotage.run_tags import CAUSE
 from pilotage.settings import Settings
 
 
@@ -94,7 +95,8 @@ def test_dagster_yaml_is_written_once_and_then_the_operators(settings: Settings)
     config = yaml.safe_load(written.read_text())
     assert config["telemetry"] == {"enabled": False}
     assert config["run_monitoring"]["enabled"] is True
-    assert config["concurrency"]["runs"]["tag_concurrency_limits"] == [{"key": "retrain", "limit": 1}]
+    limits = {each["key"]: each["limit"] for each in config["concurrency"]["runs"]["tag_concurrency_limits"]}
+    assert limits == {"retrain": 1, CAUSE: 2}
     written.write_text("telemetry: {enabled: false}\n")
     home.prepare(settings)
     assert written.read_text() == "telemetry: {enabled: false}\n"
