@@ -14,6 +14,7 @@ from pilotage.spec import (
     ModelSpec,
     RequestField,
     Retraining,
+    Serving,
 )
 
 
@@ -99,11 +100,13 @@ MODEL = ModelSpec(
             name="loan_to_value",
             expr=pl.col("loan_amount") / pl.col("appraised_value"),
             description="Amount asked for against the appraised value",
+            advice="Ask for a smaller loan, or bring a larger down payment.",
         ),
         Feature(
             name="loan_to_price",
             expr=pl.col("loan_amount") / pl.col("price"),
             description="Amount asked for against the price",
+            advice="Ask for a smaller loan, or bring a larger down payment.",
         ),
         Feature(
             name="income",
@@ -115,31 +118,61 @@ MODEL = ModelSpec(
             name="loan_to_income",
             expr=pl.col("loan_amount") * 1000 / (pl.col("applicant_income") + pl.col("coapplicant_income") + 1.0),
             description="Amount asked for against monthly income",
+            advice="Ask for a smaller loan, or apply together with somebody who has an income.",
         ),
         Feature(
             name="housing_expense",
             expr=pl.col("housing_expense"),
             description="Housing expense of income",
             unit="percent",
+            advice="Ask for a smaller loan or a longer term, so that the monthly payment falls.",
         ),
         Feature(
-            name="obligations", expr=pl.col("obligations"), description="All obligations of income", unit="percent"
+            name="obligations",
+            expr=pl.col("obligations"),
+            description="All obligations of income",
+            unit="percent",
+            advice="Pay back other debts before you apply again.",
         ),
         Feature(name="net_worth", expr=pl.col("net_worth"), description="Net worth", unit="thousand USD"),
-        Feature(name="liquid_assets", expr=pl.col("liquid_assets"), description="Liquid assets", unit="thousand USD"),
+        Feature(
+            name="liquid_assets",
+            expr=pl.col("liquid_assets"),
+            description="Liquid assets",
+            unit="thousand USD",
+            advice="Show further savings, if there are any that the application leaves out.",
+        ),
         Feature(name="term_months", expr=pl.col("term_months"), description="Term of the loan", unit="months"),
         Feature(name="credit_lines", expr=pl.col("credit_lines"), description="Credit lines on the reports"),
         Feature(
             name="unemployment", expr=pl.col("unemployment"), description="Unemployment in the industry", unit="percent"
         ),
-        Feature(name="mortgage_history", expr=pl.col("mortgage_history"), description="Mortgage payment history"),
-        Feature(name="consumer_history", expr=pl.col("consumer_history"), description="Consumer credit history"),
         Feature(
-            name="meets_guidelines", expr=pl.col("meets_guidelines"), description="Credit history meets the guidelines"
+            name="mortgage_history",
+            expr=pl.col("mortgage_history"),
+            description="Mortgage payment history",
+            advice="Check the credit report for mistakes, and pay on time for a year.",
+        ),
+        Feature(
+            name="consumer_history",
+            expr=pl.col("consumer_history"),
+            description="Consumer credit history",
+            advice="Check the credit report for mistakes, and pay on time for a year.",
+        ),
+        Feature(
+            name="meets_guidelines",
+            expr=pl.col("meets_guidelines"),
+            description="Credit history meets the guidelines",
+            advice="Ask the officer which guideline is not met.",
         ),
         Feature(name="public_record", expr=pl.col("public_record"), description="Bankruptcy on record"),
         Feature(name="self_employed", expr=pl.col("self_employed"), description="Self-employed"),
-        Feature(name="unverifiable", expr=pl.col("unverifiable"), description="Unverifiable information"),
+        Feature(
+            name="unverifiable",
+            expr=pl.col("unverifiable"),
+            description="Unverifiable information",
+            advice="Hand in the documents that could not be verified.",
+        ),
         Feature(
             name="mortgage_insurance_sought",
             expr=pl.col("mortgage_insurance_sought"),
@@ -169,5 +202,7 @@ MODEL = ModelSpec(
     ),
     slices=("self_employed", "mortgage_history"),
     protected=("black", "hispan", "white", "male", "married", "old"),
+    # Around the threshold of 0.625 the advice could as well be the other one: the officer decides without it.
+    serving=Serving(refer_between=(0.5, 0.75)),
     retraining=Retraining(schedule="0 5 * * *"),
 )

@@ -69,19 +69,27 @@ class StoreMeta:
 class OnlineStore:
     """Looks up what was known of a key at a moment. Safe to share between threads; close it, or use ``with``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, follow: bool = True) -> None:
+        """Opens nothing yet.
+
+        Args:
+            path: The file.
+            follow: Whether a replaced file is taken up at the next look-up. Otherwise what was opened once stays, even
+                when its file is gone.
+        """
         self._path = path
+        self._follow = follow
         self._lock = threading.Lock()
         self._state: _State | None = None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, follow: bool = True) -> Self:
         """Opens the file and checks its structure.
 
         Raises:
             StateUnavailable: There is no such file, or it is no online store.
         """
-        store = cls(path)
+        store = cls(path, follow=follow)
         store.refresh()
         return store
 
@@ -118,6 +126,14 @@ class OnlineStore:
         with self._lock:
             return self._current().lookups(queries, earliest)
 
+    def require(self, earliest: int) -> None:
+        """See ``RowState``."""
+        require_reach(self.meta, earliest)
+
+    def timeline(self, name: str) -> AskedTimeline:
+        """See ``RowState``."""
+        return AskedTimeline(self, name)
+
     def close(self) -> None:
         """Lets go of the file; the next look-up opens it again."""
         with self._lock:
@@ -134,21 +150,47 @@ class OnlineStore:
         self.close()
 
     def _current(self) -> _State:
-        try:
-            found = self._path.stat()
-        except OSError as error:
-            raise StateUnavailable(
-                f"There is no online store {self._path}: {error.strerror}.",
-                fix="Materialise the model's online store.",
-                path=str(self._path),
-            ) from error
-        identity = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if self._state is not None and not self._follow:
+            return self._state
+        identity = identity_of(self._path)
         if self._state is None or self._state.identity != identity:
             opened = _State.open(self._path, identity)
             if self._state is not None:
                 self._state.connection.close()
             self._state = opened
         return self._state
+
+
+class AskedTimeline:
+    """A timeline that asks the store for each row, and keeps what it answered: for one request, then dropped."""
+
+    def __init__(self, store: OnlineStore, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._hits: list[Hit] = []
+        width = store.meta.columns.get(name, (0, 0))[1]
+        self.known_at = _Answered(self._hits, 0)
+        self.columns = tuple(_Answered(self._hits, slot + 1) for slot in range(width))
+
+    def find(self, key: Key, at: int) -> int:
+        """See ``RowTimeline``."""
+        # Only the request's own moment tells whether the store reaches back far enough, and it was asked for.
+        hit = None if None in key else self._store.lookups([(self._name, key, at)], earliest=2**63)[0]
+        if hit is None:
+            return -1
+        self._hits.append(hit)
+        return len(self._hits) - 1
+
+
+class _Answered:
+    """A column of what was answered."""
+
+    def __init__(self, hits: list[Hit], slot: int) -> None:
+        self._hits = hits
+        self._slot = slot
+
+    def __getitem__(self, position: int) -> Any:
+        return self._hits[position][self._slot]
 
 
 @dataclass(slots=True)
@@ -165,43 +207,21 @@ class _State:
 
     @classmethod
     def open(cls, path: Path, identity: tuple[int, int, int]) -> _State:
-        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
-        try:
-            connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
-        except sqlite3.Error as error:
-            raise _damaged(path, error) from error
-        try:
-            meta = _checked(connection)
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            connection.close()
-            raise _damaged(path, error) from error
+        connection, meta = open_checked(path)
         statements = {name: _statement(name, *meta.columns[name]) for name in meta.timelines}
         answers_from = None if meta.answers_from is None else microseconds(meta.answers_from)
         return cls(path, identity, connection, meta, statements, answers_from)
 
     def lookups(self, queries: Sequence[Query], earliest: int) -> list[Hit | None]:
         if self.answers_from is not None and earliest < self.answers_from:
-            asked = EPOCH + timedelta(microseconds=earliest)
-            raise StateUnavailable(
-                f"The online store of {self.meta.model} reaches back to {self.meta.answers_from:%Y-%m-%d %H:%M} UTC; "
-                f"asked as of {asked:%Y-%m-%d %H:%M} UTC.",
-                fix="Ask for a later moment, or build the store with a longer reach.",
-                model=self.meta.model,
-                asked=asked.isoformat(),
-            )
+            require_reach(self.meta, earliest)
         execute = self.connection.execute
         try:
             return [execute(self.statements[name], (*key, at)).fetchone() for name, key, at in queries]
         except KeyError as error:
-            raise StateUnavailable(
-                f"The online store of {self.meta.model} has no timeline {error.args[0]}: it was built for the features "
-                f"{self.meta.fingerprint[:12]}.",
-                fix="Materialise the online store for the version that serves.",
-                model=self.meta.model,
-                timeline=error.args[0],
-            ) from error
+            raise no_timeline(self.meta, error.args[0]) from error
         except sqlite3.Error as error:
-            raise _damaged(self.path, error) from error
+            raise damaged(self.path, error) from error
 
 
 def _statement(timeline: str, keys: int, payload: int) -> str:
@@ -209,6 +229,63 @@ def _statement(timeline: str, keys: int, payload: int) -> str:
     where = " AND ".join([*(f"k{i} = ?" for i in range(keys)), "known_at <= ?"])
     # The name is a lower_snake_case source and a hash; SQLite takes no parameter for a table.
     return f'SELECT {columns} FROM "{timeline}" WHERE {where} ORDER BY known_at DESC LIMIT 1'  # noqa: S608
+
+
+def identity_of(path: Path) -> tuple[int, int, int]:
+    """Tells a file from the one that replaces it. Raises ``StateUnavailable`` if there is none."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StateUnavailable(
+            f"There is no online store {path}: {error.strerror}.",
+            fix="Materialise the model's online store.",
+            path=str(path),
+        ) from error
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def open_checked(path: Path) -> tuple[sqlite3.Connection, StoreMeta]:
+    """Opens a store read-only, and checks its structure.
+
+    Raises:
+        StateUnavailable: There is no such file, or it is no online store.
+    """
+    identity_of(path)
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+    except sqlite3.Error as error:
+        raise damaged(path, error) from error
+    try:
+        return connection, _checked(connection)
+    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        connection.close()
+        raise damaged(path, error) from error
+
+
+def require_reach(meta: StoreMeta, earliest: int) -> None:
+    """Raises ``StateUnavailable`` if a store does not reach back to a moment (microseconds since 1970 UTC)."""
+    if meta.answers_from is None or earliest >= microseconds(meta.answers_from):
+        return
+    asked = EPOCH + timedelta(microseconds=earliest)
+    raise StateUnavailable(
+        f"The online store of {meta.model} reaches back to {meta.answers_from:%Y-%m-%d %H:%M} UTC; "
+        f"asked as of {asked:%Y-%m-%d %H:%M} UTC.",
+        fix="Ask for a later moment, or build the store with a longer reach.",
+        model=meta.model,
+        asked=asked.isoformat(),
+    )
+
+
+def no_timeline(meta: StoreMeta, timeline: str) -> StateUnavailable:
+    """A store that was built for other features."""
+    return StateUnavailable(
+        f"The online store of {meta.model} has no timeline {timeline}: it was built for the features "
+        f"{meta.fingerprint[:12]}.",
+        fix="Materialise the online store for the version that serves.",
+        model=meta.model,
+        timeline=timeline,
+    )
 
 
 def _checked(connection: sqlite3.Connection) -> StoreMeta:
@@ -225,7 +302,8 @@ def _checked(connection: sqlite3.Connection) -> StoreMeta:
     return meta
 
 
-def _damaged(path: Path, error: Exception) -> StateUnavailable:
+def damaged(path: Path, error: Exception) -> StateUnavailable:
+    """A file that can't be read as a store."""
     return StateUnavailable(
         f"The online store {path} can't be read: {error}.",
         fix="Materialise the model's online store again.",

@@ -35,7 +35,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     contributions: tuple[Contribution, ...]
     """Every feature, the largest first; with the base rate's log-odds they add up to the model's own."""
     reasons: tuple[str, ...] = ()
-    """Of a negative decision: what spoke most against it, in words, with what a person can do about it."""
+    """What spoke most for the decision that was made, in words; where it is negative or referred to a person, with what
+    one can do about it."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import re
 import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -20,11 +22,15 @@ from pilotage.runtime.folder import RESTORE
 
 _FLOAT64 = 1
 _PREDICT_NORMAL = 0
+_PREDICT_CONTRIB = 3
 _LIBRARY = {"darwin": "lib_lightgbm.dylib", "win32": "lib_lightgbm.dll"}.get(sys.platform, "lib_lightgbm.so")
 
 
+_OBJECTIVE = re.compile(r"^objective=(.*)$", re.MULTILINE)
+
+
 class Booster:
-    """A parsed model. Safe to use from several threads."""
+    """A parsed model. Safe to use from several threads: each has its own handle for single rows."""
 
     def __init__(self, text: str) -> None:
         """Parses LightGBM's native text. Only for bytes that were verified: a bad text may abort the process.
@@ -40,6 +46,10 @@ class Booster:
         self.columns = self._count("GetNumFeature")
         if (classes := self._count("GetNumClasses")) != 1:
             raise BundleCorrupt(f"The model has {classes} classes, not one probability.", fix=RESTORE)
+        found = _OBJECTIVE.search(text)
+        self.objective = found.group(1).strip() if found else ""
+        """As LightGBM writes it, such as ``binary sigmoid:1``."""
+        self._rows = threading.local()
 
     def predict(self, matrix: np.ndarray, *, threads: int = 1) -> np.ndarray:
         """Scores rows.
@@ -51,11 +61,37 @@ class Booster:
         Returns:
             Shape (rows,), the model's own output, 0..1 for a binary objective.
         """
+        return self._for_matrix(matrix, _PREDICT_NORMAL, 1, threads)[:, 0]
+
+    def predict_row(self, row: bytes) -> float:
+        """Scores one row by LightGBM's single-row call: the same number, without setting up anything.
+
+        Args:
+            row: The columns as native doubles, one after another; missing is NaN.
+        """
+        try:
+            return self._rows.handle(row)  # type: ignore[no-any-return]
+        except AttributeError:
+            handle = self._rows.handle = _RowHandle(self)
+            return handle(row)
+
+    def contributions(self, matrix: np.ndarray) -> np.ndarray:
+        """What each column adds to the model's output before its link function (exact TreeSHAP, Lundberg 2020).
+
+        Args:
+            matrix: As for ``predict``.
+
+        Returns:
+            Shape (rows, columns + 1); the last column is the expected output, and a row's sum is its output.
+        """
+        return self._for_matrix(matrix, _PREDICT_CONTRIB, self.columns + 1, 1)
+
+    def _for_matrix(self, matrix: np.ndarray, kind: int, width: int, threads: int) -> np.ndarray:
         if matrix.ndim != 2 or matrix.shape[1] != self.columns:
             raise ValueError(f"a matrix of shape {matrix.shape} is not (rows, {self.columns})")
         matrix = np.ascontiguousarray(matrix, dtype=np.float64)
         rows = matrix.shape[0]
-        result = np.empty(rows, dtype=np.float64)
+        result = np.empty((rows, width), dtype=np.float64)
         if rows == 0:
             return result
         length = ctypes.c_int64(0)
@@ -67,7 +103,7 @@ class Booster:
             ctypes.c_int32(rows),
             ctypes.c_int32(self.columns),
             ctypes.c_int(1),
-            ctypes.c_int(_PREDICT_NORMAL),
+            ctypes.c_int(kind),
             ctypes.c_int(0),
             ctypes.c_int(-1),
             f"num_threads={threads} verbosity=-1".encode(),
@@ -77,6 +113,8 @@ class Booster:
         return result
 
     def __del__(self) -> None:
+        # The threads' handles refer to the model, so they go first.
+        self.__dict__.pop("_rows", None)
         # A parse that failed leaves a null handle, or none at all.
         if handle := getattr(self, "_handle", None):
             self._library.LGBM_BoosterFree(handle)
@@ -88,8 +126,49 @@ class Booster:
 
     def _call(self, function: str, *arguments: object) -> None:
         if getattr(self._library, f"LGBM_Booster{function}")(*arguments) != 0:
-            said = self._library.LGBM_GetLastError().decode(errors="replace")
-            raise BundleCorrupt(f"LightGBM can't use the model: {said}.", fix=RESTORE)
+            raise _failed(self._library)
+
+
+class _RowHandle:
+    """LightGBM's single-row call, set up for one thread: it writes into a buffer of its own."""
+
+    def __init__(self, booster: Booster) -> None:
+        self._library = booster._library
+        self._handle = ctypes.c_void_p()
+        self._bytes = 8 * booster.columns
+        booster._call(
+            "PredictForMatSingleRowFastInit",
+            booster._handle,
+            ctypes.c_int(_PREDICT_NORMAL),
+            ctypes.c_int(0),
+            ctypes.c_int(-1),
+            ctypes.c_int(_FLOAT64),
+            ctypes.c_int32(booster.columns),
+            b"num_threads=1 verbosity=-1",
+            ctypes.byref(self._handle),
+        )
+        self._answer = ctypes.c_double()
+        self._length = ctypes.c_int64()
+        self._to_answer = ctypes.byref(self._answer)
+        self._to_length = ctypes.byref(self._length)
+        self._predict = self._library.LGBM_BoosterPredictForMatSingleRowFast
+
+    def __call__(self, row: bytes) -> float:
+        if len(row) != self._bytes:
+            raise ValueError(f"a row of {len(row)} bytes is not {self._bytes // 8} doubles")
+        # The bytes object is read where it is; LightGBM does not write to it, nor keep it.
+        if self._predict(self._handle, row, self._to_length, self._to_answer) != 0:
+            raise _failed(self._library)
+        return self._answer.value
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            self._library.LGBM_FastConfigFree(handle)
+
+
+def _failed(library: ctypes.CDLL) -> BundleCorrupt:
+    said = library.LGBM_GetLastError().decode(errors="replace")
+    return BundleCorrupt(f"LightGBM can't use the model: {said}.", fix=RESTORE)
 
 
 @cache

@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 import polars as pl
 
-from pilotage.errors import BundleCorrupt, ModelNotReady, PilotageError
+from pilotage.errors import BundleCorrupt, ModelNotReady, PilotageError, StateUnavailable
 from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
+from pilotage.runtime.explain import Explainer
+from pilotage.runtime.row import RowPath, to_moment, verify_rows
 from pilotage.runtime.state import OnlineState
 
 
@@ -56,8 +57,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The checked values, by field, in the contract's order."""
     moment: datetime | None
     """The prediction moment (UTC); ``None`` for a model without a time."""
-    asof: dict[str, Any]
-    """The as-of columns at that moment; a fact that is not known is ``None``."""
+    row: list[Any]
+    """Request and as-of columns as ``RowPath`` computes with them."""
     features: dict[str, Any]
     """What the model sees, in its order."""
     key: bytes
@@ -92,6 +93,14 @@ class Predictor:
         self.bundle = bundle
         self.version = version
         self.contract = Contract(bundle.request)
+        self.path = RowPath(bundle)
+        self._scorer = bundle.scorer
+        self._asof = bool(bundle.asof)
+        self._fields = tuple(self.contract.fields)
+        self._names = tuple(bundle.view.schema)
+        self._threshold = bundle.threshold
+        self._band = bundle.refer_between
+        self._explainer = Explainer(bundle)
 
     def prepare(self, request: Mapping[str, Any], state: OnlineState | None) -> Prepared:
         """Checks one request, looks up its state and computes its features.
@@ -106,22 +115,24 @@ class Predictor:
             StateUnavailable: The state can't answer.
         """
         values = self.contract.row(request)
-        frame = pl.DataFrame([values], schema=self.contract.schema, orient="row")
-        moments = self.bundle.view.moments(frame)
-        through = identity = None
-        if self.bundle.asof:
-            known = self._needed(state)
-            frame = known.attach(frame, self.bundle)
-            through, identity = known.through, known.state_id
-        computed = self.bundle.compute(frame)
+        path = self.path
+        row = path.stored(values)
+        micros = path.moment(row)
+        snapshot = None
+        if self._asof:
+            if state is None:
+                raise self._stateless()
+            snapshot = state.snapshot
+            row += path.asof(row, micros, snapshot.store)
+        features = path.features(row)
         return Prepared(
-            request=dict(zip(self.contract.fields, values, strict=True)),
-            moment=None if moments is None else moments.item(),
-            asof={name: frame[name].item() for name in self.bundle.state_types()},
-            features=computed.row(0, named=True),
-            key=self.bundle.scorer.encode(computed).tobytes(),
-            state_through=through,
-            state=identity,
+            request=dict(zip(self._fields, values, strict=True)),
+            moment=None if micros is None else to_moment(micros),
+            row=row,
+            features=dict(zip(self._names, features, strict=True)),
+            key=self._scorer.encode_row(features),
+            state_through=None if snapshot is None else snapshot.through,
+            state=None if snapshot is None else snapshot.id,
         )
 
     def decide(self, prepared: Prepared) -> Scored:
@@ -130,9 +141,7 @@ class Predictor:
         Raises:
             BundleCorrupt: The model answers something that is no probability.
         """
-        scorer = self.bundle.scorer
-        raw = scorer.predict_encoded(np.frombuffer(prepared.key).reshape(1, -1))
-        return self.decided(prepared, float(scorer.calibrator.apply(raw)[0]))
+        return self.decided(prepared, self._scorer.score_row(prepared.key))
 
     def decided(self, prepared: Prepared, probability: float) -> Scored:
         """The decision on a probability that is known, such as from a cache.
@@ -141,7 +150,7 @@ class Predictor:
             BundleCorrupt: It is no probability.
         """
         probability = self._probability(probability)
-        band = self.bundle.refer_between
+        band = self._band
         referred = band is not None and band[0] <= probability < band[1]
         return Scored(
             request=prepared.request,
@@ -151,7 +160,7 @@ class Predictor:
             state_through=prepared.state_through,
             state=prepared.state,
             probability=probability,
-            decision=None if referred else probability >= self.bundle.threshold,
+            decision=None if referred else probability >= self._threshold,
             referred=referred,
         )
 
@@ -180,11 +189,23 @@ class Predictor:
             InvalidRequest: The request breaks the contract.
             BundleCorrupt: The rule gives something that is no probability.
         """
-        raise NotImplementedError
+        if isinstance(request, Prepared):
+            row = request.row
+        else:
+            row = self.path.stored(self.contract.row(request))
+            row += self._known(row, state)
+        (probability,) = self.path.rule(row)
+        # Written so that null and NaN fail.
+        if probability is None or not 0.0 <= probability <= 1.0:
+            raise BundleCorrupt(
+                f"The fallback rule of {self.bundle.model} gives {probability}, which is no probability.",
+                fix="Correct fallback.rule in the model's file, and release a version with it.",
+            )
+        return float(probability)
 
     def explain(self, scored: Scored) -> Explanation:
         """Why an answer is what it is: exact TreeSHAP contributions, in the spec's own words. Takes milliseconds."""
-        raise NotImplementedError
+        return self._explainer.explain(scored)
 
     def predict(
         self,
@@ -230,11 +251,15 @@ class Predictor:
     def warm(self) -> None:
         """Predicts the golden rows once, so that the first request does not pay for lazy set-up."""
         self.bundle.score(self.bundle.golden)
+        verify_rows(self.bundle, self.path)
 
-    def _needed(self, state: OnlineState | None) -> OnlineState:
-        if state is None:
-            raise self._stateless()
-        return state
+    def _known(self, row: list[Any], state: OnlineState | None) -> list[Any]:
+        """The as-of columns for the rule, the last resort: what can't be looked up is not known."""
+        try:
+            store = None if state is None else state.snapshot.store
+            return self.path.asof(row, self.path.moment(row), store)
+        except StateUnavailable:
+            return self.path.asof(row, None, None)
 
     def _stateless(self) -> ModelNotReady:
         return ModelNotReady(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,6 +16,9 @@ from pilotage.runtime.folder import RESTORE
 
 CalibratorKind = Literal["isotonic", "sigmoid", "none"]
 _EDGE = 1e-12
+_MISSING = float("nan")
+_EXPONENT_LIMIT = 700.0
+"""Above about 709.8 ``exp`` overflows, which NumPy warns of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,18 @@ class Calibrator:
                 calibrated: np.ndarray = 1.0 / (1.0 + np.exp(-(self.x[0] * logit + self.y[0])))
             return calibrated
         return p
+
+    def apply_one(self, p: float) -> float:
+        """``apply`` of one probability, to the same bit."""
+        if self.kind == "sigmoid":
+            # NumPy's own logarithm and exponential: those of ``math`` differ in the last bit on some machines.
+            clipped = min(max(p, _EDGE), 1 - _EDGE)
+            exponent = -(self.x[0] * float(np.log(clipped) - np.log1p(-clipped)) + self.y[0])
+            if exponent < _EXPONENT_LIMIT:
+                return float(1.0 / (1.0 + np.exp(exponent)))
+        if self.kind == "none":
+            return p
+        return float(self.apply(np.array([p]))[0])
 
     def _problem(self) -> str | None:
         if self.kind not in ("isotonic", "sigmoid", "none"):
@@ -98,12 +115,22 @@ class Scorer:
         self.columns = columns
         self.threads = threads
         self._encoders = _encoders(columns, categories)
+        self._pack = struct.Struct(f"{len(columns)}d").pack
+        self._levels = [
+            (columns.index(name), {level: float(code) for code, level in enumerate(levels)}.get)
+            for name, levels in categories.items()
+        ]
         self._booster = Booster(model_text)
         if self._booster.columns != len(columns):
             raise BundleCorrupt(
                 f"The model reads {self._booster.columns} features, the bundle names {len(columns)}.",
                 fix=RESTORE,
             )
+
+    @property
+    def objective(self) -> str:
+        """What the model was trained for, in LightGBM's words."""
+        return self._booster.objective
 
     def encode(self, features: pl.DataFrame) -> np.ndarray:
         """See ``encode``."""
@@ -112,6 +139,26 @@ class Scorer:
     def raw(self, features: pl.DataFrame) -> np.ndarray:
         """The model's probabilities before calibration; shape (rows,)."""
         return self._booster.predict(self.encode(features), threads=self.threads)
+
+    def encode_row(self, values: Sequence[Any]) -> bytes:
+        """``encode`` of one row: the same doubles, one after another.
+
+        Args:
+            values: Features in the model's order; missing is ``None``.
+        """
+        numbers = [_MISSING if value is None else value for value in values]
+        for position, level in self._levels:
+            numbers[position] = level(values[position], _MISSING)
+        return self._pack(*numbers)
+
+    def score_row(self, row: bytes) -> float:
+        """Calibrated probability of a row that ``encode_row`` made."""
+        return self.calibrator.apply_one(self._booster.predict_row(row))
+
+    def contributions(self, row: bytes) -> tuple[list[float], float]:
+        """What each feature adds to the model's raw output, and the output to expect; see ``Booster.contributions``."""
+        *parts, expected = self._booster.contributions(np.frombuffer(row).reshape(1, -1))[0].tolist()
+        return parts, expected
 
     def predict_encoded(self, matrix: np.ndarray) -> np.ndarray:
         """``raw`` of rows that ``encode`` made; shape (rows,)."""

@@ -1,0 +1,181 @@
+"""An online store in memory: every timeline as sorted arrays, so that a look-up takes a microsecond and no disk.
+
+A loaded store never changes. When the file is replaced, the new one is loaded beside it, by a thread that can wait
+(``runtime/state.py``): rows come in small portions, between which other threads run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pilotage.features.state import Column, Hit, Key, Query, microseconds
+from pilotage.features.store import StoreMeta, damaged, no_timeline, open_checked, require_reach
+
+_PORTION = 512
+"""Rows between which other threads get their turn: about 0.2 ms of work."""
+_NULL = -(2**63)
+"""Stands for null in a column of integers."""
+
+
+class _Integers:
+    """Integers of which some are null, eight bytes each."""
+
+    def __init__(self, values: array[int]) -> None:
+        self._values = values
+
+    def __getitem__(self, position: int) -> int | None:
+        value = self._values[position]
+        return None if value == _NULL else value
+
+
+class _Floats:
+    """Doubles of which some are null, eight bytes each. No store holds a NaN, so it stands for null."""
+
+    def __init__(self, values: array[float]) -> None:
+        self._values = values
+
+    def __getitem__(self, position: int) -> float | None:
+        value = self._values[position]
+        return value if value == value else None  # noqa: PLR0124 - the quickest way to tell a NaN
+
+
+class MemoryTimeline:
+    """One timeline: spans of rows by key, and in each span rows by the moment when they became known."""
+
+    __slots__ = ("columns", "known_at", "spans")
+
+    def __init__(self, spans: dict[Key, tuple[int, int]], known_at: array[int], columns: tuple[Column, ...]) -> None:
+        self.spans = spans
+        """Key → its first row and the row after its last."""
+        self.known_at = known_at
+        """Microseconds since 1970 UTC."""
+        self.columns = columns
+
+    def find(self, key: Key, at: int) -> int:
+        """Position of the newest row of a key that was known at a moment; -1 if there is none."""
+        span = self.spans.get(key)
+        if span is None:
+            return -1
+        position = bisect_right(self.known_at, at, span[0], span[1]) - 1
+        return position if position >= span[0] else -1
+
+    def hit(self, key: Key, at: int) -> Hit | None:
+        """That row."""
+        position = self.find(key, at)
+        return None if position < 0 else (self.known_at[position], *[column[position] for column in self.columns])
+
+
+class MemoryStore:
+    """A whole store. Safe to share between threads."""
+
+    def __init__(self, meta: StoreMeta, timelines: dict[str, MemoryTimeline]) -> None:
+        self.meta = meta
+        self.timelines = timelines
+        self._answers_from = None if meta.answers_from is None else microseconds(meta.answers_from)
+
+    @classmethod
+    def load(cls, path: Path) -> MemoryStore:
+        """Reads a store.
+
+        Raises:
+            StateUnavailable: There is no such file, or it is no online store.
+        """
+        connection, meta = open_checked(path)
+        try:
+            timelines = {name: _load(connection, name, *meta.columns[name]) for name in meta.timelines}
+        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            raise damaged(path, error) from error
+        finally:
+            connection.close()
+        return cls(meta, timelines)
+
+    def lookups(self, queries: Sequence[Query], *, earliest: int) -> list[Hit | None]:
+        """See ``StateLookup``. Raises ``StateUnavailable`` if it lacks a timeline, or does not reach back so far."""
+        self.require(earliest)
+        return [self.timeline(name).hit(key, at) for name, key, at in queries]
+
+    def timeline(self, name: str) -> MemoryTimeline:
+        """Raises ``StateUnavailable`` if there is none of the name."""
+        found = self.timelines.get(name)
+        if found is None:
+            raise no_timeline(self.meta, name)
+        return found
+
+    def require(self, earliest: int) -> None:
+        """Raises ``StateUnavailable`` if it does not reach back to a moment."""
+        if self._answers_from is not None and earliest < self._answers_from:
+            require_reach(self.meta, earliest)
+
+
+def _load(connection: sqlite3.Connection, name: str, keys: int, payload: int) -> MemoryTimeline:
+    columns = [*(f"k{i}" for i in range(keys)), "known_at", *(f"p{i}" for i in range(payload))]
+    order = ", ".join(columns[: keys + 1])
+    # The name is one that the file's own list of tables has; SQLite takes no parameter for a table.
+    cursor = connection.execute(f'SELECT {", ".join(columns)} FROM "{name}" ORDER BY {order}')  # noqa: S608
+    known_at = array("q")
+    held = [_Growing() for _ in range(payload)]
+    spans: dict[Key, tuple[int, int]] = {}
+    first, last = 0, None
+    while rows := cursor.fetchmany(_PORTION):
+        row = len(known_at)
+        parts = list(zip(*rows, strict=True))
+        for key, group in groupby(zip(*parts[:keys], strict=True)):
+            if key != last:
+                first, last = row, key
+            row += sum(1 for _ in group)
+            spans[key] = (first, row)
+        known_at.extend(parts[keys])
+        for column, values in zip(held, parts[keys + 1 :], strict=True):
+            column.extend(values)
+    return MemoryTimeline(spans, known_at, tuple(column.done() for column in held))
+
+
+class _Growing:
+    """A column while it is read: an array as long as the values allow one, a list otherwise."""
+
+    def __init__(self) -> None:
+        self._values: array[Any] | list[Any] = []
+        self._kind: str | None = None
+        """``q`` or ``d`` for an array, ``list``, or ``None`` while there were only nulls."""
+        self._nulls = False
+        self._same: dict[Any, Any] = {}
+
+    def extend(self, values: Sequence[Any]) -> None:
+        kinds = set(map(type, values))
+        nulls = type(None) in kinds
+        kinds.discard(type(None))
+        kind = {frozenset({int}): "q", frozenset({float}): "d", frozenset(): None}.get(frozenset(kinds), "list")
+        if kind == "q" and _NULL in values:
+            kind = "list"
+        if self._kind is None and kind in ("q", "d"):
+            blank = _NULL if kind == "q" else float("nan")
+            self._values, self._kind = array(kind, [blank] * len(self._values)), kind
+        elif kind is not None and kind != self._kind:
+            self._values, self._kind = self._plain(), "list"
+        self._nulls |= nulls
+        if self._kind in ("q", "d"):
+            blank = _NULL if self._kind == "q" else float("nan")
+            self._values.extend([blank if value is None else value for value in values] if nulls else values)
+        elif self._kind == "list":
+            # Texts repeat: each is kept once.
+            self._values.extend([self._same.setdefault((type(value), value), value) for value in values])
+        else:
+            self._values.extend(values)
+
+    def done(self) -> Column:
+        if isinstance(self._values, array) and self._nulls:
+            return _Integers(self._values) if self._kind == "q" else _Floats(self._values)
+        return self._values
+
+    def _plain(self) -> list[Any]:
+        column: Iterable[Any] = self._values
+        if isinstance(self._values, array) and self._nulls:
+            wrapped = self.done()
+            column = (wrapped[position] for position in range(len(self._values)))
+        return list(column)
