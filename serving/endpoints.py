@@ -1,22 +1,24 @@
 """The routes that predict, and that take outcomes: from a body to an answer, by way of the responder and the log."""
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
-from pilotage.errors import InvalidRequest, LogUnavailable, PilotageError, RateLimited
+from pilotage.errors import InvalidRequest, PilotageError, RateLimited
 from pilotage.runtime.access.caller import Role
-from pilotage.runtime.answer import Answer
+from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.desk import Drafted
 from pilotage.runtime.log import encode
 from pilotage.spec import ModelSpec, RequestField
 from serving import logs
 from serving.exchange import Exchange
-from serving.protocols import Codec, Rendered, error_record, json_answer, outcomes
+from serving.once import once
+from serving.protocols import Codec, Rendered, error_record, json_answer, oip, outcomes
 from serving.replies import encoded, send_json, send_reply
+from serving.rows import answer_rows, repeat_rows
 from serving.worker import EXPLAINING, Core
 
 LARGEST_BODY = 64 * 1024
@@ -26,8 +28,6 @@ LARGEST_BATCH = 1024 * 1024
 _JSON = b"application/json"
 _BINARY = (b"", b"application/octet-stream", b"application/vnd.mlflow+json")
 """What clients of the other protocols send, Triton's own among them; never what a page's form can."""
-_AT_ONCE = 100
-"""Rows of a batch that are answered before others get their turn: 2 ms."""
 _decode = msgspec.json.Decoder().decode
 _TRUTH = {"true": True, "1": True, "": True, "false": False, "0": False}
 
@@ -62,35 +62,47 @@ class Predict(Endpoint):
 
     async def answer(self, exchange: Exchange) -> None:
         """Answers one request."""
-        core = exchange.core
         body = await exchange.body(LARGEST_BODY)
+        if exchange.chose_id:
+            await send_rendered(exchange, await once(exchange, self, body))
+            return
+        drafted = await self._predict(exchange, body)
+        await send_json(exchange.send, encoded(drafted.answer), exchange.request_id.encode())
+        # The client has its answer; from here on nobody waits.
+        exchange.core.shadows.offer(drafted)
+
+    async def reply(self, exchange: Exchange, body: bytes, logged: Sequence[PredictionRecord] | None) -> Rendered:
+        """Answers one request with an id."""
+        if logged:
+            [record] = logged
+            return json_answer(exchange.core.responder.desks[self.model].repeat(record, _decoded(body)))
+        drafted = await self._predict(exchange, body)
+        exchange.core.shadows.offer(drafted)
+        return json_answer(drafted.answer)
+
+    async def _predict(self, exchange: Exchange, body: bytes) -> Drafted:
+        core = exchange.core
         explain = bool(exchange.scope["query_string"]) and _wants_explanation(exchange)
-        try:
-            request = _decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidRequest(f"The body is not JSON: {error}.", fix="Send one JSON object of fields.") from None
+        request = _decoded(body)
         parsed = time.perf_counter_ns()
         drafted = core.responder.answer(self.model, request, request_id=exchange.request_id, caller=exchange.caller.id)
-        decided = time.perf_counter_ns()
-        waiting = decided
+        decided = waiting = time.perf_counter_ns()
         if explain:
             await _explain(core, drafted)
             waiting = time.perf_counter_ns()
-        answer = await core.settle(drafted)
+        exchange.answer = drafted.answer = answer = await core.settle(drafted)
         logged = time.perf_counter_ns()
-        await send_json(exchange.send, encoded(answer), exchange.request_id.encode())
         started, prepared = exchange.started, drafted.prepared_ns or decided
-        exchange.answer = answer
         exchange.seconds = seconds = (
             (parsed - started) * 1e-9,
             None,
             (prepared - parsed) * 1e-9,
             (decided - prepared) * 1e-9,
             (logged - waiting) * 1e-9,
-            (time.perf_counter_ns() - started) * 1e-9,
+            (logged - started) * 1e-9,
         )
         core.metrics.answered(answer, seconds)
-        core.shadows.offer(drafted)
+        return drafted
 
 
 class Many(Endpoint):
@@ -99,27 +111,33 @@ class Many(Endpoint):
     json_only = False
     counted = False
 
-    def __init__(self, model: str, codec: Codec, route: str, *, version: str | None = None) -> None:
+    def __init__(self, model: str, codec: Codec, route: str, *, largest: int, version: str | None = None) -> None:
         super().__init__(model)
         self.route = route
-        self._codec = codec
         self._version = version
+        self._codec = codec
+        self._largest = largest
 
     async def answer(self, exchange: Exchange) -> None:
         """Answers all rows."""
-        core, model = exchange.core, self.model
         body = await exchange.body(LARGEST_BATCH)
-        spec = core.specs[model]
-        parsed = self._codec.parse(
-            body, exchange.headers(), request_fields(core, model), largest=spec.serving.largest_batch
-        )
-        core.limiter.take(exchange.caller, cost=len(parsed.rows))
-        results = await _answer_rows(core, model, parsed.rows, exchange, whole=parsed.whole)
-        board = core.follower.boards.get(model)
-        version = board.champion.version if board is not None and board.champion is not None else None
-        rendered = self._codec.render(parsed, results, model=model, version=version)
+        rendered = await (once(exchange, self, body) if exchange.chose_id else self.reply(exchange, body, None))
         exchange.status = rendered.status
         await send_rendered(exchange, rendered)
+
+    async def reply(self, exchange: Exchange, body: bytes, logged: Sequence[PredictionRecord] | None) -> Rendered:
+        """The answer of all rows, in the protocol's form."""
+        core, model = exchange.core, self.model
+        parsed = self._codec.parse(body, exchange.headers(), request_fields(core, model), largest=self._largest)
+        core.limiter.take(exchange.caller, cost=len(parsed.rows))
+        board = core.follower.boards.get(model)
+        if logged is None:
+            number = None if self._version is None else oip.check_version(model, self._version, versions(core, model))
+            results = await answer_rows(exchange, model, parsed.rows, whole=parsed.whole, version=number)
+        else:
+            results = await repeat_rows(exchange, model, parsed.rows, logged)
+        version = board.champion.version if board is not None and board.champion is not None else None
+        return self._codec.render(parsed, results, model=model, version=version)
 
     def refuse(self, error: PilotageError, *, status: int | None = None) -> Rendered:
         """In the protocol's form."""
@@ -162,6 +180,15 @@ def request_fields(core: Core, model: str) -> Mapping[str, RequestField]:
     if answering is not None:
         return answering.predictor.contract.fields
     return {field.name: field for field in core.specs[model].request}
+
+
+def versions(core: Core, model: str) -> list[int]:
+    """The versions of a model that answer now."""
+    board = core.follower.boards.get(model)
+    if board is None:
+        return []
+    canary = board.canary.loaded if board.canary else None
+    return [each.version for each in (board.champion, canary) if each is not None]
 
 
 async def send_rendered(exchange: Exchange, rendered: Rendered) -> None:
@@ -215,39 +242,8 @@ async def _explain(core: Core, drafted: Drafted) -> None:
         drafted.answer = msgspec.structs.replace(answer, explanation=explanation)
 
 
-async def _answer_rows(
-    core: Core, model: str, rows: Sequence[object], exchange: Exchange, *, whole: bool
-) -> list[Answer | PilotageError]:
-    """Answers rows, each with its own answer or error, all on the disk with one commit."""
-    started = exchange.started
-    drafts: list[Drafted | PilotageError] = []
-    for first in range(0, len(rows), _AT_ONCE):
-        if first:
-            # Others wait for the loop as well.
-            await asyncio.sleep(0)
-        drafts += core.responder.answer_many(
-            model, rows[first : first + _AT_ONCE], request_id=exchange.request_id, caller=exchange.caller.id
-        )
-    drafted = [each for each in drafts if isinstance(each, Drafted)]
-    for each in drafts:
-        if isinstance(each, PilotageError):
-            core.metrics.failed(model, each)
-    if whole and len(drafted) < len(drafts):
-        return [each.answer if isinstance(each, Drafted) else each for each in drafts]
-    lost: PilotageError | None = None
-    if drafted:
-        try:
-            await core.log.submit(*(each.payload for each in drafted))
-        except LogUnavailable as error:
-            lost = error
-    answers: list[Answer | PilotageError] = []
-    spent = (time.perf_counter_ns() - started) * 1e-9
-    for each in drafts:
-        if isinstance(each, Drafted):
-            answer = each.answer if lost is None else core.unlogged(each.answer, lost)
-            core.metrics.answered(answer, (None, None, None, None, None, spent))
-            core.shadows.offer(each)
-            answers.append(answer)
-        else:
-            answers.append(each)
-    return answers
+def _decoded(body: bytes) -> Any:
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.", fix="Send one JSON object of fields.") from None

@@ -36,15 +36,16 @@ def endpoints(specs: Mapping[str, ModelSpec]) -> dict[str, Endpoint]:
     found: dict[str, Endpoint] = {}
     for name, spec in specs.items():
         found[f"/{name}/predict"] = Predict(name)
-        found[f"/{name}/predict/batch"] = Many(name, batch, "/{model}/predict/batch")
+        largest = spec.serving.largest_batch
+        found[f"/{name}/predict/batch"] = Many(name, batch, "/{model}/predict/batch", largest=largest)
         found[f"/{name}/outcomes"] = Outcomes(spec)
-        found[f"/{name}/invocations"] = Many(name, invocations, "/{model}/invocations")
-        found[f"/v2/models/{name}/infer"] = Many(name, oip, "/v2/models/{model}/infer")
+        found[f"/{name}/invocations"] = Many(name, invocations, "/{model}/invocations", largest=largest)
+        found[f"/v2/models/{name}/infer"] = Many(name, oip, "/v2/models/{model}/infer", largest=largest)
         for action in ACTIONS:
             found[f"/admin/{name}/{action}"] = Operate(name, action)
     if len(specs) == 1:
-        [name] = specs
-        found["/invocations"] = Many(name, invocations, "/invocations")
+        [(name, spec)] = specs.items()
+        found["/invocations"] = Many(name, invocations, "/invocations", largest=spec.serving.largest_batch)
     return found
 
 
@@ -68,7 +69,7 @@ class Gateway:
         if scope["type"] != "http" or (core := self._core()) is None:
             await self._app(scope, receive, send)
             return
-        endpoint = self._endpoints.get(scope["path"])
+        endpoint = self._endpoints.get(scope["path"]) or self._of_version(scope["path"])
         if endpoint is None:
             await self._look(core, scope, receive, send)
             return
@@ -96,6 +97,16 @@ class Gateway:
         finally:
             core.metrics.in_flight -= 1
             core.watch.leave(exchange.patience)
+
+    def _of_version(self, path: str) -> Endpoint | None:
+        """The endpoint of a version that is named by its number."""
+        parts = path.split("/")
+        if len(parts) != 7 or parts[:3] + parts[4:5] + parts[6:] != ["", "v2", "models", "versions", "infer"]:
+            return None
+        if (spec := self._specs.get(parts[3])) is None:
+            return None
+        route = "/v2/models/{model}/versions/{version}/infer"
+        return Many(spec.name, oip, route, largest=spec.serving.largest_batch, version=parts[5])
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         core, scope = exchange.core, exchange.scope

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pilotage.errors import PilotageError
 from pilotage.runtime.access.caller import Role
 from serving import openapi
-from serving.endpoints import request_fields
+from serving.endpoints import request_fields, versions
 from serving.exchange import Exchange
 from serving.metrics_text import CONTENT_TYPE
 from serving.protocols import Rendered, json_answer, oip
@@ -61,15 +61,6 @@ PAGES: dict[str, tuple[Page, Role | None]] = {
     "/v2/health/ready": (ready, None),
 }
 """Path → what answers, and the role that it takes; ``None`` for none."""
-
-
-def versions(core: Core, model: str) -> list[int]:
-    """The versions of a model that answer now."""
-    board = core.follower.boards.get(model)
-    if board is None:
-        return []
-    canary = board.canary.loaded if board.canary else None
-    return [each.version for each in (board.champion, canary) if each is not None]
 
 
 def model_page(core: Core, path: str) -> Page | None:

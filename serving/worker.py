@@ -18,6 +18,7 @@ from pilotage.runtime.answer import Answer, Explanation
 from pilotage.runtime.baked import Baked
 from pilotage.runtime.desk import Drafted
 from pilotage.runtime.follower import Follower
+from pilotage.runtime.idempotency import Idempotency
 from pilotage.runtime.log import PredictionLog, adopt_orphans, encode
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
@@ -78,6 +79,7 @@ class Core:
             keep=self.log.keep,
             report=_Seldom(warn),
         )
+        self.idempotency = Idempotency.of(settings, report=warn)
         self.shadows = Shadows(encode=encode, log=self.log.submit_nowait, report=_Seldom(warn))
         self.ring = KeyRing(settings.api_keys, report=warn)
         self.limiter = Limiter(settings.service_state / "limits", report=warn)
@@ -94,6 +96,7 @@ class Core:
         """Begins to answer. Call it on the event loop's thread."""
         loop = asyncio.get_running_loop()
         self.log.start(loop)
+        self.idempotency.start()
         self.shadows.start(loop)
         self.watch.start(loop)
         self.metrics.start()
@@ -137,6 +140,7 @@ class Core:
         return await loop.run_in_executor(self.explainers, self.responder.explain, drafted)
 
     def _stop_threads(self) -> None:
+        self.idempotency.close(1.0)
         self.follower.stop()
         self.heartbeat.stop()
         self.metrics.stop()

@@ -240,6 +240,24 @@ class Desk:
             by=turn.loaded if turn else next(iter(board.loaded().values()), None),
         )
 
+    def repeat(self, record: PredictionRecord, request: Mapping[str, Any]) -> Answer:
+        """The answer that was logged to a request, which its client never got."""
+        return Answer(
+            prediction_id=record.prediction_id,
+            model=record.model,
+            version=record.version,
+            stage=record.stage,  # type: ignore[arg-type]
+            answered_by=record.answered_by,
+            probability=record.probability,
+            decision=record.decision,
+            referred=record.referred,
+            reasons=record.reasons,
+            label=self.spec.label.name,
+            entity={name: request[name] for name in self._entity if name in request},
+            predicted_at=_EPOCH + timedelta(microseconds=record.at),
+            state_through=None,
+        )
+
     def protect(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values by field, with pseudonyms for those that identify a person."""
         return self._pseudonyms.hide(values, self._personal)

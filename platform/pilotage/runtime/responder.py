@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError
+from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
 from pilotage.runtime.answer import Explanation, Record
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Asked, Desk, Drafted, Earlier, Ids, Stage, Turn
@@ -89,9 +89,16 @@ class Responder:
         return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
 
     def answer_many(
-        self, model: str, rows: Sequence[Any], *, request_id: str, caller: str
+        self, model: str, rows: Sequence[Any], *, request_id: str, caller: str, version: int | None = None
     ) -> list[Drafted | PilotageError]:
         """Answers many requests of one caller, each with its own answer or error, in order.
+
+        Args:
+            model: Whose predictions are asked for.
+            rows: The decoded JSON objects.
+            request_id: For the log.
+            caller: Id of the API key, for the log.
+            version: The version that is asked for by its number, champion or canary; ``None`` for whose turn it is.
 
         Raises:
             UnknownModel: There is no such model.
@@ -104,7 +111,7 @@ class Responder:
         turns: dict[int, list[tuple[int, Turn]]] = {}
         if board.plan.killed is None:
             for index, row in enumerate(rows):
-                turn = self._turn(desk, board, row)
+                turn = self._turn(desk, board, row) if version is None else _numbered(board, version)
                 turns.setdefault(turn.loaded.version, []).append((index, turn))
         for members in turns.values():
             loaded = members[0][1].loaded
@@ -232,6 +239,22 @@ class Responder:
             fix=f"Release one: pilotage promote {model} VERSION.",
             model=model,
         )
+
+
+def _numbered(board: Board, version: int) -> Turn:
+    """The turn of a version that was asked for by its number.
+
+    Raises:
+        UnknownModel: It is neither champion nor canary.
+    """
+    canary = board.canary.loaded if board.canary else None
+    stages: tuple[tuple[Loaded | None, Stage], ...] = ((board.champion, "champion"), (canary, "canary"))
+    for loaded, stage in stages:
+        if loaded is not None and loaded.version == version:
+            return Turn(loaded, stage, None)
+    raise UnknownModel(
+        f"Version {version} of {board.model} is not served.", fix="Ask without a version.", model=board.model
+    )
 
 
 def _killed(desk: Desk, board: Board, asked: Asked) -> Drafted:
