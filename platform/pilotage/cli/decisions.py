@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilotage.cli.evidence import ab_report, evidence
+
 if TYPE_CHECKING:
     from pilotage.release.stages import ModelState
 
@@ -175,7 +177,9 @@ def ab_end(model: str, why: str, actor: str | None) -> None:
     click.echo(f"The A/B test of {model} has ended. {_answers(state)}")
 
 
-COMMANDS: tuple[click.Command, ...] = (approve, reject, promote, rollback, kill, resume, shadow, canary, ab)
+ab.add_command(ab_report)
+
+COMMANDS: tuple[click.Command, ...] = (approve, reject, promote, rollback, kill, resume, shadow, canary, ab, evidence)
 
 
 def _by(actor: str | None, why: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError, ReleaseError
@@ -23,6 +23,9 @@ from pilotage.release.stages import ModelState
 from pilotage.release.state import fold
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+
+LOSSES = tuple(metric for metric in get_args(GuardrailMetric) if metric != "probability")
+"""What can be compared. A mean probability is neither better nor worse when it is lower."""
 
 Verdict = Literal["better", "worse", "undecided so far"]
 
@@ -178,11 +181,8 @@ def weigh(
     limit_ms: float = 50.0,
 ) -> Report:
     """What some evidence says of a test. Arguments and errors as in ``report``."""
-    if metric == "probability":
-        raise ConfigError(
-            "A mean probability is neither better nor worse when it is lower.",
-            fix="Choose a metric of which less is better, such as cost, brier or log_loss.",
-        )
+    if metric not in LOSSES:
+        raise ConfigError(f"{metric} is no metric of which less is better.", fix=f"Choose one of: {', '.join(LOSSES)}.")
     compared = Guardrail(metric=metric, tolerance=0, limit_ms=limit_ms)
     games: list[Game] = []
     for stage in evidence.stages:

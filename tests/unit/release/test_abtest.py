@@ -84,7 +84,7 @@ def test_more_looks_never_turn_equal_versions_into_a_winner_more_often_than_alph
 
 
 def test_a_mean_probability_is_neither_better_nor_worse() -> None:
-    with pytest.raises(ConfigError, match="neither better nor worse"):
+    with pytest.raises(ConfigError, match="no metric of which less is better"):
         weighed([], metric="probability")
 
 
