@@ -10,6 +10,9 @@ from assets.ingestion import source_assets
 from assets.ledger import ledger_asset
 from assets.lineage import model_assets
 from assets.monitoring import monitoring_assets
+from assets.predictions import log_assets
+from assets.scoring import scoring_assets
+from assets.skew import skew_assets
 from pilotage.data.source import SourceSpec
 from pilotage.errors import DeclarationError
 from pilotage.spec import ModelSpec
@@ -33,4 +36,6 @@ def all_assets(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec
     for spec in models.values():
         made += model_assets(spec, sources)
         made += monitoring_assets(spec)
-    return [*made, ledger_asset()]
+        made += skew_assets(spec)
+        made += scoring_assets(spec, sources)
+    return [*made, *log_assets(models), ledger_asset()]

@@ -11,6 +11,7 @@ from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.ledger import KEY as LEDGER
 from assets.lineage import model_key
 from jobs.rollout import release_jobs
+from jobs.serving import serving_jobs
 from pilotage.data.source import SourceSpec
 from pilotage.run_tags import CAUSE, DECISION, MODEL, SOURCE
 from pilotage.spec import ModelSpec
@@ -82,6 +83,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                 tags=BY_HAND | {MODEL: spec.name, "retrain": spec.name, MAX_RUNTIME: "3600"},
             )
         )
+    jobs.extend(serving_jobs(sources, models))
     jobs.extend(release_jobs(models))
     jobs.append(
         dg.define_asset_job(

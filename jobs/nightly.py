@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from assets.lineage import model_key
+from jobs.serving import serving_schedules
 from pilotage.data.source import Files, SourceSpec
 from pilotage.run_tags import CAUSE, NIGHT
 from pilotage.spec import ModelSpec
@@ -34,6 +35,7 @@ def all_schedules(
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="Verifies the ledger of decisions, and notes its head where nobody can change both.",
     )
+    yield from serving_schedules(models)
     for spec in models.values():
         if spec.retraining.schedule:
             yield _retraining(spec, daily=sources[spec.source].daily is not None)

@@ -10,12 +10,14 @@ from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 from sensors.aliases import alias_sensor
 from sensors.new_files import new_files_sensor
+from sensors.prediction_log import prediction_log_sensor
 from sensors.rollout import rollout_sensor
 
 
 def all_sensors(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> Iterator[dg.SensorDefinition]:
     """Running on a fresh instance, without a click."""
     yield new_files_sensor(sources, models)
+    yield prediction_log_sensor()
     for spec in models.values():
         yield rollout_sensor(spec)
     yield alias_sensor(models)

@@ -28,9 +28,11 @@ FLIGHT_DELAY = (
     "drift_report",
 )
 LOAN_APPROVAL = ("features", "training_set", "trained_model", "evaluation", "registered_version")
+SERVED = ("predictions", "shadows", "outcomes", "serving_skew", "scores")
 
 ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") for source in SOURCES}
-ASSETS |= {"ledger"}
+ASSETS |= {"ledger", "prediction_log"}
+ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for step in SERVED}
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
 DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote")
@@ -47,9 +49,12 @@ JOBS = {
     "rollout_loan_approval",
     "reconcile_aliases",
     "audit_ledger",
+    "move_prediction_log",
+    *(f"{job}_{model}" for job in ("skew", "score") for model in ("flight_delay", "loan_approval")),
 }
 SCHEDULES = {"hourly_audit", "nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
-SENSORS = {"new_files", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
+SCHEDULES |= {"nightly_skew_flight_delay", "nightly_skew_loan_approval"}
+SENSORS = {"new_files", "prediction_log", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
 
 HEAVY = [
     *("bentoml", "deltalake", "duckdb", "evidently", "great_expectations", "lightgbm", "matplotlib", "mlflow"),

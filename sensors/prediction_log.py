@@ -1,0 +1,99 @@
+"""Sealed segments of the prediction log → a run that moves them into the lake."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from jobs.serving import MOVE
+from pilotage.run_tags import ATTEMPT, DECISION, LANDING
+from resources.platform_home import PlatformHome
+from sensors.rollout import UNDER_WAY
+
+if TYPE_CHECKING:
+    from pilotage.runtime.log import Segment
+
+MOVE_AFTER = timedelta(minutes=5)
+"""How long the oldest segment waits. What waits is read all the same; a run and a commit a minute would be for
+nothing."""
+MANY_BYTES = 256 * 2**20
+"""Segments that are moved at once, whatever their age."""
+SILENT = timedelta(minutes=10)
+"""An open segment that nobody wrote to for so long may be a dead worker's: a living one seals it within a minute."""
+LONGEST_PAUSE = timedelta(hours=1)
+"""Between two attempts at segments whose move failed; the first pause is a minute, and each is twice the one before."""
+
+
+def prediction_log_sensor() -> dg.SensorDefinition:
+    """Lists the folder of the log, and nothing else."""
+
+    @dg.sensor(
+        name="prediction_log",
+        job_name=MOVE,
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Launches `{MOVE}` when a sealed segment of the prediction log has waited for "
+            f"{MOVE_AFTER.total_seconds() / 60:.0f} minutes, or many wait. A move that fails is tried again, later."
+        ),
+    )
+    def prediction_log(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.runtime.log import segments
+
+        folder, now = platform.settings.prediction_log, datetime.now(UTC)
+        there = segments(folder)
+        # One that is gone by now was moved or sealed since it was listed: the next tick sees how it went.
+        waiting = [each for each in there if (age := _age(each, now)) is not None and (each.sealed or age > SILENT)]
+        written = len(there) - len(waiting)
+        if not waiting:
+            return _skipped(f"No sealed segment waits in {folder}; {written} are being written.")
+        size = sum(each.bytes for each in waiting)
+        oldest = max((age for each in waiting if (age := _age(each, now)) is not None), default=timedelta(0))
+        told = f"{len(waiting)} segments ({size / 2**20:.1f} MiB) wait, the oldest for {oldest.total_seconds():.0f} s"
+        if oldest < MOVE_AFTER and size < MANY_BYTES:
+            return _skipped(f"{told}; they are moved after {MOVE_AFTER.total_seconds():.0f} s.")
+        if running := context.instance.get_runs(dg.RunsFilter(job_name=MOVE, statuses=UNDER_WAY), limit=1):
+            return _skipped(f"{told}; run {running[0].run_id[:8]} moves them.")
+        key = _key(waiting)
+        last = context.instance.get_run_records(dg.RunsFilter(job_name=MOVE, tags={LANDING: key}), limit=1)
+        attempt = 1
+        if last:
+            run, ended = last[0].dagster_run, datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
+            if run.status is dg.DagsterRunStatus.SUCCESS:
+                return _skipped(f"{told}; run {run.run_id[:8]} had to leave them: see its check of the prediction log.")
+            attempt = int(run.tags.get(ATTEMPT, "1")) + 1
+            pause = min(timedelta(minutes=1) * 2 ** min(attempt - 2, 10), LONGEST_PAUSE)
+            if now - ended < pause:
+                return _skipped(
+                    f"{told}; run {run.run_id[:8]} failed to move them, and they are tried again "
+                    f"{pause.total_seconds() / 60:.0f} min after it."
+                )
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(
+                    run_key=f"{key}-{attempt}",
+                    tags={DECISION: "move_log", LANDING: key, ATTEMPT: str(attempt)},
+                )
+            ]
+        )
+
+    return prediction_log
+
+
+def _age(segment: "Segment", now: datetime) -> timedelta | None:
+    """Since it was last written to; ``None`` if it is gone."""
+    try:
+        return now - datetime.fromtimestamp(segment.path.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
+
+
+def _key(waiting: Sequence["Segment"]) -> str:
+    text = "\n".join(f"{each.path.name} {each.bytes}" for each in waiting)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _skipped(reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=dg.SkipReason(reason))
