@@ -65,6 +65,17 @@ class MemoryTimeline:
         position = bisect_right(self.known_at, at, span[0], span[1]) - 1
         return position if position >= span[0] else -1
 
+    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
+        """``find`` at a moment and at an earlier one."""
+        span = self.spans.get(key)
+        if span is None:
+            return -1, -1
+        first, end = span
+        known_at = self.known_at
+        now = bisect_right(known_at, at, first, end)
+        then = bisect_right(known_at, earlier, first, now) - 1
+        return (now - 1 if now > first else -1), (then if then >= first else -1)
+
     def hit(self, key: Key, at: int) -> Hit | None:
         """That row."""
         position = self.find(key, at)

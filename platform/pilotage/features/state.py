@@ -41,6 +41,9 @@ class RowTimeline(Protocol):
     def find(self, key: Key, at: int) -> int:
         """Position of the newest row of a key that was known at a moment; -1 if there is none."""
 
+    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
+        """``find`` at a moment and at an earlier one."""
+
 
 class RowState(Protocol):
     """Where one row is looked up: ``MemoryStore``, or ``OnlineStore`` where a store is too large for memory."""
@@ -167,12 +170,12 @@ def _latest(width: int, oldest: int | None) -> _Step:
 def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
     def step(values: list[Any], timeline: RowTimeline, key: Key, at: int) -> None:
         counts, sums = timeline.columns
-        now = timeline.find(key, at)
+        now, then = timeline.find_both(key, at, at - over)
         count = total = 0
         if now >= 0:
-            then = timeline.find(key, at - over)
-            count = counts[now] - (counts[then] if then >= 0 else 0)
-            total = sums[now] - (sums[then] if then >= 0 else 0)
+            count, total = counts[now], sums[now]
+            if then >= 0:
+                count, total = count - counts[then], total - sums[then]
         if aggregate == "count":
             values.append(count)
         elif aggregate == "sum":

@@ -181,6 +181,10 @@ class AskedTimeline:
         self._hits.append(hit)
         return len(self._hits) - 1
 
+    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
+        """See ``RowTimeline``."""
+        return self.find(key, at), self.find(key, earlier)
+
 
 class _Answered:
     """A column of what was answered."""

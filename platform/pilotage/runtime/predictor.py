@@ -50,6 +50,10 @@ class Prediction:
     """What the model saw, where it was asked for."""
 
 
+_UNANSWERED = BundleCorrupt("The model gave no answer.", fix="Roll back to the version before.")
+"""Holds the place of an answer until the model was asked."""
+
+
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A checked request with everything that the model needs to answer it."""
 
@@ -169,13 +173,21 @@ class Predictor:
         return self.decide(self.prepare(request, state))
 
     def score_many(self, rows: Sequence[Mapping[str, Any]], state: OnlineState | None) -> list[Scored | PilotageError]:
-        """Scores requests, each with its own result or error, in order."""
+        """Scores requests, each with its own result or error, in order; the model is asked once for all."""
         answers: list[Scored | PilotageError] = []
+        prepared: list[tuple[int, Prepared]] = []
         for row in rows:
             try:
-                answers.append(self.score_one(row, state))
+                prepared.append((len(answers), self.prepare(row, state)))
+                answers.append(_UNANSWERED)
             except PilotageError as error:
                 answers.append(error)
+        scores = self._scorer.score_rows([each.key for _, each in prepared])
+        for (slot, each), probability in zip(prepared, scores, strict=True):
+            try:
+                answers[slot] = self.decided(each, probability)
+            except PilotageError as error:
+                answers[slot] = error
         return answers
 
     def rule(self, request: Prepared | Mapping[str, Any], state: OnlineState | None = None) -> float:

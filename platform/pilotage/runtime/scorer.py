@@ -155,14 +155,16 @@ class Scorer:
         """Calibrated probability of a row that ``encode_row`` made."""
         return self.calibrator.apply_one(self._booster.predict_row(row))
 
+    def score_rows(self, rows: Sequence[bytes]) -> list[float]:
+        """``score_row`` of several rows at once."""
+        matrix = np.frombuffer(b"".join(rows)).reshape(len(rows), len(self.columns))
+        scores: list[float] = self.calibrator.apply(self._booster.predict(matrix, threads=self.threads)).tolist()
+        return scores
+
     def contributions(self, row: bytes) -> tuple[list[float], float]:
         """What each feature adds to the model's raw output, and the output to expect; see ``Booster.contributions``."""
         *parts, expected = self._booster.contributions(np.frombuffer(row).reshape(1, -1))[0].tolist()
         return parts, expected
-
-    def predict_encoded(self, matrix: np.ndarray) -> np.ndarray:
-        """``raw`` of rows that ``encode`` made; shape (rows,)."""
-        return self._booster.predict(matrix, threads=self.threads)
 
     def score(self, features: pl.DataFrame) -> np.ndarray:
         """Calibrated probabilities; shape (rows,)."""
