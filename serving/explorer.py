@@ -10,7 +10,8 @@ import hashlib
 from serving.protocols import Rendered
 
 STATIC = "/static_content/"
-"""Where BentoML serves Swagger UI. There is nothing in it but that, so it needs no key."""
+FILES = ("swagger-ui.css", "swagger-ui-bundle.js")
+"""What the page needs of Swagger UI, and where BentoML serves it."""
 _SCRIPT = """
 const key = document.getElementById("key");
 async function show() {

@@ -19,7 +19,7 @@ from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, 
 from serving.exchange import Disconnected, Exchange
 from serving.operate import ACTIONS, Operate, refused_status
 from serving.pages import PAGES, Page, model_page
-from serving.protocols import batch, invocations, oip
+from serving.protocols import Rendered, batch, invocations, oip
 from serving.replies import send_error
 from serving.tracing import Traced
 from serving.watch import timed_out
@@ -199,12 +199,21 @@ class Gateway:
             status=(status := status or refused_status(error)),
             model=exchange.model,
             more=more,
-            rendered=endpoint.refuse(error, status=status) if endpoint and isinstance(error, PilotageError) else None,
+            rendered=_in_its_words(endpoint, exchange.scope["path"], error, status),
         )
         exchange.status, exchange.error = code, type(error).__name__
         metrics.requested(endpoint.route if endpoint is not None else "other", code)
         if exchange.core.tracing is not None and endpoint is not None:
             _trace(exchange, endpoint.route)
+
+
+def _in_its_words(endpoint: Endpoint | None, path: str, error: Exception, status: int | None) -> Rendered | None:
+    """An error in the form of the route's protocol; ``None`` for our own."""
+    if not isinstance(error, PilotageError):
+        return None
+    if endpoint is not None:
+        return endpoint.refuse(error, status=status)
+    return oip.refuse(error, status=status) if path.startswith("/v2/") else None
 
 
 def _trace(exchange: Exchange, route: str) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 
 from pilotage.errors import PilotageError
 from pilotage.runtime.access.caller import Role
-from serving import openapi
+from serving import explorer, openapi
 from serving.endpoints import request_fields, versions
 from serving.exchange import Exchange
 from serving.metrics_text import CONTENT_TYPE
-from serving.protocols import Rendered, json_answer, oip
+from serving.protocols import Rendered, invocations, json_answer, oip
 from serving.worker import Core
 
 Page = Callable[[Exchange], Awaitable[Rendered]]
@@ -36,6 +36,21 @@ async def metrics(exchange: Exchange) -> Rendered:
     return Rendered(status=200, headers=(("content-type", CONTENT_TYPE),), body=body)
 
 
+async def explore(_: Exchange) -> Rendered:
+    """``/``: the OpenAPI page, to read and to try."""
+    return explorer.page()
+
+
+async def ping(exchange: Exchange) -> Rendered:
+    """``/ping`` and ``/health``, as MLflow's scoring server has them."""
+    return invocations.ping(exchange.core.follower.ready())
+
+
+async def mlflow_version(_: Exchange) -> Rendered:
+    """``/version``: MLflow's."""
+    return invocations.mlflow_version()
+
+
 async def live(_: Exchange) -> Rendered:
     """``/v2/health/live``."""
     return oip.health("live", ok=True)
@@ -51,16 +66,22 @@ async def server(_: Exchange) -> Rendered:
     return oip.server()
 
 
-PAGES: dict[str, tuple[Page, Role | None]] = {
+PAGES: dict[str, tuple[Page | None, Role | None]] = {
+    "/": (explore, None),
+    # Swagger UI's own files, which BentoML has: nothing of ours is in them.
+    **dict.fromkeys((f"{explorer.STATIC}{name}" for name in explorer.FILES), (None, None)),
     "/models": (models, "read"),
     "/workers": (workers, "read"),
     "/docs.json": (docs, "read"),
     "/metrics": (metrics, None),
+    "/ping": (ping, None),
+    "/health": (ping, None),
+    "/version": (mlflow_version, None),
     "/v2": (server, None),
     "/v2/health/live": (live, None),
     "/v2/health/ready": (ready, None),
 }
-"""Path → what answers, and the role that it takes; ``None`` for none."""
+"""Path → what answers (``None``: BentoML), and the role that it takes; ``None`` for none."""
 
 
 def model_page(core: Core, path: str) -> Page | None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -104,9 +106,14 @@ def ping(ok: bool) -> Rendered:
     return Rendered(status=200 if ok else 404, headers=(("content-type", "application/json"),), body=b"\n")
 
 
+@cache
 def mlflow_version() -> Rendered:
-    """What ``/version`` says: MLflow's, of this installation."""
-    return Rendered(status=200, headers=(("content-type", "application/json"),), body=installed("mlflow").encode())
+    """What ``/version`` says: MLflow's, of this installation; 404 if there is none, which serving does not need."""
+    try:
+        status, body = 200, installed("mlflow").encode()
+    except PackageNotFoundError:
+        status, body = 404, b""
+    return Rendered(status=status, headers=(("content-type", "application/json"),), body=body)
 
 
 def _split(data: Any) -> list[dict[str, Any]]:

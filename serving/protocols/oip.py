@@ -8,6 +8,8 @@ What the protocol leaves open, and what is decided here:
 - ``decision`` is BYTES, and one of "true", "false", "refer" (a person decides) and "none" (nobody could answer): as a
   BOOL, a client that does not look at ``referred`` would take a case for a person as a "no".
 - The protocol has no place for the error of a row, so one bad row refuses the request, and says which.
+- A version in the address is the one whose turn it is. If it fails, the fallback chain answers like anywhere else;
+  ``version`` and ``answered_by`` say so.
 - The body's ``id`` is given back and means nothing else. Clients count it from 1 in every process, so it can't be what
   makes a repeated request recognisable; the header ``x-request-id`` is.
 """
@@ -15,12 +17,13 @@ What the protocol leaves open, and what is decided here:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version as installed
 from typing import Any
 
 import msgspec
 
-from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
+from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.runtime.answer import Answer
 from pilotage.spec import RequestField
 from serving.protocols import Parsed, Rendered, check_rows, json_answer
@@ -91,35 +94,16 @@ def parse(body: bytes, headers: Mapping[str, str], fields: Mapping[str, RequestF
     return Parsed(rows=rows, whole=True, echo=(request.id, wanted))
 
 
-def render(
-    parsed: Parsed,
-    results: Sequence[Answer | PilotageError],
-    *,
-    model: str,
-    version: int | None,
-    asked: int | None = None,
-) -> Rendered:
-    """Writes the outputs that were asked for; see ``Codec``.
-
-    Args:
-        parsed: What ``parse`` gave.
-        results: One a row.
-        model: That was asked.
-        version: Its champion's.
-        asked: The version that the address named; answers of another are an error, not what was asked for.
-    """
+def render(parsed: Parsed, results: Sequence[Answer | PilotageError], *, model: str, version: int | None) -> Rendered:
+    """Writes the outputs that were asked for; see ``Codec``."""
     answers: list[Answer] = []
     for row, result in enumerate(results):
         if isinstance(result, PilotageError):
             return refuse(result, row=row if len(results) > 1 else None)
-        if asked is not None and result.version != asked:
-            return refuse(
-                ModelNotReady(
-                    f"Version {asked} of {model} did not answer ({result.answered_by} did).",
-                    fix="Ask again, or ask without a version.",
-                )
-            )
         answers.append(result)
+    answered = {answer.version for answer in answers}
+    # One name for all rows, where the protocol has room for one; each row's own is an output.
+    shown = answered.pop() if len(answered) == 1 else version
     request_id, wanted = parsed.echo
     outputs, binary = [], []
     for name, as_bytes in wanted.items():
@@ -132,7 +116,6 @@ def render(
         else:
             output["data"] = column
         outputs.append(output)
-    shown = asked if asked is not None else version
     content: dict[str, Any] = {"model_name": model, "model_version": "" if shown is None else str(shown)}
     if request_id is not None:
         content["id"] = request_id
@@ -175,6 +158,7 @@ def check_version(model: str, asked: str, serving: Sequence[int]) -> int:
     )
 
 
+@cache
 def server() -> Rendered:
     """What ``GET /v2`` says."""
     return json_answer(

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 
 from pilotage.errors import InvalidRequest, PilotageError, RequestTooLarge, UnknownModel
-from pilotage.runtime.answer import Answer
 from pilotage.runtime.contract import Contract
 from serving.protocols import Parsed, Rendered, oip
 from tests.unit.serving.codec_cases import FIELDS, ORDER, SPEC, answer
@@ -63,8 +62,8 @@ def read(rendered: Rendered) -> InferResult:
     )
 
 
-def render(request: Parsed, results: list[Answer | PilotageError], **options: Any) -> Rendered:
-    return oip.render(request, results, model="tiny", version=3, **options)
+def render(request: Parsed, results: list[Any]) -> Rendered:
+    return oip.render(request, results, model="tiny", version=3)
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -277,12 +276,16 @@ class TestOutputs:
             "error": "Row 1: items=0 is out of range. Fix: Send an integer from 1 to 99."
         }
 
-    def test_an_answer_of_another_version_than_the_address_names_is_not_given(self):
-        request = parsed(tensors([SENT]))
-        assert json.loads(read(render(request, [answer(0)], asked=3)).get_response()["model_version"]) == 3
-        rendered = render(request, [answer(0, version=4)], asked=3)
-        assert rendered.status == 503
-        assert "Version 3 of tiny did not answer" in json.loads(rendered.body)["error"]
+    def test_the_answer_names_the_version_that_answered_or_where_several_did_the_champion(self):
+        request = parsed(tensors([SENT, SENT]))
+
+        def named(*versions: int | None) -> str:
+            results = [answer(row, version=version) for row, version in enumerate(versions)]
+            result = read(render(request, results))
+            assert result.as_numpy("version").tolist() == [version or 0 for version in versions]
+            return result.get_response()["model_version"]
+
+        assert [named(4, 4), named(3, 4), named(None, None)] == ["4", "3", ""]
 
 
 def test_only_a_version_that_is_served_may_be_asked_for():
