@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilotage.cli import declared, home, servers
 from pilotage.cli.console import out
+from pilotage.cli.stages import rows, stages_of
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,11 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
 def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
     champion = state.champion if state else None
     refused = state.refused[-1] if state and state.refused else None
-    waiting = [number for number in (state.versions if state else {}) if champion is None or number > champion.version]
+    waiting = [
+        number
+        for number, known in (state.versions if state else {}).items()
+        if known.stage == "candidate" and (champion is None or number > champion.version)
+    ]
     return {
         "model": name,
         "title": spec.title if spec else None,
@@ -75,6 +80,7 @@ def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
         "risk": spec.risk if spec else None,
         "declared": spec is not None,
         "champion": None if champion is None else _champion(champion, state),
+        **stages_of(spec, state),
         "waiting_versions": sorted(waiting),
         "versions": sorted(state.versions) if state else [],
         "releases": [
@@ -138,6 +144,8 @@ def _panel(model: dict[str, Any]) -> RenderableType:
             grid.add_row("at the gate", _metrics(champion["metrics"]))
         if model["waiting_versions"]:
             grid.add_row("waiting", f"version {', '.join(map(str, model['waiting_versions']))}")
+    for name, words, style in rows(model):
+        grid.add_row(name, Text(words, style=style))
     if model["last_refusal"]:
         refusal = model["last_refusal"]
         grid.add_row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
