@@ -46,6 +46,10 @@ ENV PATH=/opt/venv/bin:$PATH \
     DO_NOT_TRACK=1 \
     GX_ANALYTICS_ENABLED=false \
     OMP_WAIT_POLICY=passive
+# The code is not installed: it says its version by a file on the path.
+RUN version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml) \
+    && mkdir "pilotage-$version.dist-info" \
+    && printf 'Metadata-Version: 2.1\nName: pilotage\nVersion: %s\n' "$version" >"pilotage-$version.dist-info/METADATA"
 # Bytecode once, here: the containers' file system is read-only.
 RUN python -m compileall -q /app
 USER 10001:10001

@@ -244,6 +244,19 @@ def keys_import(file: Path) -> None:
     take_over(_settings(), file)
 
 
+@cli.command(short_help="Build a bento that serves champions on its own.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--all", "everything", is_flag=True, help="Every declared model.")
+def bento(models: tuple[str, ...], everything: bool) -> None:
+    """Build a bento with the champions of the MODELs inside: it serves without ledger, MLflow and lake.
+
+    It goes to the store in PILOTAGE_HOME/bentoml; see docs/how-to/serve-a-bento.md.
+    """
+    from pilotage.cli.bento import bento
+
+    bento(_settings(), models, everything=everything)
+
+
 @cli.group(hidden=True)
 def setup() -> None:
     """Steps of `pilotage up`, each a process of its own. The last line they print is their result."""

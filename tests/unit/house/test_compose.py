@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,15 @@ def test_the_image_has_what_the_commands_need_and_runs_as_nobody_special():
     for copied in re.findall(r"^COPY (?!--from)(?:--\S+ )*(?!--)(.+) \S+$", lines, re.MULTILINE):
         for source in copied.split():
             assert source in allowed, f"{source} is kept out by .dockerignore"
+
+
+def test_the_code_in_the_image_knows_its_version(tmp_path: Path):
+    """It is not installed there, and ``importlib.metadata`` would raise: in a training run, in an answer."""
+    made = re.search(r"^RUN (version=(?:.*\\\n)*.*)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+    (tmp_path / "pyproject.toml").write_bytes((PROJECT / "pyproject.toml").read_bytes())
+    subprocess.run(["sh", "-eu", "-c", made.group(1)], cwd=tmp_path, check=True)
+    [found] = metadata.distributions(name="pilotage", path=[str(tmp_path)])
+    assert found.version == metadata.version("pilotage")
 
 
 def test_volumes_belong_to_the_user_of_the_image():
