@@ -20,6 +20,7 @@ import psutil
 from pilotage.runtime.answer import Answer
 from serving.metrics_files import MetricsFiles
 from serving.metrics_text import (
+    BATCH,
     BOUNDS,
     FAMILIES,
     MOST_SERIES,
@@ -47,6 +48,10 @@ class _Histogram:
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS) + 1)
         self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
 
 
 class Gauges:
@@ -81,6 +86,7 @@ class ServiceMetrics:
         """Requests being answered; the gateway counts it up and down."""
         self._predictions: dict[tuple[str, int | None, str | None, str, bool | None, bool], int] = {}
         self._phases = {model: tuple(_Histogram() for _ in PHASES) for model in models}
+        self._batches = {model: _Histogram() for model in self._phases}
         self._routes = frozenset(routes)
         self._counted: dict[str, dict[tuple[str, ...], float]] = {
             name: {} for name, family in FAMILIES.items() if family.kind == "counter"
@@ -91,22 +97,35 @@ class ServiceMetrics:
         self._files = MetricsFiles(folder, merge=merge_dead, service=service)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
-    def answered(self, answer: Answer, seconds: Sequence[float | None]) -> None:
+    def answered(self, answer: Answer, seconds: Sequence[float | None] | None = None) -> None:
         """Counts an answer.
 
         Args:
             answer: As it leaves.
-            seconds: What each of ``PHASES`` took; ``None`` for one that was not needed.
+            seconds: See ``timed``; left out for a row of a batch, whose time is not its own.
         """
         key = (answer.model, answer.version, answer.stage, answer.answered_by, answer.decision, answer.referred)
         predictions = self._predictions
         predictions[key] = predictions.get(key, 0) + 1
-        for histogram, spent in zip(self._phases[answer.model], seconds, strict=True):
-            if spent is not None:
-                histogram.counts[bisect_left(BOUNDS, spent)] += 1
-                histogram.total += spent
+        if seconds is not None:
+            self.timed(answer.model, seconds)
         if not answer.logged:
             self.count("pilotage_unlogged_answers_total", answer.model)
+
+    def timed(self, model: str, seconds: Sequence[float | None]) -> None:
+        """Counts what a request took.
+
+        Args:
+            model: That was asked.
+            seconds: What each of ``PHASES`` took; ``None`` for one that was not needed.
+        """
+        for histogram, spent in zip(self._phases[model], seconds, strict=True):
+            if spent is not None:
+                histogram.add(spent)
+
+    def timed_batch(self, model: str, seconds: float) -> None:
+        """Counts what a request of many rows took, which would hide what one prediction takes."""
+        self._batches[model].add(seconds)
 
     def failed(self, model: str | None, error: BaseException) -> None:
         """Counts a prediction that was answered with an error."""
@@ -195,7 +214,7 @@ class ServiceMetrics:
         distributions = [
             Distribution("pilotage_request_seconds", (model, phase), histogram.counts.copy(), histogram.total)
             for model, histograms in self._phases.items()
-            for phase, histogram in zip(PHASES, histograms, strict=True)
+            for phase, histogram in zip((*PHASES, BATCH), (*histograms, self._batches[model]), strict=True)
         ]
         return Snapshot(series, distributions)
 

@@ -16,6 +16,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PHASES = ("parse", "state", "features", "predict", "log", "total")
 """Of a request: from its bytes to checked values; looking up as-of features; row features; model, calibration and
 decision; waiting until it is on disk; all of it, inside the service."""
+BATCH = "batch"
+"""The phase of the metric that is all of a request of many rows."""
 BOUNDS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds of the histograms' buckets, seconds."""
 MOST_SERIES = 2_000

@@ -323,6 +323,3 @@ def _error(code: str, schema: str) -> dict[str, Any]:
     return {"description": _ERRORS[code], "content": {"application/json": {"schema": ref(schema)}}}
 
 
-def describe(page_of_bentoml: Mapping[str, Any], specs: Mapping[str, ModelSpec]) -> dict[str, Any]:  # noqa: ARG001
-    """The page; kept for a caller that has BentoML's."""
-    return page(specs)

@@ -43,11 +43,11 @@ async def answer_rows(
         except LogUnavailable as error:
             lost = error
     answers: list[Answer | PilotageError] = []
-    spent = (time.perf_counter_ns() - exchange.started) * 1e-9
+    core.metrics.timed_batch(model, (time.perf_counter_ns() - exchange.started) * 1e-9)
     for each in drafts:
         if isinstance(each, Drafted):
             answer = each.answer if lost is None else core.unlogged(each.answer, lost)
-            core.metrics.answered(answer, (None, None, None, None, None, spent))
+            core.metrics.answered(answer)
             core.shadows.offer(each)
             answers.append(answer)
         else:
