@@ -2,189 +2,35 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import math
 import struct
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from assets.models import flight_delay, loan_approval
 from pilotage.errors import DeclarationError
 from pilotage.features.compiled import CompiledRow
+from pilotage.features.compiled.compiler import Compiler
 from pilotage.features.compiled.row import frame_of
-from pilotage.features.rows import evaluate
-
-COLUMNS: dict[str, pl.DataType] = {
-    "x": pl.Float64(),
-    "y": pl.Float64(),
-    "i": pl.Int64(),
-    "j": pl.Int64(),
-    "small": pl.Int32(),
-    "single": pl.Float32(),
-    "p": pl.Boolean(),
-    "q": pl.Boolean(),
-    "s": pl.String(),
-    "z": pl.String(),
-    "at": pl.Datetime("us", "UTC"),
-    "then": pl.Datetime("us", "UTC"),
-    "day": pl.Date(),
-}
-ZONES = ("America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "Europe/London")
-MINUTE = timedelta(minutes=1)
-
-
-def since_1970(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-# Values, with the ones that computers get wrong.
-
-odd_floats = [0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.5, 2.5, 1e-310, 1e300, -1e300, 2.0**53, math.inf, -math.inf, math.nan]
-odd_floats += [2.0**63, -(2.0**63), 49.0, 2.675, 0.1]
-odd_integers = [0, 1, -1, 7, -7, 127, 128, 2**31, -(2**31), 2**53 + 1, 2**62, 2**63 - 1, -(2**63)]
-floats = st.one_of(st.none(), st.sampled_from(odd_floats), st.floats(), st.floats(-1000, 1000))
-integers = st.one_of(st.none(), st.sampled_from(odd_integers), st.integers(-(2**63), 2**63 - 1), st.integers(-50, 50))
-flags = st.sampled_from([True, False, None])
-texts = st.one_of(st.none(), st.sampled_from(["", "a", "A", "ab", "é", "İ", "x\x00y", "😀"]), st.text("abX é", max_size=4))
-# Around the hours in which clocks change, and anywhere from 1900 on.
-changes = [datetime(2013, 3, 10, 7, tzinfo=UTC), datetime(2013, 11, 3, 6, tzinfo=UTC), datetime(2024, 3, 31, 1, tzinfo=UTC)]
-moments = st.one_of(
-    st.none(),
-    st.integers(since_1970(datetime(1900, 1, 1, tzinfo=UTC)), since_1970(datetime(2199, 12, 31, tzinfo=UTC))),
-    st.builds(
-        lambda change, us: since_1970(change) + us,
-        st.sampled_from(changes),
-        st.one_of(st.integers(-2, 2), st.integers(-7_200_000_000, 7_200_000_000)),
-    ),
-)  # fmt: skip
-days = st.one_of(st.none(), st.integers(-25_000, 80_000))
-singles = st.one_of(st.none(), st.floats(width=32))
-rows = st.tuples(
-    floats, floats, integers, integers, st.one_of(st.none(), st.integers(-(2**31), 2**31 - 1)), singles,
-    flags, flags, texts, texts, moments, moments, days,
-)  # fmt: skip
-frames = st.lists(rows, min_size=2, max_size=6)
-
-# Expressions by what they give. Each grows from columns and literals to a small depth.
-
-
-def grown(depth: int) -> dict[str, st.SearchStrategy[pl.Expr]]:
-    if depth == 0:
-        return {
-            "float": st.sampled_from([pl.col("x"), pl.col("y"), pl.col("single").cast(pl.Float64)]),
-            "integer": st.sampled_from([pl.col("i"), pl.col("j"), pl.col("small").cast(pl.Int64)]),
-            "flag": st.sampled_from([pl.col("p"), pl.col("q")]),
-            "text": st.sampled_from([pl.col("s"), pl.col("z")]),
-            "time": st.sampled_from([pl.col("at"), pl.col("then")]),
-            "span": st.just(pl.col("at") - pl.col("then")),
-        }
-    under = grown(depth - 1)
-    float_, integer, flag, text, time, span = (under[kind] for kind in ("float", "integer", "flag", "text", "time", "span"))
-    number = st.one_of(float_, integer)
-    float_literal = st.sampled_from([value for value in odd_floats if not math.isnan(value)])
-    whole_literal = st.sampled_from([0, 1, -1, 2, 7, 60, 1000, 2**40])
-    zoned = st.builds(lambda t, zone: t.dt.convert_time_zone(zone), time, st.sampled_from(ZONES))
-    clock = st.one_of(time, zoned)
-    compared = st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge", "eq_missing", "ne_missing"])
-    return {
-        "float": st.one_of(
-            float_,
-            st.builds(binary, st.sampled_from(["add", "sub", "mul", "truediv", "floordiv", "mod"]), float_, st.one_of(number, float_literal, whole_literal)),
-            st.builds(binary, st.sampled_from(["add", "sub", "mul", "truediv", "floordiv", "mod"]), integer, st.one_of(float_, float_literal)),
-            st.builds(flipped, st.sampled_from(["add", "sub", "mul", "truediv", "floordiv", "mod"]), float_, st.one_of(float_literal, whole_literal)),
-            st.builds(lambda a, b: a / b, integer, st.one_of(integer, whole_literal)),
-            st.builds(lambda e, name: getattr(e, name)(), float_, st.sampled_from(["abs", "floor", "ceil", "sqrt", "log", "log1p", "exp", "__neg__"])),
-            st.builds(lambda e, d: e.round(d), float_, st.integers(0, 4)),
-            st.builds(lambda e, a, b: e.clip(min(a, b), max(a, b)), float_, float_literal, float_literal),
-            st.builds(lambda e, a: e.clip(a), float_, st.one_of(float_literal, whole_literal)),
-            st.builds(lambda e, a: e.clip(upper_bound=a), float_, float_literal),
-            st.builds(lambda e, a: e.fill_null(a), float_, st.one_of(float_, integer, float_literal, whole_literal)),
-            st.builds(lambda e, a: e.fill_nan(a), float_, st.one_of(st.none(), float_literal)),
-            st.builds(lambda a, b, c: pl.coalesce(a, b, c), float_, number, number),
-            st.builds(lambda a, b, c: pl.min_horizontal(a, b, c), float_, float_, number),
-            st.builds(lambda a, b, c: pl.max_horizontal(a, b, c), float_, float_, number),
-            st.builds(lambda c, a, b: pl.when(c).then(a).otherwise(b), flag, st.one_of(float_, float_literal), st.one_of(number, float_literal, whole_literal, st.none())),
-            st.builds(lambda e: e.cast(pl.Float64), st.one_of(integer, flag)),
-        ),
-        "integer": st.one_of(
-            integer,
-            st.builds(binary, st.sampled_from(["add", "sub", "mul", "floordiv", "mod"]), integer, st.one_of(integer, whole_literal)),
-            st.builds(flipped, st.sampled_from(["add", "sub", "mul", "floordiv", "mod"]), integer, whole_literal),
-            st.builds(lambda e, name: getattr(e, name)(), integer, st.sampled_from(["abs", "__neg__", "floor", "ceil", "round"])),
-            st.builds(lambda e, strict: e.cast(pl.Int64, strict=strict), float_, st.booleans()),
-            st.builds(lambda e, dtype, strict: e.cast(dtype, strict=strict).cast(pl.Int64), integer, st.sampled_from([pl.Int8, pl.Int16, pl.Int32]), st.booleans()),
-            st.builds(lambda e: e.cast(pl.Int16, wrap_numerical=True).cast(pl.Int64), integer),
-            st.builds(lambda e: e.cast(pl.Int64), st.one_of(flag, time)),
-            st.builds(lambda e, a, b: e.clip(min(a, b), max(a, b)), integer, whole_literal, whole_literal),
-            st.builds(lambda e, a: e.fill_null(a), integer, st.one_of(integer, whole_literal)),
-            st.builds(lambda a, b: pl.min_horizontal(a, b), integer, integer),
-            st.builds(lambda a, b: pl.max_horizontal(a, b), integer, integer),
-            st.builds(lambda c, a, b: pl.when(c).then(a).otherwise(b), flag, st.one_of(integer, whole_literal), st.one_of(integer, st.none())),
-            st.builds(lambda e, part: getattr(e.dt, part)().cast(pl.Int64), clock, st.sampled_from(["hour", "minute", "second", "weekday", "day", "month", "year", "ordinal_day"])),
-            st.builds(lambda e, k: e.dt.hour() * 3 + k, clock, st.integers(0, 100)).map(lambda e: e.cast(pl.Int64)),
-            st.builds(lambda e, unit: getattr(e.dt, f"total_{unit}")(), span, st.sampled_from(["days", "hours", "minutes", "seconds", "milliseconds", "microseconds"])),
-            st.just(pl.col("day").dt.weekday().cast(pl.Int64)),
-            st.just(pl.col("day").dt.year().cast(pl.Int64)),
-            st.builds(lambda e: e.str.len_chars().cast(pl.Int64), text),
-            st.builds(lambda e: (e.str.len_chars() - 2).cast(pl.Int64), text),
-        ),
-        "flag": st.one_of(
-            flag,
-            st.builds(binary, compared, number, st.one_of(number, float_literal, whole_literal)),
-            st.builds(binary, compared, st.one_of(float_literal, whole_literal).map(pl.lit), number),
-            st.builds(binary, compared, text, st.one_of(text, st.sampled_from(["", "a", "é"]).map(pl.lit))),
-            st.builds(binary, compared, time, time),
-            st.builds(lambda e, k: e.dt.hour() >= k, clock, st.integers(-3, 30)),
-            st.builds(lambda e: e > pl.lit(datetime(2013, 3, 10, 7, tzinfo=UTC)), time),
-            st.builds(lambda e, op: getattr(e, op)(timedelta(hours=1)), span, st.sampled_from(["gt", "le", "eq"])),
-            st.builds(binary, st.sampled_from(["and_", "or_", "xor", "eq", "lt"]), flag, st.one_of(flag, st.sampled_from([pl.lit(True), pl.lit(None, pl.Boolean)]))),
-            st.builds(lambda e: ~e, flag),
-            st.builds(lambda e, name: getattr(e, name)(), st.one_of(number, flag, text, time), st.sampled_from(["is_null", "is_not_null"])),
-            st.builds(lambda e, name: getattr(e, name)(), float_, st.sampled_from(["is_nan", "is_not_nan", "is_finite", "is_infinite"])),
-            st.builds(lambda e, listed: e.is_in(listed), float_, st.lists(st.sampled_from([*odd_floats, None]), max_size=3).map(lambda v: pl.Series(v, dtype=pl.Float64).implode())),
-            st.builds(lambda e, listed: e.is_in(listed), integer, st.lists(st.sampled_from([*odd_integers, None]), max_size=3).map(lambda v: pl.Series(v, dtype=pl.Int64).implode())),
-            st.builds(lambda e, listed: e.is_in(listed), text, st.lists(st.sampled_from(["", "a", "é"]), min_size=1, max_size=3)),
-            st.builds(lambda e, a, b, closed: e.is_between(a, b, closed=closed), number, st.one_of(number, whole_literal), st.one_of(number, float_literal), st.sampled_from(["both", "left", "right", "none"])),
-            st.builds(lambda a, b, c: pl.all_horizontal(a, b, c), flag, flag, flag),
-            st.builds(lambda a, b, c: pl.any_horizontal(a, b, c), flag, flag, flag),
-            st.builds(lambda e: e.cast(pl.Boolean), number),
-            st.builds(lambda e, name, k: getattr(e.str, name)(k), text, st.sampled_from(["starts_with", "ends_with"]), st.sampled_from(["", "a", "é"])),
-            st.builds(lambda e, k: e.str.contains(k, literal=True), text, st.sampled_from(["", "a", "."])),
-        ),
-        "text": st.one_of(
-            text,
-            st.builds(lambda e: e.str.to_lowercase(), text),
-            st.builds(lambda e: e.fill_null("none"), text),
-            st.builds(lambda c, a, b: pl.when(c).then(a).otherwise(b), flag, text, st.one_of(text, st.just(pl.lit("k")))),
-            st.builds(lambda e: e.cast(pl.String), integer),
-        ),
-        "time": st.one_of(
-            time,
-            st.builds(lambda t, minutes: t - pl.duration(minutes=minutes), time, st.integers(-(10**7), 10**7)),
-            st.builds(lambda t: t + timedelta(hours=2), time),
-            st.builds(lambda c, a, b: pl.when(c).then(a).otherwise(b), flag, time, time),
-            st.builds(lambda a, b: a.fill_null(b), time, time),
-        ),
-        "span": st.one_of(span, st.builds(lambda a, b: a - b, time, time), st.builds(lambda a: a + timedelta(hours=2), span)),
-    }  # fmt: skip
-
-
-def binary(op: str, a: pl.Expr, b: Any) -> pl.Expr:
-    result: pl.Expr = getattr(a, op)(b)
-    return result
-
-
-def flipped(op: str, a: pl.Expr, b: Any) -> pl.Expr:
-    result: pl.Expr = getattr(pl.lit(b), op)(a)
-    return result
-
-
-GROWN = grown(3)
-expressions = st.one_of(GROWN["float"], GROWN["integer"], GROWN["flag"], GROWN["text"])
+from pilotage.features.compiled.zones import to_local
+from pilotage.features.rows import RowFeatures, evaluate
+from pilotage.spec import ModelSpec
+from tests.unit.features.expressions import (
+    COLUMNS,
+    ZONES,
+    depends_on_neighbours,
+    expressions,
+    floats,
+    frames,
+    integers,
+    moments,
+    texts,
+)
 
 
 def bits(value: Any) -> Any:
@@ -215,4 +61,204 @@ def same_as_polars(expr: pl.Expr, values: list[tuple[Any, ...]]) -> None:
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(expr=expressions, values=frames)
 def test_any_expression_over_any_values_is_the_bits_that_polars_gives(expr: pl.Expr, values: Any) -> None:
+    assume(not depends_on_neighbours(expr))
     same_as_polars(expr, values)
+
+
+# What is compiled at all: a feature that silently goes back to Polars costs a third of a millisecond a request.
+
+x, i, p, s, at = (pl.col(name) for name in ("x", "i", "p", "s", "at"))
+COMPILED = [
+    x + 1,
+    2 * x - i,
+    x / 49,
+    i / 7,
+    i // 3,
+    i % 3,
+    x % 2.5,
+    i * 60 + 3,
+    -x,
+    i.abs(),
+    x.sqrt(),
+    x.log(),
+    x.log1p(),
+    x.exp(),
+    x.floor(),
+    x.ceil(),
+    x.round(2),
+    x.clip(0.01, 0.99),
+    i.clip(0, 5),
+    x.fill_null(0.2),
+    x.fill_nan(None),
+    pl.coalesce("x", "y"),
+    pl.min_horizontal("x", "y"),
+    pl.max_horizontal("i", "j"),
+    (x > 30) & (i == 1) | p.is_null(),
+    ~p,
+    p ^ pl.col("q"),
+    x.eq_missing(1.0),
+    x.is_between(0, 1),
+    i.is_in([1, 2]),
+    s.is_in(["a", "b"]),
+    x.is_nan(),
+    x.is_finite(),
+    pl.all_horizontal("p", "q"),
+    pl.when(x > 30).then(0.5).when(p).then(0.3).otherwise(0.15),
+    pl.when(p, i == 1).then(s).otherwise(pl.lit("other")),
+    x.cast(pl.Int64, strict=False),
+    p.cast(pl.Int64),
+    i.cast(pl.Float64),
+    i.cast(pl.String),
+    pl.col("small") + 1,
+    at.dt.hour().cast(pl.Int64) * 60,
+    at.dt.weekday(),
+    at.dt.year() - i,
+    at.dt.convert_time_zone("Europe/Berlin").dt.month(),
+    at.dt.date().dt.day(),
+    (at - pl.duration(hours=2) - pl.col("then")).dt.total_minutes(),
+    at > pl.col("then"),
+    s.str.len_chars(),
+    s.str.to_lowercase(),
+    s.str.contains("b", literal=True),
+    s.str.starts_with("a"),
+    pl.lit(3.5),
+    pl.lit("k"),
+    pl.lit(7),
+    pl.col("single").cast(pl.Float64) * 2,
+    x.alias("renamed"),
+]
+
+
+@pytest.mark.parametrize("expr", COMPILED, ids=str)
+def test_what_features_are_made_of_is_compiled(expr: pl.Expr) -> None:
+    assert CompiledRow({"f": expr}, COLUMNS).left_to_polars == ()
+
+
+LEFT = [
+    x**2,
+    s.str.slice(0, 1),
+    s.str.contains("b+"),
+    at.dt.truncate("1h"),
+    at.dt.offset_by("1mo"),
+    x.sin(),
+    pl.concat_str("s", "z"),
+    pl.col("single") * 3,
+    pl.col("single") > 0.1,
+    pl.lit(2) * 3 + x,
+    pl.lit(None) > x,
+    s.replace_strict(["a"], [1], default=None),
+]
+
+
+@pytest.mark.parametrize("expr", LEFT, ids=str)
+def test_what_is_not_proved_is_left_to_polars_and_right(expr: pl.Expr) -> None:
+    assert CompiledRow({"f": expr}, COLUMNS).left_to_polars == ("f",)
+    same_as_polars(
+        expr,
+        [
+            (0.3, 1.0, 3, 4, 5, 0.5, True, None, "ab", "b", 1_362_000_000_000_000, 0, 15_000),
+            (None, math.nan, -3, None, None, None, False, True, None, "é", None, None, None),
+        ],
+    )
+
+
+@pytest.mark.parametrize("model", [flight_delay.MODEL, loan_approval.MODEL], ids=lambda model: model.name)
+def test_every_feature_moment_and_rule_of_the_shipped_models_is_compiled(model: ModelSpec) -> None:
+    columns = {**model.request_types(), **model.state_types()}
+    assert CompiledRow(RowFeatures.of(model).expressions, columns).left_to_polars == ()
+    assert CompiledRow({"rule": model.fallback.rule.cast(pl.Float64)}, columns).left_to_polars == ()
+    if model.predicts_at is not None:
+        assert CompiledRow({"at": model.predicts_at}, model.request_types()).left_to_polars == ()
+
+
+@pytest.mark.parametrize("model", [flight_delay.MODEL, loan_approval.MODEL], ids=lambda model: model.name)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_the_shipped_models_give_the_bits_that_polars_gives(model: ModelSpec, data: Any) -> None:
+    columns = {**model.request_types(), **model.state_types()}
+    kinds: dict[pl.DataType, st.SearchStrategy[Any]] = {
+        pl.Float64(): floats, pl.Int64(): integers, pl.String(): texts, pl.Datetime("us", "UTC"): moments,
+    }  # fmt: skip
+    values = data.draw(st.lists(st.tuples(*(kinds[dtype] for dtype in columns.values())), min_size=2, max_size=4))
+    expressions = {**RowFeatures.of(model).expressions, "rule": model.fallback.rule.cast(pl.Float64)}
+    compiled = CompiledRow(expressions, columns)
+    frame = frame_of(values, columns)
+    together = evaluate(frame, expressions).select(expressions.keys())
+    for number, row in enumerate(values):
+        assert [bits(value) for value in compiled(row)] == [bits(value) for value in together.row(number)]
+
+
+def test_a_mixed_set_keeps_its_order_and_computes_shared_steps_once() -> None:
+    shared = at.dt.convert_time_zone("America/New_York")
+    compiled = CompiledRow({"power": x**2, "hour": shared.dt.hour(), "s": s, "minute": shared.dt.minute()}, COLUMNS)
+    row = [3.0, *[None] * 7, "a", None, 1_362_000_000_000_000, None, None]
+    assert compiled.left_to_polars == ("power",)
+    assert compiled(row) == [9.0, 16, "a", 20]
+
+
+def test_a_value_that_no_type_of_pythons_can_hold_is_left_to_polars() -> None:
+    far = 2**62  # The year 148,000.
+    values: list[Any] = [None] * 10 + [far, None, None]
+    assert CompiledRow({"f": at.dt.year()}, COLUMNS)(values) == [
+        pl.Series([far]).cast(pl.Datetime("us", "UTC")).dt.year().item()
+    ]
+
+
+def test_a_cast_that_polars_refuses_is_refused_with_the_features_name() -> None:
+    compiled = CompiledRow({"speed": x.cast(pl.Int64)}, COLUMNS)
+    with pytest.raises(DeclarationError, match="Feature speed can't be computed"):
+        compiled([math.nan, *[None] * 12])
+
+
+def test_nothing_that_stands_in_a_bundle_becomes_code() -> None:
+    evil = "x'] or __import__('os').abort() #"
+    compiled = CompiledRow(
+        {
+            "a": pl.col(evil) + 1,
+            "b": pl.lit(evil),
+            evil: pl.col(evil).is_in([1]),
+            "c": s.str.contains(evil, literal=True),
+        },
+        {evil: pl.Int64(), "s": pl.String()},
+    )
+    assert compiled.left_to_polars == ()
+    assert compiled([1, "none"]) == [2, evil, True, False]
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [[], {}, {"Column": 3}, {"Column": "nobody"}, {"BinaryExpr": {}}, {"Function": {"input": []}}, {"A": 1, "B": 2}],
+)
+def test_a_tree_that_is_no_expression_compiles_to_nothing(tree: Any) -> None:
+    compiler = Compiler(COLUMNS)
+    assert compiler.attempt(tree) is None
+    assert compiler.lines == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(zone=st.sampled_from([*ZONES, "Africa/Casablanca", "Pacific/Apia", "America/St_Johns"]), at=st.lists(moments))
+def test_local_time_is_the_one_of_polars(zone: str, at: list[int | None]) -> None:
+    known = [moment for moment in at if moment is not None]
+    series = pl.Series(known, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(zone)
+    local = to_local(zone)
+    assert [local(moment) for moment in known] == series.dt.replace_time_zone(None).cast(pl.Int64).to_list()
+
+
+def test_local_time_is_right_on_both_sides_of_every_change_of_the_clocks() -> None:
+    for zone in ZONES:
+        local = to_local(zone)
+        starts = inspect.getclosurevars(local).nonlocals["starts"][1:]
+        assert starts
+        around = [moment + step for moment in starts for step in (-1, 0)]
+        series = pl.Series(around).cast(pl.Datetime("us", "UTC")).dt.convert_time_zone(zone)
+        assert [local(moment) for moment in around] == series.dt.replace_time_zone(None).cast(pl.Int64).to_list()
+
+
+def test_a_row_alone_a_constant_column_and_a_row_among_others_give_the_same_bits() -> None:
+    numbers = [n / 7 for n in range(1, 200)]
+    many = pl.DataFrame({"x": numbers, "y": [49.0] * 199})
+    together = evaluate(many, {"a": x / 49, "b": x / pl.col("y")})
+    alone = [evaluate(many[n], {"a": x / 49, "b": x / pl.col("y")}).row(0) for n in range(199)]
+    constant = evaluate(many.select("x", y=pl.lit(49.0)), {"a": x / 49, "b": x / pl.col("y")})
+    assert together.rows() == alone == constant.rows()
+    assert together["a"].to_list() != together["b"].to_list()  # Polars multiplies by 1 / 49 for the literal.
