@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from pilotage.policy import Serving
 from pilotage.runtime.breaker import Breaker
+from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.predictor import Predictor
 from pilotage.runtime.probe import admit
@@ -82,7 +84,13 @@ class Board:
         return {each.key: each for each in (self.champion, self.previous, canary, *self.shadows, *self.idle) if each}
 
 
-def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving) -> Loaded:
+class Admission(Protocol):
+    """Reads a bundle that is fit to serve, and refuses any other; ``pilotage.runtime.probe.admit``."""
+
+    def __call__(self, directory: Path, *, sha256: str | None = None) -> Bundle: ...
+
+
+def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, admission: Admission = admit) -> Loaded:
     """Brings a version to the shelf, lets a child process try it, and warms it up.
 
     Raises:
@@ -95,7 +103,7 @@ def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving) ->
         model=model,
         version=assignment.version,
     )
-    bundle = admit(folder, sha256=assignment.bundle_sha256)
+    bundle = admission(folder, sha256=assignment.bundle_sha256)
     predictor = Predictor(bundle, assignment.version)
     predictor.warm()
     personal = frozenset(field.name for field in bundle.request if field.personal)

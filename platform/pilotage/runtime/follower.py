@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pilotage.errors import PilotageError, UnknownModel
 from pilotage.policy import Serving
-from pilotage.runtime.board import Board, Key, Loaded, arrange, load
+from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
+from pilotage.runtime.probe import admit
 from pilotage.runtime.state import OnlineState
 
 POLL_S = 0.5
@@ -53,6 +54,7 @@ class Follower:
         remember: Path | None = None,
         policies: Mapping[str, Serving] | None = None,
         chores: Iterable[Callable[[], None]] = (),
+        admission: Admission = admit,
         poll_s: float = POLL_S,
     ) -> None:
         """Starts nothing yet.
@@ -66,6 +68,7 @@ class Follower:
             remember: Folder in which the last known plans are kept; ``None`` to keep none.
             policies: How each model is served; what is missing has the defaults.
             chores: Called in the background, about once a second.
+            admission: Decides whether a bundle is fit to serve.
             poll_s: Seconds between two looks.
         """
         self.models = tuple(models)
@@ -80,6 +83,7 @@ class Follower:
         self._file = PlansFile(remember) if remember is not None else None
         self._policies = policies or {}
         self._chores = tuple(chores)
+        self._admission = admission
         self._plans: dict[str, Plan] | None = None
         self._written: dict[str, Plan] | None = None
         self._read_at: datetime | None = None
@@ -208,7 +212,7 @@ class Follower:
         key = (assignment.version, assignment.bundle_sha256)
         try:
             policy = self._policies.get(model) or Serving()
-            loaded = load(model, assignment, shelf=self._bundles, policy=policy)
+            loaded = load(model, assignment, shelf=self._bundles, policy=policy, admission=self._admission)
         except Exception as error:
             # Whatever it is: this thread must live to see the next version, and what is loaded goes on answering.
             before = self._retries.get((model, key))

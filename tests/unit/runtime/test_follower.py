@@ -1,8 +1,9 @@
-"""The follower takes up what is released, refuses what can't be served, and never drops what answers."""
+"""The follower carries out what was decided, refuses what can't be served, and never drops what answers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -13,100 +14,64 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ModelNotReady, UnknownModel
 from pilotage.features.online import build_online
 from pilotage.runtime import follower as module
-from pilotage.runtime.follower import Follower
-from pilotage.testing.bundles import START, make_bundle, tiny_spec
-
-STATEFUL = tiny_spec("stateful", with_state=True)
-
-
-@dataclass(frozen=True)
-class Told:
-    version: int
-    bundle: str
-    bundle_sha256: str
-    sequence: int
-    promoted_at: datetime = START
-    trained_at: datetime = START
-
-
-class World:
-    """What is released, and a follower of it."""
-
-    def __init__(self, home: Path, *models: str) -> None:
-        self.home = home
-        self.releases: dict[str, Told] = {}
-        self.said: list[str] = []
-        self.down = False
-        self.follower = Follower(
-            models, releases=self.read, bundles=home / "shelf", online=home / "online", report=self.said.append
-        )
-
-    def read(self) -> dict[str, Told]:
-        if self.down:
-            raise ConnectionError("no database")
-        return self.releases
-
-    def release(self, model: str, version: int, *, seed: int = 1, damage: bool = False) -> None:
-        folder = self.home / "registry" / model / str(version)
-        sha256 = make_bundle(folder, spec=STATEFUL if model == "stateful" else tiny_spec(model), seed=seed)
-        if damage:
-            (folder / "model.txt").write_text("tree")
-        self.releases[model] = Told(version, str(folder), sha256, sequence=version)
-        self.follower.look()
-
-    def status(self, model: str) -> dict[str, object]:
-        [entry] = [entry for entry in self.follower.status() if entry["model"] == model]
-        return entry
+from pilotage.runtime.probe import admit
+from pilotage.testing.bundles import make_bundle, tiny_spec
+from tests.unit.runtime.world import World, world_of
 
 
 def test_nothing_is_ready_before_every_model_has_a_champion(tmp_path: Path) -> None:
-    world = World(tmp_path, "one", "two")
+    world = world_of(tmp_path, "one", "two")
     world.follower.look()
     assert not world.follower.ready()
     with pytest.raises(ModelNotReady, match="none was promoted yet"):
-        world.follower.serving("one")
+        world.answer("one")
     with pytest.raises(UnknownModel, match="three"):
-        world.follower.serving("three")
+        world.follower.board("three")
     world.release("one", 1)
     assert not world.follower.ready()
     world.release("two", 1)
     assert world.follower.ready()
-    assert world.status("one")["version"] == 1
-    assert world.status("one")["problem"] is None
+    assert (world.status("one")["version"], world.status("one")["problem"]) == (1, None)
 
 
 def test_a_damaged_release_is_refused_and_the_version_before_goes_on(tmp_path: Path) -> None:
-    world = World(tmp_path, "one")
+    world = world_of(tmp_path, "one")
     world.release("one", 1)
     world.release("one", 2, damage=True)
-    assert world.follower.serving("one").predictor.version == 1
+    assert world.champion("one") == 1
     assert world.follower.ready()
     assert "version 2 is refused" in str(world.status("one")["problem"])
-    world.release("one", 3, seed=2)
-    assert world.follower.serving("one").predictor.version == 3
-    assert world.status("one")["problem"] is None
+    world.release("one", 3)
+    assert world.champion("one") == 3
+    assert world.status("one")["problem"] is None or "version 2" in str(world.status("one")["problem"])
 
 
-def test_a_refused_release_is_tried_again_later_and_not_at_every_look(
+def test_a_refused_version_is_tried_again_later_and_not_at_every_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    world = World(tmp_path, "one")
+    world = world_of(tmp_path, "one")
+    tried: list[int] = []
+    original = module.load
+    monkeypatch.setattr(
+        module, "load", lambda model, assignment, **more: (tried.append(1), original(model, assignment, **more))[1]
+    )
     world.release("one", 1, damage=True)
-    tried: list[object] = []
-    monkeypatch.setattr(world.follower, "_take_up", lambda *arguments: tried.append(arguments))
-    world.follower.look()
-    assert tried == []
-    now[0] = 2.0
     world.follower.look()
     assert len(tried) == 1
+    now[0] = 2.0
+    world.follower.look()
+    assert len(tried) == 2
+    now[0] = 2.6
+    world.follower.look()
+    assert len(tried) == 2, "the pause grows"
 
 
-def test_a_release_that_was_repaired_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_was_repaired_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    world = World(tmp_path, "one")
+    world = world_of(tmp_path, "one")
     world.release("one", 1, damage=True)
     make_bundle(tmp_path / "again", spec=tiny_spec("one"), seed=1)
     (tmp_path / "again" / "model.txt").replace(tmp_path / "registry" / "one" / "1" / "model.txt")
@@ -115,66 +80,191 @@ def test_a_release_that_was_repaired_is_taken_up(tmp_path: Path, monkeypatch: py
     assert world.follower.ready()
 
 
+def test_a_rollback_to_a_loaded_version_needs_no_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.release("one", 2)
+    first = world.follower.boards["one"].previous
+    assert first is not None
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("nothing is to be loaded"))
+    world.decide("one", champion=replace(world.plans["one"].previous, role="champion"), previous=None)
+    assert world.follower.boards["one"].champion is first
+
+
+def test_a_kill_is_carried_out_without_waiting_for_a_version_that_loads(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.release("one", 2, look=False)
+    world.decide("one", look=False, killed="wrong since noon")
+    world.follower.follow()
+    board = world.follower.boards["one"]
+    assert board.killed == "wrong since noon"
+    assert (board.champion, board.previous, board.canary, board.shadows) == (None, None, None, ())
+    assert world.follower.ready(), "it is ready to say so"
+    assert any("was killed: wrong since noon" in sentence for sentence in world.said)
+
+
+def test_a_model_that_is_resumed_answers_again_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = world_of(tmp_path, "one")
+    plan = world.release("one", 1)
+    # As the ledger reduces it: a killed model has no assignments at all.
+    world.decide("one", champion=None, killed="x")
+    monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("nothing is to be loaded"))
+    world.decide("one", champion=plan.champion, killed=None)
+    assert world.champion("one") == 1
+
+
+def test_versions_without_a_role_are_let_go(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    for version in (1, 2, 3):
+        world.release("one", version)
+    loaded = world.follower.boards["one"].loaded()
+    assert sorted(version for version, _ in loaded) == [2, 3]
+    assert world.follower._known["one"].keys() == loaded.keys()
+
+
+def test_canary_and_shadows_are_loaded_and_let_go_with_their_roles(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    canary = world.made("one", 2, "canary", share=0.25, salt="s")
+    world.decide("one", canary=canary, shadows=(world.made("one", 3, "shadow"),))
+    status = world.status("one")
+    assert status["canary"] == {"version": 2, "share": 0.25}
+    assert status["shadows"] == [3]
+    before = world.follower.boards["one"].canary
+    world.decide("one", canary=replace(canary, share=0.5), shadows=())
+    after = world.follower.boards["one"].canary
+    assert before is not None and after is not None
+    assert after.loaded is before.loaded
+    assert after.share == 0.5
+    assert sorted(version for version, _ in world.follower.boards["one"].loaded()) == [1, 2]
+
+
+def test_a_canary_that_is_refused_leaves_the_champion_alone(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.decide("one", canary=world.made("one", 2, "canary", damage=True, share=0.5, salt="s"))
+    assert world.champion("one") == 1
+    assert world.follower.boards["one"].canary is None
+    assert "version 2 is refused" in str(world.status("one")["problem"])
+
+
 def test_what_is_loaded_goes_on_while_the_ledger_is_down(tmp_path: Path) -> None:
-    world = World(tmp_path, "one")
+    world = world_of(tmp_path, "one")
     world.release("one", 1)
     world.down = True
     world.follower.look()
-    assert world.follower.serving("one").predictor.version == 1
+    assert world.champion("one") == 1
     assert world.follower.ready()
-    assert any("no database" in sentence for sentence in world.said)
     assert "no database" in str(world.status("one")["problem"])
+    assert world.status("one")["plans_from"] == "last known copy"
     world.down = False
-    world.release("one", 2, seed=2)
-    assert world.follower.serving("one").predictor.version == 2
-    assert world.status("one")["problem"] is None
+    world.release("one", 2)
+    assert world.champion("one") == 2
+    assert (world.status("one")["problem"], world.status("one")["plans_from"]) == (None, "ledger")
+
+
+def test_a_restart_without_ledger_and_registry_goes_by_the_last_known_plans(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.down = True
+    (tmp_path / "registry").rename(tmp_path / "gone")
+    restarted = world.another_follower(admission=admit)
+    restarted.look()
+    assert restarted.ready()
+    [entry] = restarted.status()
+    assert (entry["version"], entry["plans_from"]) == (1, "last known copy")
+    assert abs((datetime.now(UTC) - entry["plans_as_of"]).total_seconds()) < 60  # type: ignore[operator]
+
+
+def test_a_kill_outlives_a_restart_without_the_ledger(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.decide("one", killed="wrong")
+    world.down = True
+    restarted = world.another_follower()
+    restarted.look()
+    assert restarted.boards["one"].killed == "wrong"
+
+
+def test_damaged_notes_of_the_last_plans_are_reported_and_nothing_is_made_up(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.down = True
+    (tmp_path / "service" / "plans.json").write_bytes(b"{")
+    restarted = world.another_follower()
+    restarted.look()
+    assert not restarted.ready()
+    assert any("plans.json holds no plans" in sentence for sentence in world.said)
+
+
+def test_a_worker_that_lags_does_not_overwrite_newer_notes(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    old = world.release("one", 1, look=False)
+    lagging = world.another_follower()
+    world.decide("one", killed="wrong")
+    world.plans["one"] = old
+    lagging.follow()
+    world.down = True
+    restarted = world.another_follower()
+    restarted.look()
+    assert restarted.boards["one"].killed == "wrong"
 
 
 def test_a_release_that_fails_in_an_unforeseen_way_does_not_end_the_following(tmp_path: Path) -> None:
-    world = World(tmp_path, "one", "two")
+    world = world_of(tmp_path, "one", "two")
     world.release("one", 1)
-    world.releases["one"] = Told(2, None, "", sequence=2)  # type: ignore[arg-type]
+    broken = replace(world.made("one", 2), bundle=None)  # type: ignore[arg-type]
+    world.decide("one", champion=broken)
     world.release("two", 1)
-    assert world.follower.serving("one").predictor.version == 1
+    assert world.champion("one") == 1
     assert "version 2 is refused" in str(world.status("one")["problem"])
-    assert world.follower.serving("two").predictor.version == 1
+    assert world.champion("two") == 1
 
 
-def test_a_model_with_history_is_ready_only_with_its_online_state(tmp_path: Path) -> None:
-    world = World(tmp_path, "stateful")
-    world.release("stateful", 1)
-    assert world.follower.serving("stateful").predictor.version == 1
-    assert not world.follower.ready()
-    assert "online store" in str(world.status("stateful")["problem"])
-    lake = Lake(str(tmp_path / "lake"))
+def make_online(home: Path, level: int = 9) -> datetime:
+    lake = Lake(str(home / "lake"))
     known = datetime(2024, 1, 3, 8, tzinfo=UTC)
     stock = pl.DataFrame(
-        {"shop": ["north"], "level": [9], "known_at": [known], "day": [date(2024, 1, 3)]},
+        {"shop": ["north"], "level": [level], "known_at": [known], "day": [date(2024, 1, 3)]},
         schema_overrides={"known_at": pl.Datetime("us", "UTC")},
     )
     lake.replace_days("validated/stock", stock, [date(2024, 1, 3)], note={})
-    build_online(STATEFUL, lake=lake, path=tmp_path / "online" / "stateful.db", run_id="test")
+    spec = tiny_spec("stateful", with_state=True)
+    build_online(spec, lake=lake, path=home / "online" / "stateful.db", run_id="test")
+    return known
+
+
+def test_a_model_with_history_is_ready_only_with_its_online_state(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "stateful")
+    world.release("stateful", 1)
+    assert world.champion("stateful") == 1
+    assert not world.follower.ready()
+    assert "online store" in str(world.status("stateful")["problem"])
+    known = make_online(tmp_path)
     world.follower.look()
     assert world.follower.ready()
     assert world.status("stateful")["problem"] is None
     assert world.status("stateful")["state_through"] == known
-    (tmp_path / "online" / "stateful.db").unlink()
-    world.follower.look()
-    assert not world.follower.ready()
     world.follower.stop()
 
 
-def test_a_request_in_flight_keeps_its_version_while_another_takes_over(tmp_path: Path) -> None:
-    world = World(tmp_path, "one")
+def test_a_request_in_flight_keeps_its_board_while_another_takes_over(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
     world.release("one", 1)
-    held = world.follower.serving("one")
-    world.release("one", 2, seed=2)
-    assert held.predictor.version == 1
-    assert world.follower.serving("one").predictor.bundle.sha256 != held.predictor.bundle.sha256
+    held = world.follower.boards["one"]
+    world.release("one", 2)
+    assert held.champion is not None
+    assert held.champion.version == 1
+    assert world.champion("one") == 2
 
 
 def test_it_follows_in_the_background_and_stops(tmp_path: Path) -> None:
-    world = World(tmp_path, "one")
+    world: World = world_of(tmp_path, "one")
+    world.release("one", 1, look=False)
     world.follower.start()
+    ready = threading.Event()
+    world.follower._chores = (lambda: ready.set() if world.follower.ready() else None,)
+    assert ready.wait(60)
     world.follower.stop()
-    assert not any(thread.name == "pilotage-follower" for thread in __import__("threading").enumerate())
+    assert not any(thread.name.startswith("pilotage-") for thread in threading.enumerate())
