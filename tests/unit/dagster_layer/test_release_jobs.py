@@ -1,0 +1,295 @@
+"""Decisions from the Dagster UI, and the looks of the rollout: what they record, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from definitions import build_defs
+from jobs.decisions import decision_jobs
+from jobs.rollout import rollout_job_name
+from pilotage.policy import Rollout
+from pilotage.release import rollout, tick
+from pilotage.release.champions import states
+from pilotage.release.events import Draft
+from pilotage.release.ledger import SqlLedger
+from pilotage.release.state import ModelState
+from pilotage.run_tags import CAUSE, DECISION, MODEL
+from pilotage.settings import Settings
+from pilotage.testing.bundles import make_bundle, tiny_spec
+from resources.platform_home import PlatformHome
+from resources.records import RecordIOManager
+from sensors.rollout import rollout_sensor
+from tests.unit.release.lives import draft, registered
+
+MODEL_NAME = "flight_delay"
+
+
+class House:
+    """A home with its Dagster instance, in which jobs run in this process."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance, bundle: tuple[Path, str]) -> None:
+        self.settings = Settings.load().model_copy(update={"home": home})
+        self.instance = instance
+        self.bundle = bundle
+        self.platform = PlatformHome(home=str(home))
+
+    def happens(self, *drafts: Draft) -> None:
+        ledger = SqlLedger.of(self.settings)
+        for each in drafts:
+            ledger.append(each)
+        ledger.close()
+
+    def versions(self, *numbers: int) -> None:
+        folder, sha256 = self.bundle
+        self.happens(*(registered(MODEL_NAME, number, bundle=str(folder), sha256=sha256) for number in numbers))
+
+    @cached_property
+    def defs(self) -> dg.Definitions:
+        return build_defs({"platform": self.platform, "io_manager": RecordIOManager(platform=self.platform)})
+
+    @property
+    def state(self) -> ModelState:
+        return states(settings=self.settings)[MODEL_NAME]
+
+    def run(self, job: str, *, raises: bool = True, **config: Any) -> dg.ExecuteInProcessResult:
+        run_config = {"ops": {f"decide_{job}": {"config": config}}} if config else None
+        return self.defs.resolve_job_def(job).execute_in_process(
+            instance=self.instance, run_config=run_config, raise_on_error=raises
+        )
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("bundles") / "good"
+    return folder, make_bundle(folder)
+
+
+@pytest.fixture
+def house(tmp_path: Path, bundle: tuple[Path, str]) -> Iterator[House]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield House(tmp_path / "home", instance, bundle)
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    return str(next(event for event in result.all_events if event.is_step_failure).step_failure_data.error)
+
+
+def test_an_operator_kills_resumes_promotes_and_rolls_back_from_the_ui(house: House) -> None:
+    house.versions(1, 2, 3)
+    house.run("promote_flight_delay", version=1, why="first", actor="ada")
+    house.run("promote_flight_delay", version=2, why="better", actor="ada")
+    house.run("shadow_flight_delay", version=3, why="try it")
+    house.run("canary_flight_delay", version=3, share=0.2, why="go on")
+    assert house.state.canary is not None
+    assert house.state.canary.share == 0.2
+    house.run("rollback_flight_delay", why="it is slow", actor="bob")
+    killed = house.run("kill_flight_delay", why="wrong answers", actor="bob")
+    assert (house.state.killed.why, house.state.killed.actor) == ("wrong answers", "bob")  # type: ignore[union-attr]
+    metadata = next(event for event in killed.all_node_events if event.is_successful_output).step_output_data.metadata
+    assert metadata["killed"].value == "wrong answers"
+    house.run("resume_flight_delay", why="mended")
+    house.run("rollback_flight_delay", to=1, why="was better")
+    state = house.state
+    assert {number: known.stage for number, known in state.versions.items()} == {
+        1: "champion",
+        2: "rolled_back",
+        3: "rolled_back",
+    }
+    assert state.champion is not None
+    assert state.champion.actor == "somebody in the Dagster UI"
+
+
+@pytest.mark.parametrize(
+    ("job", "config", "said"),
+    [
+        ("kill_flight_delay", {}, "why is missing"),
+        ("promote_flight_delay", {"why": "because", "actor": "ada"}, "Which version of flight_delay"),
+        ("approve_flight_delay", {"why": "because", "version": 1}, "An approval needs a name"),
+        ("promote_loan_approval", {"why": "because", "version": 9}, "no version 9"),
+    ],
+)
+def test_a_decision_that_lacks_something_is_refused_and_says_what(
+    house: House, job: str, config: dict[str, Any], said: str
+) -> None:
+    assert said in failure(house.run(job, raises=False, **config))
+    assert states(settings=house.settings) == {}
+
+
+def test_the_launchpad_opens_with_every_field_and_decisions_go_before_other_runs() -> None:
+    for job in decision_jobs(tiny_spec("tiny")):
+        decision = job.tags[DECISION]
+        [(_, step)] = job.run_config["ops"].items()
+        assert {"why", "actor"} <= set(step["config"]), job.name
+        assert (job.tags["dagster/priority"], job.tags[MODEL], job.name) == ("100", "tiny", f"{decision}_tiny")
+        # The queue lets two runs with a cause through; a kill must not wait for them.
+        assert CAUSE not in job.tags
+
+
+SPEC = tiny_spec(MODEL_NAME)
+AUTOMATIC = tiny_spec(MODEL_NAME, rollout=Rollout(automatic=True))
+
+
+def evaluate(house: House, spec: Any = SPEC) -> dg.SensorResult:
+    context = dg.build_sensor_context(instance=house.instance, resources={"platform": house.platform})
+    return rollout_sensor(spec)(context)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("drafts", "reason"),
+    [
+        ([], "flight_delay has no champion"),
+        (
+            [registered(MODEL_NAME, 1), draft("promoted", 1, model=MODEL_NAME)],
+            "no version of flight_delay is in shadow",
+        ),
+        (
+            [
+                *(registered(MODEL_NAME, number) for number in (1, 2)),
+                draft("promoted", 1, model=MODEL_NAME),
+                draft("shadowed", 2, model=MODEL_NAME),
+                draft("killed", model=MODEL_NAME),
+            ],
+            "flight_delay is killed",
+        ),
+        (
+            [
+                *(registered(MODEL_NAME, number) for number in (1, 2)),
+                draft("promoted", 1, model=MODEL_NAME),
+                draft("ab_started", 2, model=MODEL_NAME, share=0.5, salt="s"),
+            ],
+            "an A/B test of flight_delay runs",
+        ),
+    ],
+)
+def test_the_rollout_sensor_says_why_there_is_nothing_to_look_at(
+    house: House, drafts: list[Draft], reason: str
+) -> None:
+    house.happens(*drafts)
+    result = evaluate(house)
+    assert result.run_requests == []
+    assert reason in str(result.skip_reason.skip_message)  # type: ignore[union-attr]
+
+
+def test_a_version_in_shadow_is_looked_at_once_a_window_and_the_run_says_why(house: House) -> None:
+    house.happens(*(registered(MODEL_NAME, number) for number in (1, 2)))
+    house.happens(draft("promoted", 1, model=MODEL_NAME))
+    assert evaluate(house).run_requests == []
+    [begin] = evaluate(house, AUTOMATIC).run_requests or []
+    assert begin.tags["pilotage/looks_because"] == "version 2 is to begin its rollout"
+    house.happens(draft("shadowed", 2, model=MODEL_NAME))
+    [request] = evaluate(house).run_requests or []
+    assert request.tags == {DECISION: "rollout", MODEL: MODEL_NAME, "pilotage/looks_because": "version 2 is in shadow"}
+    assert request.run_key.startswith("flight_delay-60-")  # type: ignore[union-attr]
+    job = house.defs.resolve_job_def(rollout_job_name(MODEL_NAME))
+    house.instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    skipped = evaluate(house)
+    assert skipped.run_requests == []
+    assert f"looks at {MODEL_NAME}" in str(skipped.skip_reason.skip_message)  # type: ignore[union-attr]
+
+
+def test_looks_become_rarer_after_the_first_hour_of_a_stage() -> None:
+    from sensors.rollout import _request
+
+    now = datetime(2024, 1, 1, 12, tzinfo=UTC)
+
+    def keys(since: datetime) -> int:
+        return len({_request("m", "", since=since, now=now + timedelta(seconds=30 * n)).run_key for n in range(20)})
+
+    assert (keys(now - timedelta(minutes=10)), keys(now - timedelta(hours=2))) == (10, 2)
+
+
+Decided = Callable[..., tick.Ticked]
+
+
+@pytest.fixture
+def decided(house: House, monkeypatch: pytest.MonkeyPatch) -> Decided:
+    """Lets the rollout come to a decision, whatever the evidence."""
+
+    def carry_out(kind: Any, **payload: Any) -> tick.Ticked:
+        monkeypatch.setattr(rollout, "gather", lambda *_, **__: None)
+        made = rollout.Decision(kind=kind, model=MODEL_NAME, version=2, why="so it is", payload=payload)
+        monkeypatch.setattr(rollout, "assess", lambda *_: made)
+        lake: Any = house.platform.lake
+        return tick.tick(SPEC, settings=house.settings, lake=lake, now=datetime.now(UTC))
+
+    return carry_out
+
+
+def test_a_rollout_goes_through_its_steps_and_each_decision_holds_its_evidence(house: House, decided: Decided) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    events = len(SqlLedger(house.settings.ledger).events())
+    assert decided("hold").did == "held"
+    assert len(SqlLedger(house.settings.ledger).events()) == events
+    assert decided("advance", seen=1).state.canary.step == 0  # type: ignore[union-attr]
+    assert decided("advance", seen=2).state.canary.step == 1  # type: ignore[union-attr]
+    ticked = decided("promote", seen=3)
+    assert (ticked.did, ticked.state.champion.version) == ("promoted", 2)  # type: ignore[union-attr]
+    added = SqlLedger(house.settings.ledger).events(after=events)
+    assert [(each.kind, each.actor, each.cause, each.payload["evidence"]) for each in added] == [
+        ("canaried", "rollout", "so it is", {"seen": 1}),
+        ("canaried", "rollout", "so it is", {"seen": 2}),
+        ("promoted", "rollout", "so it is", {"seen": 3}),
+    ]
+    assert added[-1].payload["how"] == "rollout"
+
+
+def test_a_breach_takes_a_canary_back_and_rejects_a_shadow(house: House, decided: Decided) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    assert decided("reject").state.versions[2].stage == "rejected"
+    house.happens(draft("shadowed", 2, model=MODEL_NAME))
+    decided("advance")
+    ticked = decided("roll_back", guardrail="errors")
+    assert (ticked.did, ticked.state.versions[2].stage) == ("rolled_back", "rolled_back")
+    assert ticked.state.champion.version == 1  # type: ignore[union-attr]
+    assert ticked.state.history[-1].version == 1
+
+
+def test_an_approval_is_asked_for_once(house: House, decided: Decided) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    assert decided("request_approval").did == "asked_for_approval"
+    assert decided("request_approval").did == "held"
+    kinds = [event.kind for event in SqlLedger(house.settings.ledger).events()]
+    assert kinds.count("verdict") == 1
+    house.happens(draft("approved", 2, model=MODEL_NAME, actor="bob"))
+    assert decided("advance").did == "advanced"
+
+
+def test_an_automatic_rollout_begins_by_itself_and_only_where_the_file_says_so(house: House) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME))
+    at: dict[str, Any] = {"settings": house.settings, "lake": house.platform.lake, "now": datetime.now(UTC)}
+    assert tick.tick(SPEC, **at).did == "nothing"
+    assert tick.tick(AUTOMATIC, **at).did == "began"
+    assert house.state.versions[2].stage == "shadow"
+    assert tick.begin_rollout(AUTOMATIC, settings=house.settings).did == "nothing"
+
+
+def test_an_automatic_rollout_without_a_shadow_stage_asks_for_approval_first(house: House) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME))
+    strict = tiny_spec(MODEL_NAME, rollout=Rollout(automatic=True, shadow=None, approvals=1))
+    assert tick.begin_rollout(strict, settings=house.settings).did == "asked_for_approval"
+    assert tick.begin_rollout(strict, settings=house.settings).did == "held"
+    house.happens(draft("approved", 2, model=MODEL_NAME, actor="bob"))
+    assert tick.begin_rollout(strict, settings=house.settings).state.canary is not None
+
+
+def test_the_job_of_the_rollout_looks_at_the_real_log_and_says_what_it_found(house: House) -> None:
+    house.versions(1, 2)
+    assert house.run(rollout_job_name(MODEL_NAME)).success
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    result = house.run(rollout_job_name(MODEL_NAME))
+    metadata = next(event for event in result.all_node_events if event.is_successful_output).step_output_data.metadata
+    assert metadata["did"].value == "held"
+    assert "500 more of 500 answers" in metadata["why"].value
+    assert len(metadata["guardrails"].records) == len(SPEC.rollout.guardrails)
