@@ -69,10 +69,13 @@ class GuardrailVerdict:
     def message(self) -> str:
         """The verdict in words."""
         name = self.metric.replace("_", " ")
-        if self.challenger_mean is None or self.champion_mean is None:
+        if self.challenger_mean is None and self.champion_mean is None:
             return f"{name}: nothing to compare yet."
+        ours, theirs = (
+            "nothing yet" if mean is None else f"{mean:.4f}" for mean in (self.challenger_mean, self.champion_mean)
+        )
         told = (
-            f"{name}: {self.challenger_mean:.4f} against the champion's {self.champion_mean:.4f}"
+            f"{name}: {ours} against the champion's {theirs}"
             f" ({self.challenger:,} and {self.champion:,} observations); the difference is between {self.low:+.4f} and"
             f" {self.high:+.4f}, {self.tolerance:g} is tolerated"
         )
@@ -120,7 +123,7 @@ def split(evidence: Evidence) -> Split | None:
     if evidence.stage.kind == "shadow":
         return None
     logs, ours, total, expected = 0.0, 0, 0, 0.0
-    for (share,), rows in observations(evidence, evidence.stage).group_by("share"):
+    for (share,), rows in observations(evidence, evidence.stage).group_by("share", maintain_order=True):
         challenger = int(rows["challenger"].sum())
         logs += log_split_evidence(challenger, rows.height - challenger, float(share))
         ours, total, expected = ours + challenger, total + rows.height, expected + float(share) * rows.height
@@ -191,7 +194,7 @@ def _judge(guardrail: Guardrail, alpha: float, stages: Sequence[Sequence[Game]],
     logs = [log_evidence(stages, guardrail.tolerance, of=of)]
     if two_sided:
         logs.append(log_evidence(stages, -guardrail.tolerance, of=of, side="below"))
-    latest = next((games for games in reversed(stages) if all(arm.n for arm in totals(games))), [])
+    latest = next((games for games in reversed(stages) if any(arm.n for arm in totals(games))), [])
     ours, theirs = totals(latest)
     everything = totals([game for games in stages for game in games])
     return GuardrailVerdict(

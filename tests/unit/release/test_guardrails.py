@@ -233,6 +233,12 @@ def test_a_regression_is_a_breach_that_says_its_numbers() -> None:
     assert "worse" in verdict.message
 
 
+def test_a_canary_that_only_ever_fails_is_a_breach_before_the_champion_answered_anybody() -> None:
+    (verdict,) = judge(one("errors"), evidence([failed(n) for n in range(10)]))
+    assert verdict.breached
+    assert verdict.message.startswith("errors: 1.0000 against the champion's nothing yet (10 and 0 observations)")
+
+
 def test_equal_versions_are_no_breach() -> None:
     assert not any(verdict.breached for verdict in judge(tiny_spec(), evidence(traffic(4000, seed=5))))
 
