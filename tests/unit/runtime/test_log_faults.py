@@ -1,0 +1,212 @@
+"""Whatever the disk does: what was acknowledged is in the log, once, whole and in order; what was not may be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pilotage.errors import LogUnavailable
+from pilotage.runtime.log import adopt_orphans, payloads, segments
+from pilotage.runtime.log.appender import Appender
+from pilotage.testing.faulty_files import Crashed, FaultyFiles
+
+
+def appender(folder: Path, files: FaultyFiles, *, segment_bytes: int = 400, told: list[str] | None = None) -> Appender:
+    return Appender(
+        folder,
+        worker="w",
+        report=(told if told is not None else []).append,
+        segment_bytes=segment_bytes,
+        seal_after_s=60,
+        files=files,
+    )
+
+
+def numbered(number: int, size: int = 0) -> bytes:
+    return json.dumps({"number": number, "text": "x" * size}).encode()
+
+
+def read(folder: Path) -> list[int]:
+    return [json.loads(payload)["number"] for segment in segments(folder) for payload in payloads(segment.path)]
+
+
+OPERATIONS = ["write", "sync", "truncate", "rename", "create", "sync_folder", "remove"]
+BATCH = st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=3), min_size=1, max_size=4)
+LIFE = st.fixed_dictionaries(
+    {
+        "batches": st.lists(BATCH, max_size=8),
+        "faults": st.dictionaries(st.sampled_from(OPERATIONS), st.sampled_from([0.1, 0.5, 1.0]), max_size=4),
+        "crash_after": st.none() | st.integers(0, 60),
+        "power": st.booleans(),
+        "repair_crashes_after": st.none() | st.integers(0, 12),
+    }
+)
+
+
+@settings(max_examples=400)
+@given(seed=st.integers(0, 2**32), lives=st.lists(LIFE, min_size=1, max_size=4))
+def test_what_was_acknowledged_is_there_once_whole_and_in_order(seed: int, lives: list[dict]) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "log"
+        folder.mkdir()
+        files = FaultyFiles(folder, seed=seed)
+        acknowledged: list[int] = []
+        submitted: list[list[int]] = []
+        number = 0
+        for life in lives:
+            files.faults, files.crash_after = life["faults"], None
+            if life["crash_after"] is not None:
+                files.crash_after = len(files.calls) + life["crash_after"]
+            log = appender(folder, files)
+            try:
+                for batch in life["batches"]:
+                    groups: list[list[int]] = []
+                    texts: list[Sequence[bytes]] = []
+                    for sizes in batch:
+                        groups.append(list(range(number, number + len(sizes))))
+                        texts.append([numbered(number + index, size) for index, size in enumerate(sizes)])
+                        number += len(sizes)
+                    submitted += groups
+                    try:
+                        log.append(texts)
+                    except LogUnavailable:
+                        continue
+                    acknowledged += [each for group in groups for each in group]
+                    log.rotate()
+                log.close()
+            except Crashed:
+                pass
+            files.crash(power=life["power"])
+            _repair(folder, files, life["repair_crashes_after"])
+        files.faults, files.crash_after = {}, None
+        adopt_orphans(folder, report=lambda _: None, files=files)
+        found = read(folder)
+        assert not segments(folder, state="open")
+        assert len(set(found)) == len(found)
+        assert found == sorted(found)
+        assert set(acknowledged) <= set(found)
+        assert set(found) <= set(range(number))
+        if not list(folder.glob("*.damaged")):
+            # A submission is there all or not at all. (A damaged segment keeps what can be read of one.)
+            for group in submitted:
+                assert len({each in found for each in group}) == 1
+
+
+def _repair(folder: Path, files: FaultyFiles, crash_after: int | None) -> None:
+    if crash_after is not None:
+        files.crash_after = len(files.calls) + crash_after
+    try:
+        adopt_orphans(folder, report=lambda _: None, files=files)
+    except Crashed:
+        files.crash(power=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    return folder
+
+
+def failing(files: FaultyFiles, *plan: tuple[str, int]) -> None:
+    """The next calls of these operations fail, each once and in this order."""
+    left = list(plan)
+
+    def before(operation: str) -> None:
+        if left and left[0][0] == operation:
+            raise OSError(left.pop(0)[1], "told to fail")
+
+    files.before = before
+
+
+def test_a_full_disk_refuses_takes_back_its_part_and_recovers_by_itself(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    log.append([[numbered(1)]])
+    before = (path := segments(folder)[0].path).read_bytes()
+    for _ in range(50):
+        failing(files, ("write", errno.ENOSPC))
+        with pytest.raises(LogUnavailable, match="told to fail"):
+            log.append([[numbered(2)]])
+        assert path.read_bytes() == before
+    log.append([[numbered(3)]])
+    assert read(folder) == [1, 3]
+    assert len(segments(folder)) == 1
+    assert [line.rsplit(": ", 1)[-1] for line in told[:1]] == ["told to fail"]
+    assert len(told) == 2
+    assert told[1].endswith("can be written again, after 50 failures")
+
+
+@pytest.mark.parametrize("fault", [("write", errno.EIO), ("sync", errno.EIO), ("sync", errno.ENOSPC)])
+def test_a_segment_that_met_an_error_gets_no_more_records(folder: Path, fault: tuple[str, int]) -> None:
+    files = FaultyFiles(folder)
+    log = appender(folder, files)
+    log.append([[numbered(1)]])
+    failing(files, fault)
+    with pytest.raises(LogUnavailable):
+        log.append([[numbered(2)]])
+    log.append([[numbered(3)]])
+    assert [segment.sealed for segment in segments(folder)] == [True, False]
+    assert read(folder) == [1, 3]
+
+
+def test_a_segment_that_can_not_be_cut_says_beside_it_up_to_where_it_counts(folder: Path) -> None:
+    files = FaultyFiles(folder)
+    log = appender(folder, files)
+    log.append([[numbered(1)]])
+    failing(files, ("sync", errno.EIO), ("truncate", errno.EIO))
+    with pytest.raises(LogUnavailable):
+        log.append([[numbered(2)]])
+    assert b'"number": 2' in segments(folder)[0].path.read_bytes()
+    assert read(folder) == [1]
+    log.append([[numbered(3)]])
+    assert read(folder) == [1, 3]
+    log.close()
+    adopted = adopt_orphans(folder, report=lambda _: None)
+    assert [(each.outcome, each.records) for each in adopted] == [("torn", 1)]
+    assert b'"number": 2' in adopted[0].evidence.read_bytes()
+    assert read(folder) == [1, 3]
+    assert not list(folder.glob("*.committed"))
+
+
+def test_a_segment_that_can_be_neither_cut_nor_marked_stays_locked_until_it_can(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    log.append([[numbered(1)]])
+    failing(files, ("sync", errno.EIO), ("truncate", errno.EIO), ("create", errno.EROFS))
+    with pytest.raises(LogUnavailable):
+        log.append([[numbered(2)]])
+    assert adopt_orphans(folder, report=lambda _: None) == []
+    log.append([[numbered(3)]])
+    log.close()
+    assert [segment.sealed for segment in segments(folder)] == [True, True]
+    assert read(folder) == [1, 3]
+
+
+def test_a_segment_that_can_not_be_sealed_is_sealed_by_whoever_looks_next(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    log.append([[numbered(1)]])
+    failing(files, ("rename", errno.EIO))
+    log.close()
+    assert "could not be sealed" in told[0]
+    assert [each.outcome for each in adopt_orphans(folder, report=told.append)] == ["sealed"]
+    assert read(folder) == [1]
+
+
+def test_a_disk_without_room_for_a_new_segment_leaves_nothing_behind(folder: Path) -> None:
+    files = FaultyFiles(folder, faults={"write": 1.0}, errors=[errno.ENOSPC])
+    log = appender(folder, files)
+    with pytest.raises(LogUnavailable):
+        log.append([[numbered(1)]])
+    assert list(folder.iterdir()) == []
+    files.faults = {}
+    log.append([[numbered(1)]])
+    assert read(folder) == [1]
