@@ -92,6 +92,7 @@ class ServiceMetrics:
             name: {} for name, family in FAMILIES.items() if family.kind == "counter"
         }
         self._watchers: list[Callable[[Gauges], None]] = [_process]
+        self._failing: set[Callable[[Gauges], None]] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._files = MetricsFiles(folder, merge=merge_dead, service=service)
@@ -204,8 +205,12 @@ class ServiceMetrics:
             try:
                 look(gauges)
             except Exception:
-                # One that can't be asked must not hide the others.
-                logger.exception("A metric can't be read")
+                # One that can't be asked must not hide the others, nor fill the log.
+                if look not in self._failing:
+                    logger.exception("Metrics can't be read")
+                self._failing.add(look)
+            else:
+                self._failing.discard(look)
         series = [Series(*key, value) for key, value in gauges.series.items()]
         # Copies first: a dict must not grow while it is read. (One C call; the loop's thread can't come between.)
         for name, counted in self._counted.items():

@@ -61,7 +61,9 @@ FAMILIES = {
     "pilotage_state_through_seconds": Family("min", "How far the as-of features know, Unix time.", ("model",)),
     "pilotage_log_queue_depth": Family("sum", "Records that wait for the disk."),
     "pilotage_log_unsealed_bytes": Family("sum", "Bytes of segments that are still written to."),
-    "pilotage_log_lag_seconds": Family("max", "Age of the oldest record that is not yet on its way to the lake."),
+    "pilotage_log_lag_seconds": Family(
+        "max", "Age of the oldest segment of the prediction log that is not in the lake."
+    ),
     "pilotage_log_failing": Family("max", "1 if the prediction log can't be written."),
     "pilotage_spans_dropped_total": Family("counter", "Trace spans that the collector did not take in time."),
     "pilotage_workers": Family("sum", "Workers that live."),

@@ -19,7 +19,7 @@ from pilotage.runtime.baked import Baked
 from pilotage.runtime.desk import Drafted
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.idempotency import Idempotency
-from pilotage.runtime.log import PredictionLog, adopt_orphans, encode
+from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, oldest
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
 from pilotage.runtime.shadows import Shadows
@@ -189,6 +189,8 @@ class Core:
                 gauges.set("pilotage_state_through_seconds", through.timestamp(), model)
         gauges.set("pilotage_log_queue_depth", self.log.depth)
         gauges.set("pilotage_log_unsealed_bytes", self.log.unsealed_bytes)
+        began = oldest(self.settings.prediction_log)
+        gauges.set("pilotage_log_lag_seconds", time.time() - began.timestamp() if began is not None else 0)
         gauges.set("pilotage_log_failing", float(self.log.last_error is not None))
         if self.tracing is not None:
             gauges.set("pilotage_spans_dropped_total", self.tracing.dropped)

@@ -264,5 +264,7 @@ class TestPages:
             if sample.name.endswith("_count") and sample.labels["model"] == "tiny"
         }
         assert phases["total"] >= phases["log"] >= 1
+        [lag] = families["pilotage_log_lag_seconds"].samples
+        assert 0 < lag.value < 3600
         [versions] = families["pilotage_versions"].samples
         assert versions.labels == {"model": "tiny", "version": "3", "role": "champion"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def test_a_watcher_that_fails_hides_no_other(metrics: ServiceMetrics, caplog: py
 
     metrics.watch(broken)
     metrics.watch(lambda gauges: gauges.set("pilotage_log_queue_depth", 4))
-    assert value(metrics.page(), "pilotage_log_queue_depth") == 4
+    assert [value(metrics.page(), "pilotage_log_queue_depth") for _ in range(3)] == [4, 4, 4]
+    assert [record.message for record in caplog.records] == ["Metrics can't be read"], "once, not each second"
 
 
 def test_labels_that_a_metric_does_not_have_are_a_mistake():
@@ -324,3 +326,9 @@ def test_a_row_of_a_batch_has_no_time_of_its_own(metrics: ServiceMetrics):
     name = "pilotage_request_seconds_count"
     assert value(page, name, model="tiny", phase="total") == 0
     assert value(page, name, model="tiny", phase="batch") == 1
+
+
+def test_the_how_to_names_every_metric_and_no_other():
+    page = (PROJECT / "docs" / "how-to" / "monitor-the-service.md").read_text()
+    named = {name.removesuffix("_bucket") for name in re.findall(r"pilotage_[a-z_]+", page)}
+    assert named == set(FAMILIES)

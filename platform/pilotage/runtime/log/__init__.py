@@ -6,7 +6,7 @@ here knows HTTP, models or the lake; ``monitoring/`` moves sealed segments there
 """
 
 from pilotage.runtime.log.repair import Adopted, adopt_orphans
-from pilotage.runtime.log.segments import Damage, Segment, encode, payloads, read_segment, segments
+from pilotage.runtime.log.segments import Damage, Segment, encode, oldest, payloads, read_segment, segments
 from pilotage.runtime.log.writer import PredictionLog
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Segment",
     "adopt_orphans",
     "encode",
+    "oldest",
     "payloads",
     "read_segment",
     "segments",

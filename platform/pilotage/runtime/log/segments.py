@@ -106,7 +106,7 @@ def parse(path: Path) -> Segment | None:
         return Segment(
             path=path,
             worker=worker,
-            began=datetime.strptime(began, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC),
+            began=_moment(began),
             number=int(number),
             sealed=path.suffix == SEALED,
             bytes=path.stat().st_size,
@@ -122,6 +122,20 @@ def segments(folder: Path, *, state: Literal["open", "sealed", "both"] = "both")
         return []
     found = (parse(path) for path in folder.iterdir() if path.suffix in suffixes)
     return sorted((each for each in found if each), key=lambda each: (each.began, each.worker, each.number))
+
+
+def oldest(folder: Path) -> datetime | None:
+    """When the segment that is there longest began; ``None`` if there is none. Cheap: it looks at names alone."""
+    try:
+        found = [path.stem.rsplit("-", 2)[1] for path in folder.iterdir() if path.suffix in (OPEN, SEALED)]
+        return _moment(min(found)) if found else None
+    except (FileNotFoundError, IndexError, ValueError):
+        # A file of somebody else's says nothing.
+        return None
+
+
+def _moment(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
 
 
 def payloads(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[bytes]:
