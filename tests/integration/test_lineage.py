@@ -16,8 +16,9 @@ from assets.models import load_models
 from definitions import build_defs
 from pilotage.data import sample
 from pilotage.data.lake import Lake
-from pilotage.errors import TrainingError
+from pilotage.errors import NotApproved, TrainingError
 from pilotage.release.champions import champion, release_status
+from pilotage.release.commands import approve
 from pilotage.release.promote import promote
 from pilotage.run_tags import CAUSE, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
@@ -141,7 +142,11 @@ def test_a_high_risk_model_is_registered_with_its_evidence_and_waits_for_a_perso
 def test_a_refused_candidate_leaves_its_reasons_and_no_version_and_the_champion_stays(
     house: House, trained: dg.ExecuteInProcessResult
 ) -> None:
-    first = promote("loan_approval", 1, settings=house.settings, actor="ana@example.com", why="first")
+    by_ana: dict[str, Any] = {"settings": house.settings, "actor": "ana@example.com", "why": "first"}
+    with pytest.raises(NotApproved, match="anybody but dagster"):
+        promote("loan_approval", 1, **by_ana)
+    approve("loan_approval", 1, **by_ana)
+    first = promote("loan_approval", 1, **by_ana)
     result = house.run("train_loan_approval", evaluation={"at_least": {"auc": 0.999}})
     gate = house.check(result, "loan_approval/evaluation", "gate")
     assert not gate.passed
