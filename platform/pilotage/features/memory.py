@@ -99,8 +99,12 @@ class MemoryStore:
         """
         connection, meta = open_checked(path)
         try:
-            timelines = {name: _load(connection, name, *meta.columns[name]) for name in meta.timelines}
-        except (sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+            timelines = {}
+            for name, rows in meta.timelines.items():
+                timelines[name] = _load(connection, name, *meta.columns[name])
+                if len(timelines[name].known_at) != rows:
+                    raise ValueError(f"{name} has {len(timelines[name].known_at)} rows, not {rows}")
+        except (sqlite3.Error, ValueError, TypeError, LookupError, OverflowError) as error:
             raise damaged(path, error) from error
         finally:
             connection.close()

@@ -262,7 +262,7 @@ def open_checked(path: Path) -> tuple[sqlite3.Connection, StoreMeta]:
         raise damaged(path, error) from error
     try:
         return connection, _checked(connection)
-    except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+    except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:
         connection.close()
         raise damaged(path, error) from error
 
@@ -303,6 +303,8 @@ def _checked(connection: sqlite3.Connection) -> StoreMeta:
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if missing := sorted(set(meta.timelines) - tables):
         raise ValueError(f"it lacks the timeline {missing[0]}")
+    if set(meta.columns) != set(meta.timelines):
+        raise ValueError("it does not say which columns its timelines have")
     return meta
 
 

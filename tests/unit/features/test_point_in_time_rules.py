@@ -13,7 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.lake import Lake
+from pilotage.features.compiled import CompiledRow
+from pilotage.features.compiled.row import frame_of
+from pilotage.features.memory import MemoryStore
 from pilotage.features.online import build_online
+from pilotage.features.state import RowLookups
 from pilotage.features.store import OnlineStore
 from pilotage.spec import Latest, ModelSpec, Window
 from tests.unit.features.worlds import (
@@ -50,8 +54,30 @@ def online(world: World, requests: pl.DataFrame, reach: timedelta = timedelta(da
     with TemporaryDirectory() as folder:
         path = Path(folder) / "world.db"
         build_online(spec, lake=cast(Lake, FrameLake(world.frames)), path=path, run_id="r", reach=reach)
+        loaded = MemoryStore.load(path)
         with OnlineStore.open(path) as store:
-            return VIEW.online(requests, store)
+            answers = VIEW.online(requests, store)
+            same_bits(VIEW.online(requests, loaded), answers)
+            for state in (loaded, store):
+                one_row_at_a_time(requests, state, answers)
+            return answers
+
+
+LOOKUPS = RowLookups(VIEW.lookups, VIEW.request_types)
+FEATURES = CompiledRow(VIEW.rows.expressions, {**VIEW.request_types, **VIEW.state_types})
+MOMENT_OF = CompiledRow({"at": DEFINITION.predicts_at}, VIEW.request_types)  # type: ignore[dict-item]
+
+
+def one_row_at_a_time(requests: pl.DataFrame, state: MemoryStore | OnlineStore, answers: pl.DataFrame) -> None:
+    """The path of one request gives what frames give: as-of columns and features, to the last bit."""
+    rows = []
+    for request in requests.select(pl.all().to_physical()).rows():
+        known = LOOKUPS.answer(request, MOMENT_OF(request)[0], state)
+        rows.append([*known, *FEATURES([*request, *known])])
+    # A feature may have the name, and then the value, of a column.
+    types = [*VIEW.state_types.items(), *((f"feature_{name}", dtype) for name, dtype in VIEW.schema.items())]
+    wanted = answers.select(*VIEW.state_types, *(pl.col(name).alias(f"feature_{name}") for name in VIEW.schema))
+    same_bits(frame_of(rows, dict(types)), wanted)
 
 
 class Spec(SimpleNamespace):
