@@ -17,7 +17,12 @@ import pytest
 from pilotage.errors import ConfigError, LedgerConflict, LedgerUnavailable
 from pilotage.release.events import Draft, broken_link
 from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.promote import promote
+from pilotage.release.state import fold
+from pilotage.settings import Settings
+from pilotage.testing.bundles import make_bundle
 from pilotage.testing.ledger import InMemoryLedger
+from tests.unit.release.lives import registered
 
 
 def draft(number: int = 0, **payload: Any) -> Draft:
@@ -95,6 +100,36 @@ def test_of_many_threads_exactly_one_wins_each_number(open_ledger: Callable[...,
             won = list(pool.map(attempt, range(round_ * 6, round_ * 6 + 6)))
         assert won.count(True) == 1
     assert broken_link(ledgers[0].events()) is None
+
+
+def test_of_many_promotions_at_once_each_number_has_one_winner_and_the_others_are_told(
+    open_ledger: Callable[..., Ledger], tmp_path: Path
+) -> None:
+    folder = tmp_path / "bundle"
+    sha256 = make_bundle(folder)
+    settings, book = Settings(home=tmp_path / "home"), open_ledger()
+    for number in range(1, 7):
+        book.append(registered("m", number, bundle=str(folder), sha256=sha256))
+    desks = [open_ledger() for _ in range(6)]
+
+    def attempt(number: int) -> str:
+        try:
+            promote("m", number, settings=settings, actor=f"person {number}", why="mine", ledger=desks[number - 1])
+        except LedgerConflict as error:
+            return "second" if "Somebody else decided about m" in error.message else error.message
+        return "won"
+
+    for _ in range(5):
+        with ThreadPoolExecutor(6) as pool:
+            results = list(pool.map(attempt, range(1, 7)))
+        assert set(results) <= {"won", "second"}
+        assert "won" in results
+    events = book.events()
+    assert broken_link(events) is None
+    promotions = [event for event in events if event.kind == "promoted"]
+    # Whoever won was promoted by the person who asked, and the fold is legal at each of them.
+    assert all(event.actor == f"person {event.version}" for event in promotions)
+    assert fold(events)["m"].champion.sequence == promotions[-1].sequence  # type: ignore[union-attr]
 
 
 def test_facts_are_all_appended_however_many_write_at_once(open_ledger: Callable[..., Ledger]) -> None:
