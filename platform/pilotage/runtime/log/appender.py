@@ -125,9 +125,12 @@ class Appender:
             write_all(self._files, segment.file, data)
             syncing = True
             self._files.sync(segment.file)
-        except OSError as error:
-            self._take_back(segment, trusted=not syncing and error.errno in NO_ROOM)
-            raise self._unavailable(error) from error
+        except Exception as error:
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
+            self._take_back(segment, trusted=full and not syncing)
+            if isinstance(error, OSError):
+                raise self._unavailable(error) from error
+            raise
         segment.committed += len(data)
         if not segment.records:
             segment.first_at = self._clock()

@@ -246,27 +246,21 @@ class PredictionLog:
             self._appender.append([each.payloads for each in batch])
         except LogUnavailable as error:
             reason = str(error.details["reason"])
-        except BaseException as error:
-            # Nobody may wait for ever for a thread that is gone.
+        except Exception as error:
+            # A fault of ours. Nobody may wait for ever because of it, and the next batch may be better.
             reason = f"the writer failed: {error!r}"
             self._report(f"prediction log: {reason}")
-            with self._lock:
-                self._closing = True
-                batch = [*batch, *self._queue]
-                self._queue = []
-            raise
-        finally:
-            records = sum(len(each.payloads) for each in batch)
-            if reason is None:
-                self.committed += records
-                self.commits += 1
-            self.last_commit_s = time.monotonic() - started
-            self.last_error = reason
-            with self._lock:
-                self._forget(batch)
-                if reason is not None:
-                    self.refused += records
-            self._settle(batch, reason)
+        records = sum(len(each.payloads) for each in batch)
+        if reason is None:
+            self.committed += records
+            self.commits += 1
+        self.last_commit_s = time.monotonic() - started
+        self.last_error = reason
+        with self._lock:
+            self._forget(batch)
+            if reason is not None:
+                self.refused += records
+        self._settle(batch, reason)
 
     def _forget(self, batch: list[_Queued]) -> None:
         """Takes a batch out of the figures; with the lock held."""
