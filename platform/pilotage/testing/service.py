@@ -85,7 +85,7 @@ def running_service(settings: Settings, *, service: str, log: Path) -> Iterator[
     """Starts ``python -m serving`` on a free port and waits until it is alive (which is not yet ready).
 
     Args:
-        settings: Whose home and ledger it reads.
+        settings: Whose home and ledger it reads, with how many workers, and how it logs and traces.
         service: ``MODULE:SERVICE``, importable from the project.
         log: Where its output goes.
     """
@@ -97,7 +97,11 @@ def running_service(settings: Settings, *, service: str, log: Path) -> Iterator[
     environment = {**kept, "PILOTAGE_HOME": str(settings.home)}
     if settings.ledger_url:
         environment["PILOTAGE_LEDGER_URL"] = settings.ledger_url
+    if settings.otel_endpoint:
+        environment["PILOTAGE_OTEL_ENDPOINT"] = settings.otel_endpoint
+    environment["PILOTAGE_LOG_FORMAT"] = settings.log_format
     command = [sys.executable, "-m", "serving", "--host", "127.0.0.1", "--port", str(port), "--service", service]
+    command += ["--workers", str(settings.service_workers)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
