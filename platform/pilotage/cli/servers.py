@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
@@ -18,6 +19,8 @@ from pilotage.run_tags import OWNER
 from pilotage.settings import PROJECT, Settings
 
 TIMEOUT_SECONDS = 3.0
+WORD_SECONDS = 15.0
+"""Seconds for which a worker of the service is believed; it says how it is every second."""
 SWEEP_SECONDS = 60.0
 """Seconds that Dagster gets for what must be done, not only looked at; its first query loads the definitions."""
 
@@ -88,14 +91,14 @@ def service(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -
     """
     url = address(settings, settings.service_port)
     command = [sys.executable, "-m", "serving", "--host", settings.host, "--port", str(settings.service_port)]
-    check = partial(_serves, url, expected)
+    check = partial(_serves, settings, expected)
     return _program(settings, name="Prediction service", log="service", command=command, url=url, check=check)
 
 
 def served(settings: Settings) -> list[dict[str, Any]]:
     """What the prediction service says of each model; empty when it does not answer."""
     try:
-        return _models(address(settings, settings.service_port))
+        return _models(settings)
     except (OSError, ValueError):
         return []
 
@@ -220,18 +223,41 @@ def _unreachable(error: Exception) -> str:
     return "no answer yet" if isinstance(reason, ConnectionRefusedError) else f"no answer: {reason}"
 
 
-def _models(url: str) -> list[dict[str, Any]]:
-    answer = _get(f"{url}/models")
+def _models(settings: Settings) -> list[dict[str, Any]]:
+    try:
+        answer = _get(f"{address(settings, settings.service_port)}/models")
+    except urllib.error.HTTPError as error:
+        if error.code != 401:
+            raise
+        # It lives, and wants an API key, which we have none of. Its workers leave word in our home as well.
+        error.close()
+        return _left_word(settings)
     if not isinstance(answer, dict) or not isinstance(answer.get("models"), list):
         raise ValueError("it is no prediction service")
     models: list[dict[str, Any]] = answer["models"]
     return models
 
 
-def _serves(url: str, expected: Callable[[], Iterable[str]]) -> str | None:
+def _left_word(settings: Settings) -> list[dict[str, Any]]:
+    """What the workers of the service said last in ``<service_state>/workers``; a model that one of them can't serve is
+    told by that one."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted((settings.service_state / "workers").glob("*.json")):
+        try:
+            told = json.loads(path.read_bytes())
+            models = told["models"] if time.time() - told["at"] <= WORD_SECONDS else []
+            for model in models:
+                if found.setdefault(model["model"], model)["ready"]:
+                    found[model["model"]] = model
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # It is just being replaced, or its worker has ended.
+    return list(found.values())
+
+
+def _serves(settings: Settings, expected: Callable[[], Iterable[str]]) -> str | None:
     """Whether the service has a verified champion of every model that has one."""
     try:
-        models = {str(model.get("model")): model for model in _models(url)}
+        models = {str(model.get("model")): model for model in _models(settings)}
     except urllib.error.HTTPError as error:
         return _reason(error)
     except (OSError, ValueError) as error:

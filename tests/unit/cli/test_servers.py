@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +114,33 @@ def test_the_service_is_well_when_every_champion_is_served(answers: Answers, set
     ]
     service = servers.service(settings, lambda: ["a"])
     assert [check(service) for _ in range(4)] == ["starting up", "loading", "a: bundle is corrupt", None]
+
+
+def test_where_api_keys_are_needed_the_services_workers_leave_word_in_the_home(
+    answers: Answers, settings: Settings, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"home": tmp_path})
+    answers.prepared["/models"] = [(401, {"message": "No API key was sent."})]
+    service = servers.service(settings, lambda: ["a"])
+    assert check(service) == "loading"
+
+    workers = settings.service_state / "workers"
+    workers.mkdir(parents=True)
+    served = {"model": "a", "ready": True, "problem": None, "version": 3}
+
+    def says(worker: str, *models: dict[str, Any], ago: float = 0.0) -> None:
+        (workers / f"{worker}.json").write_text(json.dumps({"at": time.time() - ago, "models": models}))
+
+    says("w1", {**served, "ready": False, "problem": "bundle is corrupt"}, ago=servers.WORD_SECONDS + 1)
+    says("w2", served)
+    (workers / "w3.json").write_text("{")
+    (workers / "w4.new").write_text("{}")
+    assert check(service) is None, "who is long silent has ended"
+    assert [model["version"] for model in servers.served(settings)] == [3]
+    for worker in ("w1", "w5"):
+        says(worker, {**served, "ready": False, "problem": "bundle is corrupt"})
+        assert check(service) == "a: bundle is corrupt", "one that can't is one too many"
+        says(worker, served)
 
 
 def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(
