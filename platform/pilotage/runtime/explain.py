@@ -90,7 +90,7 @@ def _shown(value: Any) -> str:
 
 def _log_odds_per_unit(objective: str) -> float:
     """The model's raw output in log-odds, from how LightGBM names its objective."""
-    kind, *parameters = objective.split()
+    kind, *parameters = objective.split() or [""]
     if kind == "binary":
         return next((float(p.removeprefix("sigmoid:")) for p in parameters if p.startswith("sigmoid:")), 1.0)
     if kind == "cross_entropy":

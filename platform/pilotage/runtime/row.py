@@ -88,22 +88,34 @@ def to_moment(micros: int) -> datetime:
 
 
 def verify_rows(bundle: Bundle, path: RowPath) -> None:
-    """Checks that one row at a time gets the golden rows' probabilities to the same bits as all rows at once.
+    """Checks that a golden row alone gives what it gives among the others: features and probability, to the last bit.
 
     Raises:
-        BundleCorrupt: A probability differs; the version would answer otherwise than it was evaluated.
+        BundleCorrupt: Something differs; the version would answer otherwise than it was evaluated.
     """
-    golden = bundle.golden
+    golden, scorer = bundle.golden, bundle.scorer
     types = {**bundle.view.request_types, **bundle.view.state_types}
     stored = golden.select(
         pl.col(name).cast(dtype if dtype == pl.Boolean() else stored_type(dtype)) for name, dtype in types.items()
     )
-    together = bundle.score(golden)
-    alone = np.array([bundle.scorer.score_row(bundle.scorer.encode_row(path.features(row))) for row in stored.rows()])
-    if together.tobytes() != alone.tobytes():
-        row = int(np.argmax(together != alone))
-        raise BundleCorrupt(
-            f"{bundle.model} answers {alone[row]!r} to golden row {row} by itself, and {together[row]!r} among others.",
-            fix="Keep the version before; report the feature expressions of this one.",
-            row=row,
-        )
+    computed = bundle.rows.compute(golden)
+    numbers, probabilities = scorer.encode(computed), scorer.score(computed)
+    for number, row in enumerate(stored.rows()):
+        key = scorer.encode_row(path.features(row))
+        alone, among = np.frombuffer(key), numbers[number]
+        # Any NaN is as good as another: it says that the value is missing.
+        same = (alone == among) | (np.isnan(alone) & np.isnan(among))
+        if not same.all():
+            slot = int(np.argmin(same))
+            raise _differs(bundle, f"computes {scorer.columns[slot]}", number, alone[slot], among[slot])
+        probability = scorer.score_row(key)
+        if probability != probabilities[number]:
+            raise _differs(bundle, "answers", number, probability, probabilities[number])
+
+
+def _differs(bundle: Bundle, does: str, row: int, alone: float, among: float) -> BundleCorrupt:
+    return BundleCorrupt(
+        f"{bundle.model} {does} {float(alone)!r} for golden row {row} by itself, {float(among)!r} among others.",
+        fix="Keep the version before, and report the expressions of this one's features.",
+        row=row,
+    )

@@ -91,6 +91,24 @@ def encode(features: pl.DataFrame, columns: list[str], categories: dict[str, lis
     return _select(features, columns, _encoders(columns, categories), categories)
 
 
+class RowEncoder:
+    """``encode`` of one row: the same doubles, one after another."""
+
+    def __init__(self, columns: list[str], categories: dict[str, list[str]]) -> None:
+        self._pack = struct.Struct(f"{len(columns)}d").pack
+        self._levels = [
+            (columns.index(name), {level: float(code) for code, level in enumerate(levels)}.get)
+            for name, levels in categories.items()
+        ]
+
+    def __call__(self, values: Sequence[Any]) -> bytes:
+        """Encodes features in the model's order; missing is ``None``."""
+        numbers = [_MISSING if value is None else value for value in values]
+        for position, level in self._levels:
+            numbers[position] = level(values[position], _MISSING)
+        return self._pack(*numbers)
+
+
 class Scorer:
     """A parsed model with its encoding and its calibrator. Safe to use from several threads."""
 
@@ -115,11 +133,8 @@ class Scorer:
         self.columns = columns
         self.threads = threads
         self._encoders = _encoders(columns, categories)
-        self._pack = struct.Struct(f"{len(columns)}d").pack
-        self._levels = [
-            (columns.index(name), {level: float(code) for code, level in enumerate(levels)}.get)
-            for name, levels in categories.items()
-        ]
+        self.encode_row = RowEncoder(columns, categories)
+        """Features of one row in the model's order → the doubles of ``encode``, one after another."""
         self._booster = Booster(model_text)
         if self._booster.columns != len(columns):
             raise BundleCorrupt(
@@ -139,17 +154,6 @@ class Scorer:
     def raw(self, features: pl.DataFrame) -> np.ndarray:
         """The model's probabilities before calibration; shape (rows,)."""
         return self._booster.predict(self.encode(features), threads=self.threads)
-
-    def encode_row(self, values: Sequence[Any]) -> bytes:
-        """``encode`` of one row: the same doubles, one after another.
-
-        Args:
-            values: Features in the model's order; missing is ``None``.
-        """
-        numbers = [_MISSING if value is None else value for value in values]
-        for position, level in self._levels:
-            numbers[position] = level(values[position], _MISSING)
-        return self._pack(*numbers)
 
     def score_row(self, row: bytes) -> float:
         """Calibrated probability of a row that ``encode_row`` made."""

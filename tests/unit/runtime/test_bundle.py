@@ -19,6 +19,7 @@ from pilotage.runtime.folder import publish_folder
 from pilotage.runtime.probe import admit
 from pilotage.runtime.scorer import Calibrator
 from pilotage.runtime.shelf import fetch
+from pilotage.spec import Serving
 from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
 
 SPEC = tiny_spec(with_state=True)
@@ -183,6 +184,46 @@ def test_content_that_does_not_fit_together_is_refused_even_with_right_hashes(
     sha256 = rewrite(folder, name, change(data))
     with pytest.raises(BundleCorrupt):
         admit(folder, sha256=sha256)
+
+
+def test_a_bundle_from_before_advice_bands_and_personal_fields_serves_on(copy: tuple[Path, str]) -> None:
+    folder, _ = copy
+    contract, features, decision = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("contract", "features", "decision")
+    )
+    for field in contract:
+        assert field.pop("personal") is False
+    for words in features["words"]:
+        assert words.pop("advice") == ""
+    assert decision.pop("refer_between") is None
+    for name, content in (("contract", contract), ("features", features), ("decision", decision)):
+        sha256 = rewrite(folder, f"{name}.json", json.dumps(content).encode())
+
+    bundle = admit(folder, sha256=sha256)
+    assert bundle.request == SPEC.request
+    assert bundle.refer_between is None
+    assert {feature.advice for feature in bundle.features} == {""}
+
+
+def test_advice_band_and_personal_fields_are_carried_along(tmp_path: Path) -> None:
+    spec = tiny_spec(
+        serving=Serving(refer_between=(0.25, 0.5)),
+        features=tuple(feature.model_copy(update={"advice": "Wait."}) for feature in tiny_spec().features),
+        request=tuple(field.model_copy(update={"personal": field.name == "order_id"}) for field in tiny_spec().request),
+    )
+    bundle = read_bundle(tmp_path / "new", sha256=make_bundle(tmp_path / "new", spec=spec))
+    assert bundle.refer_between == (0.25, 0.5)
+    assert {feature.advice for feature in bundle.features} == {"Wait."}
+    assert [field.name for field in bundle.request if field.personal] == ["order_id"]
+
+
+@pytest.mark.parametrize("band", [[0.5, 0.2], [0.5], [-1, 2], "wide", [None, 1]])
+def test_a_band_that_is_none_of_probabilities_is_refused(copy: tuple[Path, str], band: object) -> None:
+    folder, _ = copy
+    decision = json.loads((folder / "decision.json").read_text())
+    sha256 = rewrite(folder, "decision.json", json.dumps({**decision, "refer_between": band}).encode())
+    with pytest.raises(BundleCorrupt):
+        read_bundle(folder, sha256=sha256)
 
 
 def test_admitting_a_good_bundle_gives_it(made: tuple[Path, str]) -> None:
