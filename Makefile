@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint fmt bench lock screenshots reset clean distclean install
+.PHONY: help up test faults lint fmt bench lock screenshots reset clean distclean install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ up: install ## land the sample data, train the first champions, start everything
 
 test: install ## run the tests
 	@$(BIN)/pytest $(ARGS)
+
+faults: install ## break the running service in every way we know (minutes). One: make faults ARGS='-k disk --seed 7'
+	@$(BIN)/pytest tests/faults -s $(ARGS)
 
 lint: install ## ruff, mypy and the import layers
 	@$(BIN)/ruff check .
