@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from pilotage.cli.release import create_store, release_first
+from pilotage.cli import declared
+from pilotage.cli.release import PLATFORM, create_store, release_first
 from pilotage.cli.runs import RESULT
 from pilotage.cli.servers import has_store
-from pilotage.errors import NotReleasable, RegistryUnavailable
+from pilotage.errors import NotApproved, NotReleasable, RegistryUnavailable
+from pilotage.policy import Rollout
+from pilotage.release.ledger import SqlLedger
+from pilotage.release.state import ApprovalRule
 from pilotage.settings import Settings
-from tests.unit.cli.ledgers import promoted, refused, registered
+from pilotage.testing.bundles import make_bundle, tiny_spec
+from tests.unit.cli.ledgers import append, promoted, refused, registered
+from tests.unit.release.lives import registered as draft_of
 
 
 @pytest.fixture
@@ -36,6 +42,35 @@ def test_a_champion_that_is_there_is_left_alone_and_told(
     release_first(settings, "loan_approval")
     told = json.loads(capsys.readouterr().out.removeprefix(RESULT))
     assert (told["model"], told["version"], told["by"]) == ("loan_approval", 1, "ada")
+
+
+def test_a_first_release_of_high_risk_is_approved_by_the_platform_and_says_that_no_person_looked(
+    settings: Settings, tmp_path: Path
+) -> None:
+    sha256 = make_bundle(tmp_path / "bundle")
+    rule = ApprovalRule(needed=1)
+    append(
+        settings,
+        draft_of("loan_approval", 1, by=PLATFORM, rule=rule, bundle=str(tmp_path / "bundle"), sha256=sha256),
+    )
+    release_first(settings, "loan_approval")
+    release_first(settings, "loan_approval")
+    _, approved, promoted = SqlLedger(settings.ledger).events()
+    assert (approved.kind, approved.actor) == ("approved", "pilotage up")
+    assert approved.cause.startswith("No person looked at it")
+    assert (promoted.kind, promoted.actor, promoted.payload["how"]) == ("promoted", "pilotage up", "first version")
+    assert promoted.payload["approval"] == {"needed": 1, "approvers": ["pilotage up"]}
+
+
+def test_nobody_takes_the_place_of_approvers_that_a_file_names(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tiny_spec("tiny", rollout=Rollout(approvals=1, approvers=("ana",)))
+    monkeypatch.setattr(declared, "models", lambda: {"tiny": named})
+    sha256 = make_bundle(tmp_path / "bundle")
+    append(settings, draft_of("tiny", 1, bundle=str(tmp_path / "bundle"), sha256=sha256))
+    with pytest.raises(NotApproved, match="May approve: ana"):
+        release_first(settings, "tiny")
 
 
 # MLflow's own models use what SQLAlchemy 2.1 deprecates, and its client warns of it when it is first imported.
