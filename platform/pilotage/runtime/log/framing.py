@@ -22,8 +22,9 @@ LONGEST = 1 << 24
 
 _HEAD = 18
 """Bytes before the JSON."""
+_LONGEST_LINE = _HEAD + LONGEST + 1
 _CHUNK = 1 << 20
-_LINE_FEED = 0x0A
+_LINE_FEED, _PLUS, _AND = b"\n+&"
 
 
 class Found(NamedTuple):
@@ -64,54 +65,39 @@ def scan(read: Callable[[int], bytes]) -> Iterator[Found]:
     data, base, at, ended = b"", 0, 0, False
     bad_from = -1  # Where the bytes begin that are no record; an offset in the file, as ``data`` moves on.
     while True:
-        end = _end_of(data, at)
-        if end is not None and end > len(data):
-            if not ended:
-                more = read(_CHUNK)
-                ended = not more
-                data, base, at = data[at:] + more, base + at, 0
-                continue
-            end = None
-        payload = None if end is None else data[at + _HEAD : end - 1]
-        if end is not None and payload is not None and data[end - 1] == _LINE_FEED and crc32(payload) == _crc(data, at):
-            if bad_from >= 0:
-                yield Found(bad_from, base + at, None)
-                bad_from = -1
-            yield Found(base + at, base + end, payload, data[at + 8] == 0x2B, data[at + 17] == 0x26)
-            at = end
+        room = len(data) - at
+        needed = _HEAD
+        if room >= _HEAD:
+            try:
+                needed = _HEAD + int(data[at : at + 8], 16) + 1
+                crc = int(data[at + 9 : at + 17], 16)
+            except ValueError:
+                needed = 0
+        if not ended and room < needed <= _LONGEST_LINE:
+            more = read(_CHUNK)
+            ended = not more
+            data, base, at = data[at:] + more, base + at, 0
             continue
-        if at == len(data) and ended:
+        end = at + needed
+        if _HEAD < needed <= room and data[end - 1] == _LINE_FEED:
+            payload = data[at + _HEAD : end - 1]
+            if crc32(payload) == crc:
+                if bad_from >= 0:
+                    yield Found(bad_from, base + at, None)
+                    bad_from = -1
+                yield Found(base + at, base + end, payload, data[at + 8] == _PLUS, data[at + 17] == _AND)
+                at = end
+                continue
+        if not room and ended:
             break
         if bad_from < 0:
             bad_from = base + at
         line_end = data.find(b"\n", at)
         while line_end < 0 and not ended:
-            more = read(_CHUNK)
-            ended = not more
             base += len(data)
-            data, at = more, 0
+            data, at = read(_CHUNK), 0
+            ended = not data
             line_end = data.find(b"\n")
-        if line_end < 0:
-            at = len(data)
-            break
-        at = line_end + 1
+        at = line_end + 1 if line_end >= 0 else len(data)
     if bad_from >= 0:
         yield Found(bad_from, base + len(data), None)
-
-
-def _end_of(data: bytes, at: int) -> int | None:
-    """Where a record that starts here would end; ``None`` if none starts here."""
-    if len(data) - at < _HEAD:
-        return at + _HEAD  # Cannot be told yet.
-    try:
-        length = int(data[at : at + 8], 16)
-    except ValueError:
-        return None
-    return at + _HEAD + length + 1 if 0 <= length <= LONGEST else None
-
-
-def _crc(data: bytes, at: int) -> int:
-    try:
-        return int(data[at + 9 : at + 17], 16)
-    except ValueError:
-        return -1
