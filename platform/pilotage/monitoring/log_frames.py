@@ -118,7 +118,7 @@ def declared_types(spec: ModelSpec) -> dict[str, pl.DataType]:
 
 
 def frame_of(
-    kind: type[Record], records: Sequence[Any], *, types: Mapping[str, pl.DataType] | None = None
+    kind: type[Record], records: Sequence[Any], *, types: Mapping[str, pl.DataType] | None = None, spread: bool = True
 ) -> pl.DataFrame:
     """Rows of records of one kind and one model, in their order.
 
@@ -127,20 +127,16 @@ def frame_of(
         records: The records.
         types: Types of request and feature columns, as they are in the lake or declared. A column that is not among
             them gets the type of its values; values that don't fit get a column of their own.
+        spread: Whether request fields and features become columns; without them records need not hold them.
     """
     columns = [_fixed(name, dtype, records) for name, dtype in FIXED[kind].items()]
-    if kind is PredictionRecord:
+    if kind is PredictionRecord and spread:
         known = types or {}
         columns += _spread("request", [record.request for record in records], known)
         columns += _spread("feature", [record.features or {} for record in records], known)
     frame = pl.DataFrame(columns)
     moment = _WHEN.get(kind)
     return frame if moment is None else frame.with_columns(pl.col(moment).dt.date().alias(DAY))
-
-
-def empty_frame(kind: type[Record]) -> pl.DataFrame:
-    """No row, with the columns that every row has."""
-    return frame_of(kind, [])
 
 
 def column_as(frame: pl.DataFrame, column: str, dtype: pl.DataType) -> pl.Series:
@@ -167,10 +163,24 @@ def _fixed(name: str, dtype: pl.DataType, records: Sequence[Any]) -> pl.Series:
     elif name == "versions":
         values = [[{"table": t, "version": v} for t, v in sorted(value.items())] for value in values]
     elif name == "reasons":
-        values = [list(value) for value in values]
+        return _texts(name, values)
     if dtype == MOMENT:
         return pl.Series(name, values, dtype=pl.Int64()).cast(MOMENT)
     return pl.Series(name, values, dtype=dtype)
+
+
+def _texts(name: str, values: Sequence[Sequence[str]]) -> pl.Series:
+    """Lists of texts. Polars takes 20 µs to build each, and nearly all are empty."""
+    frame = pl.DataFrame({name: pl.Series([[]], dtype=pl.List(_TEXT)).new_from_index(0, len(values))})
+    told = [(index, list(value)) for index, value in enumerate(values) if value]
+    if told:
+        places, lists = zip(*told, strict=True)
+        rows = pl.DataFrame(
+            {"row": pl.Series(places, dtype=pl.UInt32()), "told": pl.Series(lists, dtype=pl.List(_TEXT))}
+        )
+        frame = frame.with_row_index("row").join(rows, on="row", how="left", maintain_order="left")
+        frame = frame.select(pl.coalesce("told", name).alias(name))
+    return frame.get_column(name)
 
 
 def _column(prefix: str, name: str) -> str:
@@ -180,22 +190,31 @@ def _column(prefix: str, name: str) -> str:
 
 
 def _spread(prefix: str, rows: Sequence[Mapping[str, Any]], known: Mapping[str, pl.DataType]) -> list[pl.Series]:
+    names = list(rows[0]) if rows else []
+    values: Iterable[list[Any]]
+    if all(list(row) == names for row in rows):
+        values = map(list, zip(*(row.values() for row in rows), strict=True))
+    else:  # Of several versions.
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        values = ([row.get(name) for row in rows] for name in names)
     columns: list[pl.Series] = []
-    for name in dict.fromkeys(name for row in rows for name in row):
-        column = _column(prefix, name)
-        columns += _placed(column, [row.get(name) for row in rows], known.get(column))
+    for column, found in zip((_column(prefix, name) for name in names), values, strict=True):
+        columns += _placed(column, found, known.get(column))
     return columns
 
 
 def _placed(column: str, values: list[Any], known: pl.DataType | None) -> list[pl.Series]:
     """One series, where every value fits its type (the usual case); else one more for each kind that doesn't."""
-    kinds = {type(value) for value in values} - {type(None)}
+    kinds = set(map(type, values))
+    kinds.discard(type(None))
     if known == MOMENT and kinds == {str}:
         return _times(column, values)
     wanted = known or _common(kinds)
     if wanted is None:
         return []  # Nothing but nulls, and no type known: the column is not needed yet.
     fitting = {kind for kind in kinds if _fits(kind, values, wanted)}
+    if fitting == kinds and len(kinds) < 2:
+        return [pl.Series(column, values, dtype=wanted)]
     return [pl.Series(column, _only(values, fitting), dtype=wanted)] + [
         pl.Series(f"{column}__{_JSON_NAMES[kind]}", _only(values, {kind}), dtype=_JSON_TYPES[kind])
         for kind in sorted(kinds - fitting, key=_JSON_NAMES.__getitem__)

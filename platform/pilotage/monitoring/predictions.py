@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import msgspec
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.monitoring.log_frames import DAY, IDENTITY, ROOMS, declared_types, frame_of, when
+from pilotage.monitoring.log_frames import DAY, FIXED, IDENTITY, ROOMS, declared_types, frame_of, when
 from pilotage.monitoring.moving import MoveReport, move_log
 from pilotage.monitoring.outcomes import label
 from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
@@ -24,6 +25,17 @@ from pilotage.spec import ModelSpec
 
 __all__ = ["MoveReport", "labelled", "move_log", "read_log", "read_outcomes", "read_shadows", "read_states"]
 
+_SLIM: dict[type[Record], type[Any]] = {
+    PredictionRecord: msgspec.defstruct(
+        "Slim",
+        [(name, kind) for name, kind in get_type_hints(PredictionRecord).items() if name in FIXED[PredictionRecord]],
+        frozen=True,
+        kw_only=True,
+        tag_field="kind",
+        tag="prediction",
+    )
+}
+"""A prediction without its request and features, which take longest to read."""
 _SLACK = timedelta(minutes=1)
 """How far the clock of a segment's folder may be off the clock of its records."""
 
@@ -115,14 +127,15 @@ def _read(
     spec: ModelSpec | None = None,
 ) -> pl.DataFrame:
     # The segments first: one that is moved meanwhile is then seen twice, the other way round it would not be seen.
-    fresh = _unmoved(settings.prediction_log, kind, model, since)
+    spread = columns is None or not set(columns) <= set(FIXED[kind])
+    fresh = _unmoved(settings.prediction_log, kind if spread else _SLIM.get(kind, kind), model, since)
     table, moment = f"{ROOMS[kind]}/{model}", when(kind)
     types: dict[str, pl.DataType] = declared_types(spec) if spec else {}
     parts: list[pl.LazyFrame] = []
     if lake.exists(table):
         types |= dict(lake.schema(table))
         parts.append(lake.scan(table, first=since.astimezone(UTC).date() if since and moment else None))
-    parts.append(frame_of(kind, fresh, types=types).lazy())
+    parts.append(frame_of(kind, fresh, types=types, spread=spread).lazy())
     log = pl.concat(parts, how="diagonal")
     if version is not None:
         log = log.filter(pl.col("version") == version)
@@ -135,9 +148,9 @@ def _read(
     return (log.drop(DAY, strict=False) if columns is None else log.select(columns)).collect()
 
 
-def _unmoved(folder: Path, kind: type[Record], model: str, since: datetime | None) -> list[Record]:
+def _unmoved(folder: Path, kind: type[Any], model: str, since: datetime | None) -> list[Any]:
     """The records of a kind that are still in segments, sealed or being written."""
-    records: list[Record] = []
+    records: list[Any] = []
     decode = msgspec.json.Decoder(kind).decode
     # Most payloads are of other models or kinds; to find that out by decoding them would take ten times as long.
     begins, names = b'{"kind":"%b"' % str(kind.__struct_config__.tag).encode(), b'"model":"%b"' % model.encode()
