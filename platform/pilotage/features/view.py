@@ -13,6 +13,7 @@ from polars.exceptions import PolarsError
 
 from pilotage.errors import DataError, DeclarationError, SchemaChanged
 from pilotage.features.asof import Lookup, Reader, attach, read_timelines, resolve
+from pilotage.features.compiled import CompiledRow
 from pilotage.features.definition import Definition
 from pilotage.features.rows import RowFeatures, require_row_wise
 from pilotage.features.state import StateLookup, answer
@@ -64,6 +65,11 @@ class FeatureView:
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides a feature's value; the same in every process."""
         return self.definition.fingerprint
+
+    @cached_property
+    def compiled(self) -> CompiledRow:
+        """The row features for one row at a time, over request and as-of columns in that order."""
+        return CompiledRow(self.rows.expressions, {**self.request_types, **self.state_types})
 
     @property
     def timelines(self) -> dict[str, Timeline]:

@@ -29,7 +29,7 @@ class RowPath:
         columns = {**view.request_types, **view.state_types}
         self.bundle = bundle
         self.lookups = RowLookups(view.lookups, view.request_types)
-        self.features = CompiledRow(view.rows.expressions, columns)
+        self.features = view.compiled
         self.rule = CompiledRow({"fallback.rule": bundle.fallback.cast(pl.Float64)}, columns)
         at = definition.predicts_at
         self._moment = None if at is None else CompiledRow({"predicts_at": at}, view.request_types)
