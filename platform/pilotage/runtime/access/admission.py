@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import ip_address
 
@@ -9,6 +10,7 @@ from pilotage.errors import Unauthenticated
 from pilotage.runtime.access.caller import Caller
 from pilotage.runtime.access.keys import KeyRing
 
+_AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _FORWARDED = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip"))
 
 
@@ -63,16 +65,16 @@ def _require_this_machine(headers: Iterable[tuple[bytes, bytes]], peer: str | No
         text = value.decode("latin-1")
         if name in _FORWARDED:
             raise _foreign("the request was passed on by a proxy")
-        if name == b"host" and not is_loopback(_without_port(text)):
+        if name == b"host" and not _is_ours(text):
             raise _foreign(f"{text[:100]!r} is no name of this machine")
-        if name == b"origin" and not is_loopback(_without_port(text.split("://", 1)[-1])):
+        if name == b"origin" and not _is_ours(text.partition("://")[2]):
             raise _foreign(f"the page {text[:100]!r} is from elsewhere")
 
 
-def _without_port(text: str) -> str:
-    if text.startswith("["):
-        return text.partition("]")[0]
-    return text.partition(":")[0]
+def _is_ours(authority: str) -> bool:
+    """Whether a host with or without a port, and nothing else, is this machine."""
+    found = _AUTHORITY.fullmatch(authority)
+    return found is not None and is_loopback(found[1])
 
 
 def _foreign(why: str) -> Unauthenticated:

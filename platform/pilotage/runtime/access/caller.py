@@ -15,6 +15,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 FASTEST = 1_000_000.0
 """Requests a second that a limit may allow at most."""
 LARGEST_BURST = 1_000_000
+_LONGEST_NS = 366 * 86_400 * 10**9
+"""A limit that takes longer to recover is a mistake, and would not fit the limiter's clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +36,11 @@ class Limit:
         # Written so that a NaN fails.
         if not 0 < self.per_second <= FASTEST:
             raise ValueError(f"per_second is {self.per_second}, not above 0 and at most {FASTEST:,.0f}")
-        if not 1 <= self.burst <= LARGEST_BURST:
+        if not isinstance(self.burst, int) or not 1 <= self.burst <= LARGEST_BURST:
             raise ValueError(f"burst is {self.burst}, not from 1 to {LARGEST_BURST:,}")
         interval = max(1, round(1e9 / self.per_second))
+        if interval * self.burst > _LONGEST_NS:
+            raise ValueError(f"a burst of {self.burst} at {self.per_second:g} a second takes more than a year")
         object.__setattr__(self, "interval_ns", interval)
         object.__setattr__(self, "allowance_ns", interval * self.burst)
 

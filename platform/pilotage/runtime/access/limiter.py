@@ -20,7 +20,7 @@ from pilotage.errors import RateLimited, RequestTooLarge
 from pilotage.runtime.access.caller import Caller
 from pilotage.runtime.access.slots import COUNT, Slots
 
-_BUSY_RETRY_S = 1.0
+_RETRY_S = 1.0
 
 
 class Limiter:
@@ -76,9 +76,9 @@ class Limiter:
             except OSError as error:
                 raise RateLimited(
                     f"The rate limit of the API key {caller.id} can't be told: {error}.",
-                    fix=f"Try again in {_BUSY_RETRY_S:g} s.",
+                    fix=f"Try again in {_RETRY_S:g} s.",
                     key=caller.id,
-                    retry_after_s=_BUSY_RETRY_S,
+                    retry_after_s=_RETRY_S,
                 ) from None
             numbers = self._slots.numbers
             # Further ahead than a full burst it can only be by a limit that has changed since, or a clock that started

@@ -30,8 +30,12 @@ _LARGEST_BYTES = 64 * 1024 * 1024
 _WORDS = _SLOT_BYTES // 8
 NUMBER = 2
 """Word of a slot that is its number."""
-_PATIENCE_S = 0.05
-"""Seconds to wait for somebody else's lock, which is held for microseconds; a stopped process may hold it for ever."""
+_PATIENCE_S = 0.25
+"""Seconds to wait for somebody else's lock. It is held for microseconds, and longer by a process that has to wait for a
+processor meanwhile; one that is stopped may hold it for ever."""
+_PAUSE_S = 0.0001
+_STUCK_S = 10.0
+"""Seconds for which nobody waits again for a lock that was waited for in vain: all other requests would wait too."""
 _OFD: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -54,6 +58,10 @@ class Slots:
     def __init__(self, path: Path, *, report: Callable[[str], None], count: int = COUNT) -> None:
         """Opens or makes the file. Where that can't be done, the table is this process's own, and that is reported."""
         self._places: dict[bytes, _Place] = {}
+        self._stuck: dict[bytes, float] = {}
+        """Locks that are done without, and until when."""
+        self._held = False
+        self._report = report
         self._file = -1
         try:
             self._open(path, count)
@@ -80,6 +88,9 @@ class Slots:
     def acquire(self, name: bytes, now: int) -> int:
         """Locks the slot of a name, finding one if it has none. ``release`` it.
 
+        A lock that somebody does not let go of is done without, which is reported: two changes at the same time may
+        then count as one, and that is better than to refuse whoever uses this name.
+
         Args:
             name: Any bytes.
             now: The clock: numbers up to here are worth nothing.
@@ -88,22 +99,35 @@ class Slots:
             The index of its number in ``numbers``.
 
         Raises:
-            OSError: Somebody else does not let go of it, or there is no free slot.
+            OSError: There is no free slot, or none can be looked for.
         """
         place = self._places.get(name)
         while True:
             if place is None:
                 place = self._find(name, now)
-            self._lock(place.lock)
+            self._held = self._try_lock(name, place)
             if self.numbers[place.word] == place.first and self.numbers[place.word + 1] == place.second:
                 return place.word + NUMBER
             # It was given to another name.
-            self._unlock(place.unlock)
+            self.release(name)
             place = None
 
     def release(self, name: bytes) -> None:
         """Unlocks the slot that was acquired."""
-        self._unlock(self._places[name].unlock)
+        if self._held:
+            self._unlock(self._places[name].unlock)
+
+    def _try_lock(self, name: bytes, place: _Place) -> bool:
+        if self._stuck and time.monotonic() < self._stuck.get(name, 0.0):
+            return False
+        try:
+            self._lock(place.lock)
+        except TimeoutError as error:
+            self._stuck[name] = time.monotonic() + _STUCK_S
+            self._report(f"The rate limit of {name.decode()} is counted without its lock for a while: {error}.")
+            return False
+        self._stuck.pop(name, None)
+        return True
 
     def _open(self, path: Path, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +207,7 @@ class Slots:
                     deadline = time.monotonic() + _PATIENCE_S
                 elif time.monotonic() > deadline:
                     raise TimeoutError("another worker holds it, and does not let go") from None
-                os.sched_yield()
+                time.sleep(_PAUSE_S)
             else:
                 return
 
