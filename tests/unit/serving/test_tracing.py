@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from pilotage.settings import PROJECT
 from serving.tracing import Traced, Tracing
 from tests.unit.serving.codec_cases import answer
+from tests.unit.serving.collector import Collector, attributes
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 BEGAN = 1_700_000_000_000_000_000
-
-
-class Collector:
-    """A tiny OTLP/HTTP receiver on loopback."""
-
-    def __init__(self) -> None:
-        self.requests: queue.Queue[tuple[str, ExportTraceServiceRequest]] = queue.Queue()
-        self.holding: threading.Event | None = None
-        """Where set, requests wait for it."""
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if outer.holding is not None:
-                    outer.holding.wait(30)
-                self.send_response(200)
-                self.end_headers()
-                outer.requests.put((self.path, ExportTraceServiceRequest.FromString(body)))
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def spans(self, number: int) -> list[Any]:
-        """Waits for so many spans."""
-        found: list[Any] = []
-        while len(found) < number:
-            _, request = self.requests.get(timeout=30)
-            found += [span for r in request.resource_spans for scope in r.scope_spans for span in scope.spans]
-        return found
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 @pytest.fixture
@@ -95,10 +53,6 @@ def traced(**changes: Any) -> Traced:
         "ended": BEGAN + 2_000_000,
     }
     return Traced(**{**fields, **changes})
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
 
 
 def test_a_prediction_is_one_span_with_its_phases_and_ids(collector: Collector, trace: Callable[..., Tracing]):
