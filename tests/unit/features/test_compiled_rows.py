@@ -227,7 +227,16 @@ def test_nothing_that_stands_in_a_bundle_becomes_code() -> None:
 
 @pytest.mark.parametrize(
     "tree",
-    [[], {}, {"Column": 3}, {"Column": "nobody"}, {"BinaryExpr": {}}, {"Function": {"input": []}}, {"A": 1, "B": 2}],
+    [
+        [],
+        {},
+        {"Literal": {"Dyn": {"Int": 2**70}}},
+        {"Column": 3},
+        {"Column": "nobody"},
+        {"BinaryExpr": {}},
+        {"Function": {"input": []}},
+        {"A": 1, "B": 2},
+    ],
 )
 def test_a_tree_that_is_no_expression_compiles_to_nothing(tree: Any) -> None:
     compiler = Compiler(COLUMNS)

@@ -192,7 +192,9 @@ class Compiler:
             if kind not in ("Int", "Float") or not isinstance(number, (int, float)) or isinstance(number, bool):
                 raise NotImplementedError
             if kind == "Int":
-                dtype: pl.DataType = pl.Int32() if isinstance(number, int) and fits(number, pl.Int32()) else pl.Int64()
+                if not isinstance(number, int) or not fits(number, pl.Int64()):
+                    raise NotImplementedError
+                dtype: pl.DataType = pl.Int32() if fits(number, pl.Int32()) else pl.Int64()
                 return Value(self.constant(number), dtype, nullable=False, scalar=True, number=number)
             return Value(self.constant(float(number)), FLOAT, nullable=False, scalar=True, number=float(number))
         return self._folded(tree)
