@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pilotage.runtime.log.files import Files, RealFiles, begin_new, still_named
 
+_ATTEMPTS = 5
+
 
 class Lifeline:
     """The lock of this process, in a folder with those of others.
@@ -27,9 +29,16 @@ class Lifeline:
         self._folder = folder
         self._files: Files = RealFiles()
         self._files.make_folder(folder)
-        self.token = os.urandom(12).hex()
-        """Names this process, among all that ever were."""
-        self._file = begin_new(self._files, folder / self.token)
+        for attempt in range(_ATTEMPTS):
+            self.token = os.urandom(12).hex()
+            """Names this process, among all that ever were."""
+            try:
+                self._file = begin_new(self._files, folder / self.token)
+                break
+            except BlockingIOError:
+                # Another process looked for the dead between the file's creation and its lock.
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
     def close(self) -> None:
         """From now on this counts as dead."""

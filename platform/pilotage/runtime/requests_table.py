@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -70,6 +70,7 @@ class RequestsTable:
         clock: Callable[[], float],
     ) -> None:
         self._folder = folder
+        self._path = folder / "requests.db"
         self._log = log
         self._report = report
         self._lifetime_s = lifetime_s
@@ -92,17 +93,14 @@ class RequestsTable:
                 if self._lifeline is None:
                     self._lifeline = Lifeline(self._folder / "workers")
                 if self._connection is None:
-                    self._connection = self._open(self._folder / "requests.db")
+                    self._connection = self._open(self._path)
                 yield self._connection, self._lifeline
             except (sqlite3.Error, OSError, UnreadableFile, msgspec.MsgspecError) as error:
-                if self._connection is not None:
+                busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+                if self._connection is not None and not busy:
                     self._connection.close()
                     self._connection = None
-                raise LogUnavailable(
-                    f"Requests with an id can't be answered: their table can't be used ({error}).",
-                    fix="Ask again later, or without an id. Operators: docs/runbooks/prediction-log.md.",
-                    reason=str(error),
-                ) from error
+                raise _unusable(error) from error
 
     def close(self) -> None:
         """Lets go of everything: from now on this process counts as dead."""
@@ -164,8 +162,14 @@ class RequestsTable:
             if table.total_changes == self._synced[0] and now - self._synced[1] < _SYNC_S:
                 return
             table.execute("UPDATE synced SET at = ?", (now,))
-            table.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            self._synced = (table.total_changes, now)
+            changes = table.total_changes
+        # On a connection of its own, without the lock: it waits for the disk, and requests must not.
+        try:
+            with closing(sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_S)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        self._synced = (changes, now)
 
     def _bury(self, token: str) -> None:
         with self.use() as (table, life):
@@ -250,6 +254,14 @@ def decode_records(logged: bytes) -> tuple[PredictionRecord, ...]:
 
 
 _RECORDS = msgspec.json.Decoder(tuple[PredictionRecord, ...])
+
+
+def _unusable(error: Exception) -> LogUnavailable:
+    return LogUnavailable(
+        f"Requests with an id can't be answered: their table can't be used ({error}).",
+        fix="Ask again later, or without an id. Operators: docs/runbooks/prediction-log.md.",
+        reason=str(error),
+    )
 
 
 def _boot() -> str:

@@ -361,7 +361,7 @@ def test_of_two_processes_one_owns_each_request_and_a_killed_one_is_succeeded(ho
     assert len(list((host.folder / "workers").iterdir())) == 1
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_interleaving_of_workers_and_deaths_logs_a_request_once_and_answers_it_alike(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

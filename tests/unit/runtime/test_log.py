@@ -314,3 +314,23 @@ def test_a_writer_that_fails_in_a_way_nobody_thought_of_strands_nobody(tmp_path:
     asyncio.run(main())
     assert read(tmp_path) == ["before", "after"]
     assert "ZeroDivisionError" in told[0]
+
+
+def test_a_report_that_fails_stops_nothing(tmp_path: Path) -> None:
+    def report(_: str) -> None:
+        raise BrokenPipeError
+
+    async def main() -> None:
+        disk = Disk()
+        log = PredictionLog(tmp_path, worker="w", report=report, filesystem=disk)
+        log.start(asyncio.get_running_loop())
+        await log.submit(state("before"))
+        disk.error = errno.EIO
+        with pytest.raises(LogUnavailable):
+            await log.submit(state("lost"))
+        disk.error = None
+        await log.submit(state("after"))
+        await asyncio.to_thread(log.close, 10)
+
+    asyncio.run(main())
+    assert read(tmp_path) == ["before", "after"]

@@ -50,7 +50,7 @@ LIFE = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(seed=st.integers(0, 2**32), lives=st.lists(LIFE, min_size=1, max_size=4))
 def test_what_was_acknowledged_is_there_once_whole_and_in_order(seed: int, lives: list[dict]) -> None:
     with tempfile.TemporaryDirectory() as parent:
@@ -210,3 +210,28 @@ def test_a_disk_without_room_for_a_new_segment_leaves_nothing_behind(folder: Pat
     files.faults = {}
     log.append([[numbered(1)]])
     assert read(folder) == [1]
+
+
+def test_a_segment_that_somebody_removed_is_noticed_before_anything_is_acknowledged(folder: Path) -> None:
+    told: list[str] = []
+    log = appender(folder, FaultyFiles(folder), told=told)
+    log.append([[numbered(1)]])
+    segments(folder)[0].path.unlink()
+    with pytest.raises(LogUnavailable, match="removed by somebody"):
+        log.append([[numbered(2)]])
+    log.append([[numbered(3)]])
+    assert read(folder) == [3]
+
+
+def test_a_disk_that_stays_broken_is_told_once_in_a_while(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    log.append([[numbered(1)]])
+    files.faults, files.errors = dict.fromkeys(["write", "truncate", "create"], 1.0), (errno.EIO,)
+    for _ in range(100):
+        with pytest.raises(LogUnavailable):
+            log.append([[numbered(2)]])
+    assert len(told) == 3
+    files.faults = {}
+    log.append([[numbered(3)]])
+    assert read(folder) == [1, 3]

@@ -78,7 +78,7 @@ class Appender:
         self._kept: dict[str, bytes] = {}
         self._number = 0
         self._failed = 0
-        self._complained: tuple[str, float] | None = None
+        self._said: dict[str, float] = {}
 
     @property
     def number(self) -> int:
@@ -125,6 +125,8 @@ class Appender:
             write_all(self._files, segment.file, data)
             syncing = True
             self._files.sync(segment.file)
+            if not self._files.named(segment.file):
+                raise FileNotFoundError(errno.ENOENT, "the open segment was removed by somebody")
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in NO_ROOM
             self._take_back(segment, trusted=full and not syncing)
@@ -137,7 +139,8 @@ class Appender:
         segment.records += sum(map(len, submissions))
         if self._failed:
             self._report(f"prediction log: {self._folder} can be written again, after {self._failed} failures")
-            self._failed, self._complained = 0, None
+            self._failed = 0
+            self._said.clear()
 
     def seal_in(self) -> float | None:
         """Seconds until the open segment is due; ``None`` if it has no record."""
@@ -231,7 +234,7 @@ class Appender:
             self._files.truncate(segment.file, segment.committed)
             self._files.sync(segment.file)
         except OSError as error:
-            self._report(f"prediction log: {segment.path.name} could not be cut to {segment.committed} bytes: {error}")
+            self._say(f"{segment.path.name} could not be cut to {segment.committed} bytes: {error}")
             return False
         return True
 
@@ -241,7 +244,7 @@ class Appender:
         try:
             write_new(self._files, mark, b"%d\n" % segment.committed)
         except OSError as error:
-            self._report(f"prediction log: {mark.name} could not be written: {error}")
+            self._say(f"{mark.name} could not be written: {error}")
             return False
         return True
 
@@ -264,13 +267,16 @@ class Appender:
     def _unavailable(self, error: OSError) -> LogUnavailable:
         reason = error.strerror or str(error)
         self._failed += 1
-        now = self._clock()
-        # A full disk fails hundreds of batches a second, and its log lines would fill it further.
-        if self._complained is None or self._complained[0] != reason or now - self._complained[1] >= _SAY_AGAIN_S:
-            self._complained = (reason, now)
-            self._report(f"prediction log: {self._folder} can't be written: {reason}")
+        self._say(f"{self._folder} can't be written: {reason}")
         return LogUnavailable(
             f"The prediction log can't be written: {reason}.",
             fix="Ask again later. Operators: docs/runbooks/prediction-log.md.",
             reason=reason,
         )
+
+    def _say(self, sentence: str) -> None:
+        """Reports, but not the same every time: a full disk fails hundreds of batches a second."""
+        now = self._clock()
+        if now - self._said.get(sentence, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+            self._said[sentence] = now
+            self._report(f"prediction log: {sentence}")

@@ -40,6 +40,9 @@ class Files(Protocol):
     def sync_folder(self, path: Path) -> None:
         """Returns when the names in the folder are on the disk."""
 
+    def named(self, file: int) -> bool:
+        """Whether the open file still has a name; bytes written to one without are gone when it is closed."""
+
     def truncate(self, file: int, length: int) -> None: ...
 
     def rename(self, source: Path, target: Path) -> None:
@@ -92,6 +95,9 @@ class RealFiles:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def named(self, file: int) -> bool:
+        return os.fstat(file).st_nlink > 0
 
     def truncate(self, file: int, length: int) -> None:
         os.ftruncate(file, length)

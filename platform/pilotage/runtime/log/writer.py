@@ -11,6 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,12 +59,12 @@ class PredictionLog:
             raise ValueError(f"A worker's name is of letters, digits, '_' and '-'; not {worker!r}.")
         self.folder = folder
         self.worker = worker
-        self._report = report
+        self._tell = report
         self._queue_bytes = queue_bytes
         self._appender = Appender(
             folder,
             worker=worker,
-            report=report,
+            report=self._report,
             segment_bytes=segment_bytes,
             seal_after_s=seal_after_s,
             files=filesystem or RealFiles(),
@@ -175,6 +176,7 @@ class PredictionLog:
         with self._lock:
             batch, self._queue = self._queue, []
             self._forget(batch)
+            self.refused += sum(len(each.payloads) for each in batch)
         self._report(f"prediction log: the disk did not answer within {timeout_s} s; {len(batch)} submissions refused")
         self._settle(batch, "the service stopped before the disk answered")
 
@@ -205,6 +207,11 @@ class PredictionLog:
         if self._asleep:
             self._asleep = False
             self._wake.release()
+
+    def _report(self, sentence: str) -> None:
+        # Whoever writes log lines may have no room either, and that must not end the thread that others wait for.
+        with suppress(Exception):
+            self._tell(sentence)
 
     def _run(self) -> None:
         try:
