@@ -16,10 +16,12 @@ import pytest
 from assets.predictions import log_assets
 from assets.scoring import scoring_assets
 from assets.skew import SkewSample, skew_assets
+from assets.sources import load_sources
 from pilotage.data.lake import Lake
-from pilotage.data.source import SourceSpec
+from pilotage.data.source import Daily, SourceSpec
 from pilotage.features.state import microseconds
 from pilotage.monitoring.predictions import labelled, move_log, read_log, read_outcomes, read_shadows, read_states
+from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.runtime.log import PredictionLog, encode
 from pilotage.settings import Settings
 from pilotage.testing.service import release_bundle
@@ -271,9 +273,24 @@ def test_the_champion_scores_a_table_in_a_run_and_its_numbers_are_the_services(
     assert dict(scores.select("order_id", "probability").iter_rows()) == served
 
 
+def test_a_range_of_days_is_scored_in_one_run_and_tells_each_days_rows(house: House) -> None:
+    released(house)
+    world = house.world
+    world.orders = world.orders.with_columns(pl.col("ordered_at").dt.date().alias("day"))
+    days = world.orders["day"].unique().sort().to_list()
+    world.lake.replace_days("validated/daily", world.orders, days, note={})
+    spec = world.spec.model_copy(update={"source": "daily"})
+    daily = Daily(column="ordered_at", first=days[0], last=days[-1])
+    source = load_sources()["flights"].model_copy(update={"daily": daily})
+    tags = {RANGE_FIRST: str(days[0]), RANGE_LAST: str(days[-1])}
+    result = house.materialize(scoring_assets(spec, {"daily": source}), tags=tags)
+    events = result.get_asset_materialization_events()
+    rows = {e.partition: e.materialization.metadata["dagster/partition_row_count"].value for e in events}
+    assert rows == {str(day): (world.orders["day"] == day).sum() for day in days}
+    assert events[0].materialization.metadata["scored"].value == 60
+
+
 @pytest.fixture
 def orders() -> SourceSpec:
     """A source without days."""
-    from assets.sources import load_sources
-
     return load_sources()["loans"]

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.errors import ConfigError, NotReleasable, PilotageError
+from pilotage.errors import BundleCorrupt, ConfigError, NotReleasable, PilotageError
 from pilotage.features.reading import ValidatedRows
 from pilotage.features.view import FeatureView
 from pilotage.monitoring.log_frames import column_as, feature_column
@@ -104,7 +104,8 @@ class SkewReport:
 
 
 def released_bundles(model: str, settings: Settings) -> Bundles:
-    """Gives the bundle of each version of a model that the ledger knows, read once.
+    """Gives the bundle of each version of a model that the ledger knows, read once: from the service's shelf, if it is
+    still there, or from the registry. Both are the bytes that the ledger remembers.
 
     Raises:
         NotReleasable: It knows no such version.
@@ -114,7 +115,11 @@ def released_bundles(model: str, settings: Settings) -> Bundles:
     from pilotage.release.state import fold
     from pilotage.runtime.bundle import read_bundle
 
-    state = fold(SqlLedger(settings.ledger).events()).get(model)
+    ledger = SqlLedger.of(settings)
+    try:
+        state = fold(ledger.events()).get(model)
+    finally:
+        ledger.close()
     read: dict[int, Bundle] = {}
 
     def bundle(version: int) -> Bundle:
@@ -122,7 +127,10 @@ def released_bundles(model: str, settings: Settings) -> Bundles:
             known = state.versions.get(version) if state else None
             if known is None:
                 raise NotReleasable(f"{model} has no version {version}.", fix=f"See pilotage status {model}.")
-            read[version] = read_bundle(Path(known.bundle), sha256=known.bundle_sha256)
+            try:
+                read[version] = read_bundle(settings.bundles / model / str(version), sha256=known.bundle_sha256)
+            except BundleCorrupt:
+                read[version] = read_bundle(Path(known.bundle), sha256=known.bundle_sha256)
         return read[version]
 
     return bundle

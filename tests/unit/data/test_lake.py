@@ -213,3 +213,25 @@ def test_any_replacements_leave_what_a_dictionary_of_days_would(
         lake.replace_days("raw/flights", frame, list(days), note={})
         expected |= days
     assert counts(lake) == {day: count for day, count in sorted(expected.items()) if count}
+
+
+def test_what_was_committed_can_be_put_on_the_disk_and_a_disk_that_fails_is_named(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.append("raw/loans", pl.DataFrame({"id": [1]}), note={}, app_id="ingest", sequence=1)
+    lake.sync()
+    from pilotage.data import lake_commits
+
+    class Failing:
+        def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+        @staticmethod
+        def syncfs(_: int) -> int:
+            import ctypes
+
+            ctypes.set_errno(5)
+            return -1
+
+    monkeypatch.setattr("ctypes.CDLL", Failing)
+    with pytest.raises(LakeError, match="Input/output error"):
+        lake_commits.onto_disk(Path(lake.uri))

@@ -16,6 +16,7 @@ from pilotage.errors import BundleCorrupt
 from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.skew import EXAMPLES, SkewReport, check_skew, released_bundles, same_values
 from pilotage.runtime.bundle import Bundle
+from pilotage.testing.bundles import make_bundle
 from pilotage.testing.service import release_bundle
 from tests.unit.monitoring.served_world import World, stock
 
@@ -205,6 +206,9 @@ def test_the_bundles_are_those_that_the_ledger_knows_and_a_broken_one_is_said(tm
     bundles = released_bundles("tiny", world.settings)
     assert bundles(1).sha256 == world.bundle.sha256
     (tmp_path / "bundle" / "model.txt").write_text("broken")
+    make_bundle(world.settings.bundles / "tiny" / "1", spec=world.spec)
+    assert released_bundles("tiny", world.settings)(1).sha256 == world.bundle.sha256
+    (world.settings.bundles / "tiny" / "1" / "model.txt").unlink()
     with pytest.raises(BundleCorrupt):
         released_bundles("tiny", world.settings)(1)
     report = check_skew(world.spec, settings=world.settings, lake=world.lake)
