@@ -129,7 +129,7 @@ class Tracing:
         """Sends up to a batch. Returns whether the collector took it."""
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        taken = []
+        taken: list[Traced] = []
         while self._queue and len(taken) < self._batch:
             try:
                 taken.append(self._queue.popleft())
