@@ -16,10 +16,13 @@ from pilotage.runtime.access.keys import KeyRing
 from pilotage.runtime.access.limiter import Limiter
 from pilotage.runtime.answer import Answer, Explanation
 from pilotage.runtime.baked import Baked
+from pilotage.runtime.board import Admission
 from pilotage.runtime.desk import Drafted
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.idempotency import Idempotency
 from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, oldest
+from pilotage.runtime.log.files import Files
+from pilotage.runtime.probe import admit
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
 from pilotage.runtime.shadows import Shadows
@@ -43,13 +46,25 @@ _ALERT_EVERY_S = 10.0
 class Core:
     """The parts of a worker, put together."""
 
-    def __init__(self, specs: Mapping[str, ModelSpec], settings: Settings, *, baked: Baked | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, ModelSpec],
+        settings: Settings,
+        *,
+        baked: Baked | None = None,
+        watch: Watch | None = None,
+        filesystem: Files | None = None,
+        admission: Admission = admit,
+    ) -> None:
         """Makes the parts; nothing runs before ``start``.
 
         Args:
             specs: Model → its declaration.
             settings: Where everything is.
             baked: Plans and bundles that came with the code, where there is no ledger.
+            watch: Other bounds than the usual ones.
+            filesystem: Of the prediction log.
+            admission: Decides whether a bundle is fit to serve.
         """
         self.specs = specs
         self.settings = settings
@@ -69,8 +84,9 @@ class Core:
             remember=settings.service_state,
             policies={name: spec.serving for name, spec in specs.items()},
             chores=(self._settle_memory, self._beat, self._adopt),
+            admission=admission,
         )
-        self.log = PredictionLog(settings.prediction_log, worker=self.name, report=warn)
+        self.log = PredictionLog(settings.prediction_log, worker=self.name, report=warn, filesystem=filesystem)
         self.responder = Responder(
             specs,
             self.follower,
@@ -83,7 +99,7 @@ class Core:
         self.shadows = Shadows(encode=encode, log=self.log.submit_nowait, report=_Seldom(warn))
         self.ring = KeyRing(settings.api_keys, report=warn)
         self.limiter = Limiter(settings.service_state / "limits", report=warn)
-        self.watch = Watch()
+        self.watch = Watch() if watch is None else watch
         self.metrics = ServiceMetrics(settings.service_state / "metrics", models=specs, routes=routes())
         self.metrics.watch(self._figures)
         self.tracing = Tracing(settings.otel_endpoint, worker=self.name) if settings.otel_endpoint else None

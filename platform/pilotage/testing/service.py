@@ -115,9 +115,8 @@ def running_service(settings: Settings, *, service: str, log: Path) -> Iterator[
             running.stop()
 
 
-def release_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *, version: int) -> None:
-    """Tells the ledger of a version and of its promotion, without MLflow."""
-    ledger = SqlLedger.of(settings)
+def register_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *, version: int) -> None:
+    """Tells the ledger of a version, without MLflow."""
     payload = {
         "bundle": str(bundle),
         "bundle_sha256": sha256,
@@ -126,11 +125,21 @@ def release_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *,
         "trained_at": "2024-01-01T00:00:00+00:00",
         "facts": {},
     }
+    _append(
+        settings, Draft(model=model, kind="registered", version=version, actor="test", cause="test", payload=payload)
+    )
+
+
+def release_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *, version: int) -> None:
+    """Tells the ledger of a version and of its promotion, without MLflow."""
+    register_bundle(settings, model, bundle, sha256, version=version)
+    _append(settings, Draft(model=model, kind="promoted", version=version, actor="test", cause="test", payload={}))
+
+
+def _append(settings: Settings, draft: Draft) -> None:
+    ledger = SqlLedger.of(settings)
     try:
-        ledger.append(
-            Draft(model=model, kind="registered", version=version, actor="test", cause="test", payload=payload)
-        )
-        ledger.append(Draft(model=model, kind="promoted", version=version, actor="test", cause="test", payload={}))
+        ledger.append(draft)
     finally:
         ledger.close()
 

@@ -1,0 +1,388 @@
+"""The gateway: who may ask, what is read, how every error is told, and that what is answered is on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.runtime.access.caller import ROLES, Limit
+from pilotage.runtime.access.keyfile import create_key
+from pilotage.testing.bundles import tiny_spec
+from serving.endpoints import LARGEST_BODY
+from serving.watch import Watch
+from tests.unit.serving.hosted import ORDER, Hosted, hosted
+
+JSON = {"content-type": "application/json"}
+PREDICTING = ("/tiny/predict", "/tiny/predict/batch", "/tiny/invocations", "/v2/models/tiny/infer", "/invocations")
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
+    with hosted(tmp_path_factory.mktemp("gateway"), tiny_spec("tiny"), tiny_spec("other")) as made:
+        yield made
+
+
+def test_an_answer_is_the_models_and_equals_its_row_in_the_log(service: Hosted) -> None:
+    answer = service.predict(headers={"x-request-id": "equal-1"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-request-id"] == "equal-1"
+    body = answer.json()
+    [record] = service.predictions("equal-1")
+    for name in ("prediction_id", "model", "version", "stage", "answered_by", "probability", "decision", "referred"):
+        assert body[name] == getattr(record, name), name
+    assert (body["version"], body["entity"], body["logged"]) == (1, {"order_id": "A-7"}, True)
+    assert record.request == ORDER
+
+
+def test_a_request_gets_an_id_where_the_client_chose_none(service: Hosted) -> None:
+    answers = [service.predict() for _ in range(3)]
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == 3
+    for answer in answers:
+        [record] = service.predictions(answer.headers["x-request-id"])
+        assert record.prediction_id == answer.json()["prediction_id"]
+
+
+def test_the_same_id_gets_the_same_bytes_and_one_log_row(service: Hosted) -> None:
+    first, again = (service.predict(headers={"x-request-id": "twice"}) for _ in range(2))
+    assert (again.status_code, again.content) == (200, first.content)
+    assert len(service.predictions("twice")) == 1
+    conflict = service.predict(headers={"x-request-id": "twice"}, amount=1.0)
+    assert (conflict.status_code, conflict.json()["error"]) == (409, "RequestConflict")
+    explained = service.post("/tiny/predict?explain=true", json=ORDER, headers={"x-request-id": "twice"})
+    assert explained.status_code == 409, "another question"
+    elsewhere = service.predict("other", headers={"x-request-id": "twice"})
+    assert (elsewhere.status_code, elsewhere.json()["model"]) == (200, "other")
+
+
+def test_the_same_id_at_the_same_time_is_answered_once(service: Hosted) -> None:
+    async def both() -> list[Any]:
+        post = service.client.post
+        return await asyncio.gather(
+            *(post("/tiny/predict", json=ORDER, headers={"x-request-id": "at-once"}) for _ in range(8))
+        )
+
+    answers = service.run(both())
+    assert len({answer.content for answer in answers}) == 1
+    assert len(service.predictions("at-once")) == 1
+
+
+def test_a_request_that_was_wrong_may_be_sent_again_with_its_id(service: Hosted) -> None:
+    wrong = service.predict(headers={"x-request-id": "mended"}, amount="much")
+    assert wrong.status_code == 422
+    assert service.predict(headers={"x-request-id": "mended"}).status_code == 200
+
+
+@pytest.mark.parametrize("chosen", ["", "a b", "x" * 101, "line\x0bfeed", '"quoted"'])
+def test_an_id_that_is_none_is_refused(service: Hosted, chosen: str) -> None:
+    answer = service.predict(headers={"x-request-id": chosen})
+    assert (answer.status_code, answer.json()["field"]) == (422, "X-Request-Id")
+    assert answer.headers["x-request-id"] != chosen
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"7",
+        b'"text"',
+        b"[" * 60_000,
+        b'{"amount":' * 5_000,
+        b'{"amount": NaN}',
+        b'{"amount": 1e999}',
+        b'{"amount": -Infinity}',
+        b"\xff\xfe{}",
+        json.dumps(ORDER).encode() + b"x",
+        json.dumps({**ORDER, "courier": "\ud800"}).encode(),
+        json.dumps({**ORDER, "courier": "c" * 2000}).encode(),
+        json.dumps({**ORDER, "courier": {"name": "c"}}).encode(),
+        json.dumps({**ORDER, "courier": ["c"]}).encode(),
+        json.dumps({**ORDER, "extra": 1}).encode(),
+        b'{"items": ' + b"9" * 5000 + b"}",
+        b"amount=1&items=2",
+    ],
+)
+def test_a_body_that_is_no_request_is_refused_in_words(service: Hosted, body: bytes) -> None:
+    answer = service.post("/tiny/predict", content=body, headers=JSON)
+    assert answer.status_code == 422, answer.text
+    assert set(answer.json()) == {"error", "message", "fix", "field"}
+    assert "Traceback" not in answer.text
+    assert service.predict().status_code == 200
+
+
+async def chunks(size: int, number: int) -> AsyncIterator[bytes]:
+    for _ in range(number):
+        yield b" " * size
+
+
+def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:
+    too_large = service.post("/tiny/predict", content=b" " * (LARGEST_BODY + 1), headers=JSON)
+    assert (too_large.status_code, too_large.json()["error"]) == (413, "RequestTooLarge")
+    unannounced = service.post("/tiny/predict", content=chunks(9_000, 9), headers=JSON)
+    assert unannounced.status_code == 413
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jsonp", ""):
+        answer = service.post("/tiny/predict", content=b"{}", headers={"content-type": kind})
+        assert (kind, answer.status_code) == (kind, 415)
+    assert service.post("/tiny/predict/batch", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
+    got = service.get("/tiny/predict")
+    assert (got.status_code, got.headers["allow"]) == (405, "POST")
+    assert service.post("/models").status_code == 405
+    for path in ("/none/predict", "/none/outcomes", "/v2/models/none/infer", "/admin/none/kill"):
+        unknown = service.post(path, json=ORDER)
+        assert (path, unknown.status_code) == (path, 404)
+        assert "tiny" in unknown.text
+    assert service.post("/tiny/predict?explain=perhaps", json=ORDER).status_code == 422
+    assert service.post("/tiny/predict?shadow=1", json=ORDER).status_code == 422
+
+
+def test_a_body_in_pieces_is_read_whole(service: Hosted) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for byte in json.dumps(ORDER).encode():
+            yield bytes([byte])
+
+    assert service.post("/tiny/predict", content=pieces(), headers=JSON).status_code == 200
+
+
+def test_a_client_that_leaves_in_the_middle_ends_the_request(service: Hosted) -> None:
+    scope = {
+        "type": "http",
+        "path": "/tiny/predict",
+        "method": "POST",
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "client": ("127.0.0.1", 1),
+        "query_string": b"",
+    }
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    service.run(service.gateway(scope, receive, send))
+    assert sent == []
+    assert len(service.core.watch) == 0
+
+
+def test_an_error_of_ours_tells_the_client_nothing_about_the_inside(
+    service: Hosted, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("kept in secret.txt")
+
+    monkeypatch.setattr(service.core.responder, "answer", broken)
+    answer = service.predict()
+    assert (answer.status_code, answer.json()["error"]) == (500, "InternalError")
+    assert "secret" not in answer.text
+
+
+# Who may ask
+
+
+def test_without_keys_only_this_machine_is_answered(service: Hosted) -> None:
+    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"x-forwarded-for": "10.0.0.1"}):
+        answer = service.post("/tiny/predict", json=ORDER, headers=headers)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), headers
+        assert service.post("/admin/tiny/kill", json={"why": "x"}, headers=headers).status_code == 401
+    for headers in ({"host": "localhost:8000"}, {"host": "[::1]:8000"}, {"origin": "http://127.0.0.1:8000"}):
+        assert service.post("/tiny/predict", json=ORDER, headers=headers).status_code == 200
+
+
+def test_with_keys_each_route_needs_its_role(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        keys = service.settings.api_keys
+        made = {role: create_key(keys, role, roles=[role], limit=None)[1] for role in ROLES}
+        service.core.ring.refresh()
+        calls = {
+            "predict": [("POST", path) for path in PREDICTING],
+            "outcomes": [("POST", "/tiny/outcomes")],
+            "read": [("GET", "/models"), ("GET", "/workers"), ("GET", "/docs.json"), ("GET", "/schema.json")],
+            "operate": [("POST", f"/admin/tiny/{action}") for action in ("kill", "resume", "rollback")],
+        }
+        for role, routes in calls.items():
+            for method, path in routes:
+                assert service.ask(method, path, json={}).status_code == 401, path
+                for other, key in made.items():
+                    answer = service.ask(method, path, json={}, headers={"authorization": f"Bearer {key}"})
+                    assert (answer.status_code == 403) is (role != other), (path, other, answer.text)
+        for path in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"):
+            assert service.get(path).status_code == 200, path
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        limit = Limit(per_second=0.01, burst=3)
+        _, key = create_key(service.settings.api_keys, "slow", roles=["predict"], limit=limit)
+        service.core.ring.refresh()
+        headers = {"authorization": f"Bearer {key}"}
+        statuses = [service.predict(headers=headers).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+        refused = service.predict(headers=headers)
+        assert refused.json()["error"] == "RateLimited"
+        assert 0 < int(refused.headers["retry-after"]) <= 101
+        batch = service.post("/tiny/predict/batch", json={"requests": [ORDER] * 4}, headers=headers)
+        assert batch.status_code == 413, "more rows than the key can ever send"
+
+
+# Bounds
+
+
+def test_a_client_that_sends_its_body_too_slowly_is_told_so(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(reading_s=0.1)) as service:
+
+        async def never() -> AsyncIterator[bytes]:
+            yield b"{"
+            await asyncio.sleep(60)
+
+        answer = service.post("/tiny/predict", content=never(), headers=JSON)
+        assert (answer.status_code, answer.json()["error"]) == (504, "TimedOut")
+        assert service.predict().status_code == 200
+
+
+def test_a_worker_that_has_enough_to_do_says_so(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(at_once=0)) as service:
+        answer = service.predict()
+        assert (answer.status_code, answer.json()["error"]) == (503, "Overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_explanations_are_told_and_only_so_many_at_once(service: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    explained = service.post("/tiny/predict?explain=true", json=ORDER).json()
+    assert explained["explanation"]["method"] == "exact TreeSHAP"
+    assert len(explained["explanation"]["contributions"]) == 6
+    assert service.predict().json()["explanation"] is None
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(drafted: Any) -> None:
+        begun.release()
+        go_on.wait(30)
+
+    monkeypatch.setattr(service.core.responder, "explain", slow)
+
+    async def three() -> list[Any]:
+        path = "/tiny/predict?explain=true"
+        first = [asyncio.create_task(service.client.post(path, json=ORDER)) for _ in range(2)]
+        for _ in first:
+            await asyncio.to_thread(begun.acquire)
+        third = await service.client.post(path, json=ORDER)
+        plain = await service.client.post("/tiny/predict", json=ORDER)
+        go_on.set()
+        return [third, plain, *await asyncio.gather(*first)]
+
+    third, plain, *first = service.run(three())
+    assert (third.status_code, third.json()["error"]) == (429, "RateLimited")
+    assert "retry-after" in third.headers
+    assert plain.status_code == 200
+    assert [answer.status_code for answer in first] == [200, 200]
+
+
+def test_an_explanation_that_fails_leaves_the_answer(service: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(drafted: Any) -> None:
+        raise RuntimeError("x")
+
+    monkeypatch.setattr(service.core.responder, "explain", failing)
+    answer = service.post("/tiny/predict?explain=true", json=ORDER)
+    assert (answer.status_code, answer.json()["explanation"]) == (200, None)
+    assert answer.json()["reasons"] == ["no explanation could be computed"]
+
+
+# Many rows, other protocols, outcomes
+
+
+def test_each_row_of_a_batch_has_its_own_answer_or_error(service: Hosted) -> None:
+    rows = [ORDER, {**ORDER, "amount": "much"}, {**ORDER, "order_id": "A-8"}]
+    headers = {"x-request-id": "batch-1"}
+    answer = service.post("/tiny/predict/batch", json={"requests": rows}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    first, wrong, third = answer.json()["answers"]
+    assert first["answer"]["probability"] == service.predict().json()["probability"]
+    assert (wrong["error"]["error"], wrong["error"]["field"]) == ("InvalidRequest", "amount")
+    assert third["answer"]["entity"] == {"order_id": "A-8"}
+    records = service.predictions("batch-1")
+    assert [record.prediction_id for record in records] == [each["answer"]["prediction_id"] for each in (first, third)]
+    again = service.post("/tiny/predict/batch", json={"requests": rows}, headers=headers)
+    assert again.content == answer.content
+    assert len(service.predictions("batch-1")) == 2
+
+
+def test_a_batch_of_many_turns_is_answered_in_order(service: Hosted) -> None:
+    rows = [{**ORDER, "order_id": f"A-{number}", "amount": float(number)} for number in range(250)]
+    answers = service.post("/tiny/predict/batch", json={"requests": rows}).json()["answers"]
+    assert [each["answer"]["entity"]["order_id"] for each in answers] == [row["order_id"] for row in rows]
+
+
+def test_a_protocol_that_answers_all_or_nothing_logs_nothing_of_a_request_with_a_bad_row(service: Hosted) -> None:
+    records = [ORDER, {**ORDER, "amount": "much"}]
+    headers = {"x-request-id": "frame-1"}
+    answer = service.post("/tiny/invocations", json={"dataframe_records": records}, headers=headers)
+    assert answer.status_code == 400
+    assert service.predictions("frame-1") == []
+
+
+def test_a_version_is_asked_for_by_its_number(service: Hosted) -> None:
+    tensors = {
+        "inputs": [
+            {"name": name, "shape": [1], "datatype": kind, "data": [ORDER[name]]}
+            for name, kind in (
+                ("order_id", "BYTES"),
+                ("amount", "FP64"),
+                ("items", "INT64"),
+                ("express", "BOOL"),
+                ("shop", "BYTES"),
+                ("ordered_at", "BYTES"),
+            )
+        ]
+    }
+    right = service.post("/v2/models/tiny/versions/1/infer", json=tensors)
+    assert right.status_code == 200, right.text
+    assert service.post("/v2/models/tiny/versions/9/infer", json=tensors).status_code == 404
+    assert service.get("/v2/models/tiny/versions/1/ready").json() == {"name": "tiny", "ready": True}
+    assert service.get("/v2/models/tiny/versions/9").status_code == 404
+
+
+def test_outcomes_are_on_the_disk_before_they_are_accepted(service: Hosted) -> None:
+    told = {"prediction_id": "p-1", "label": True}
+    answer = service.post("/tiny/outcomes", json=told)
+    assert answer.status_code == 202
+    [outcome] = [record for record in service.logged() if getattr(record, "outcome_id", None)]
+    assert answer.json() == {"outcome_ids": [outcome.outcome_id]}
+    assert (outcome.model, outcome.prediction_id, outcome.label) == ("tiny", "p-1", True)
+
+
+# What can be looked at
+
+
+def test_each_worker_says_what_it_serves(service: Hosted) -> None:
+    body = service.get("/models").json()
+    assert [(entry["model"], entry["version"]) for entry in body["models"]] == [("tiny", 1), ("other", 1)]
+    service.until(lambda: service.core.heartbeat.workers() != [])
+    [worker] = service.get("/workers").json()["workers"]
+    assert worker["worker"] == body["worker"]
+    assert [entry["version"] for entry in worker["models"]] == [1, 1]
+    assert service.get("/v2/models/tiny").json()["versions"] == ["1"]
+    assert "/tiny/predict" in service.get("/docs.json").json()["paths"]
+
+
+def test_metrics_count_what_was_answered_and_refused(service: Hosted) -> None:
+    service.predict()
+    service.predict(amount="much")
+    lines = service.get("/metrics").text.splitlines()
+    assert any(line.startswith("pilotage_predictions_total{") and 'model="tiny"' in line for line in lines)
+    assert any(line.startswith("pilotage_errors_total{") and "InvalidRequest" in line for line in lines)
+    assert any(line.startswith('pilotage_ready{model="tiny"} 1') for line in lines)
+
+
+def test_what_is_not_ours_goes_on_to_bentoml(service: Hosted) -> None:
+    assert service.get("/livez").headers["x-from"] == "bentoml"
+    assert service.get("/schema.json").text == "/schema.json"
