@@ -89,19 +89,3 @@ def _champion_bundle(model: str, settings: Settings) -> tuple[Release, Bundle] |
 
     release = champion(model, settings=settings)
     return (release, read_bundle(Path(release.bundle), sha256=release.bundle_sha256)) if release else None
-
-
-class ChampionFeed:
-    """Champions as they change: each call reads only the ledger's new events. For one thread."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._states: dict[str, ModelState] = {}
-        self._last = 0
-
-    def __call__(self) -> dict[str, Release]:
-        """The champion of every model that has one, now."""
-        if events := self._ledger.events(after=self._last):
-            self._states = fold(events, self._states)
-            self._last = events[-1].sequence
-        return {name: state.champion for name, state in self._states.items() if state.champion}

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import ReleaseError
-from pilotage.release.champions import ChampionFeed
 from pilotage.release.events import Draft, Event, broken_link, seal
+from pilotage.release.feed import PlanFeed, plan_of
 from pilotage.release.state import fold
 from pilotage.testing.ledger import InMemoryLedger
 
@@ -85,10 +85,10 @@ def test_the_champion_is_the_version_promoted_last(drafts: list[Draft]) -> None:
 @given(histories())
 def test_the_feed_reads_on_where_it_stopped(drafts: list[Draft]) -> None:
     ledger = InMemoryLedger(clock=lambda: START)
-    feed = ChampionFeed(ledger)
+    feed = PlanFeed(ledger)
     for draft in drafts:
         ledger.append(draft)
-        assert feed() == {name: state.champion for name, state in fold(ledger.events()).items() if state.champion}
+        assert feed() == {name: plan_of(state) for name, state in fold(ledger.events()).items()}
 
 
 @settings(deadline=None)
