@@ -18,7 +18,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -30,10 +29,6 @@ from pilotage.runtime.log.search import Request
 from pilotage.runtime.requests_table import ANY, NOBODY, RequestsTable, decode_records
 from pilotage.settings import Settings
 
-LIFETIME_S = 24 * 3600.0
-"""How long an id is remembered, seconds."""
-AT_MOST = 500_000
-"""Requests that are remembered; beyond them the oldest are forgotten first."""
 _TICK_S = 1.0
 _SYNC_EVERY = 5
 """Ticks between two checkpoints."""
@@ -68,29 +63,13 @@ class Idempotency:
     """The requests of all workers of this host. Its methods may be called from any thread; each takes microseconds.
 
     Args:
-        folder: ``settings.service_state``.
-        log: ``settings.prediction_log``.
+        requests: The table.
         report: Told what an operator must know.
-        lifetime_s: How long an id is remembered.
-        at_most: How many are.
-        clock: Seconds since 1970.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        log: Path,
-        report: Callable[[str], None],
-        lifetime_s: float = LIFETIME_S,
-        at_most: int = AT_MOST,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._requests = RequestsTable(
-            folder, log=log, report=report, lifetime_s=lifetime_s, at_most=at_most, clock=clock
-        )
+    def __init__(self, requests: RequestsTable, *, report: Callable[[str], None]) -> None:
+        self._requests = requests
         self._report = report
-        self._clock = clock
         self._unsaved: dict[int, Stored | None] = {}
         """Answers (or, for ``None``, requests given up) that the table did not take yet."""
         self._poke = threading.Event()
@@ -100,7 +79,8 @@ class Idempotency:
     @classmethod
     def of(cls, settings: Settings, *, report: Callable[[str], None]) -> Idempotency:
         """For the workers of this platform."""
-        return cls(settings.service_state, log=settings.prediction_log, report=report)
+        table = RequestsTable(settings.service_state, log=settings.prediction_log, report=report)
+        return cls(table, report=report)
 
     def start(self) -> None:
         """Starts the thread that reads the log for the dead, forgets what is old, and syncs."""
@@ -136,7 +116,7 @@ class Idempotency:
                 added = table.execute(
                     "INSERT INTO requests (caller, model, request_id, content, owner, began_at)"
                     " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (*request, body_sha256, life.token, self._clock()),
+                    (*request, body_sha256, life.token, self._requests.now()),
                 )
                 if added.rowcount == 1 and added.lastrowid is not None:
                     return Fresh(added.lastrowid)

@@ -20,6 +20,10 @@ from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.lifeline import Lifeline
 from pilotage.runtime.log.search import Request, find_predictions
 
+LIFETIME_S = 24 * 3600.0
+"""How long an id is remembered, seconds."""
+AT_MOST = 500_000
+"""Requests that are remembered; beyond them the oldest are forgotten first."""
 NOBODY = ""
 """Owner of a row whose worker died, once the log was read for it."""
 ANY = b""
@@ -65,9 +69,9 @@ class RequestsTable:
         *,
         log: Path,
         report: Callable[[str], None],
-        lifetime_s: float,
-        at_most: int,
-        clock: Callable[[], float],
+        lifetime_s: float = LIFETIME_S,
+        at_most: int = AT_MOST,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._path = folder / "requests.db"
@@ -111,6 +115,10 @@ class RequestsTable:
             if self._lifeline is not None:
                 self._lifeline.close()
                 self._lifeline = None
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
 
     def expired(self, began_at: float) -> bool:
         """Whether a request that old is forgotten."""

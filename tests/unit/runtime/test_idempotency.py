@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from pilotage.runtime.idempotency import Fresh, Idempotency, Logged, Pending, St
 from pilotage.runtime.log import encode
 from pilotage.runtime.log.framing import frame
 from pilotage.runtime.log.segments import Header
+from pilotage.runtime.requests_table import RequestsTable
 
 BODY = hashlib.sha256(b'{"amount": 1}').digest()
 
@@ -63,15 +65,14 @@ class Host:
         self._workers: list[Idempotency] = []
 
     def worker(self, **more: float) -> Idempotency:
-        worker = Idempotency(
-            self.folder,
-            log=self.log,
-            report=self.told.append,
-            clock=lambda: self.now,
-            **more,  # type: ignore[arg-type]
-        )
+        worker = self.real_worker(clock=lambda: self.now, **more)
         self._workers.append(worker)
         return worker
+
+    def real_worker(self, **more: Any) -> Idempotency:
+        """By the real clock, unless told otherwise."""
+        table = RequestsTable(self.folder, log=self.log, report=self.told.append, **more)
+        return Idempotency(table, report=self.told.append)
 
     def die(self, worker: Idempotency) -> None:
         worker.close()
@@ -323,9 +324,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from pilotage.runtime.idempotency import Idempotency
+from pilotage.runtime.requests_table import RequestsTable
 
 folder = Path(sys.argv[1])
-worker = Idempotency(folder, log=folder / "log", report=print)
+worker = Idempotency(RequestsTable(folder, log=folder / "log", report=print), report=print)
 print(*(type(worker.begin("app", f"r-{number}", b"body", model="tiny")).__name__ for number in range(200)), flush=True)
 sys.stdin.read()
 """
@@ -348,7 +350,7 @@ def test_of_two_processes_one_owns_each_request_and_a_killed_one_is_succeeded(ho
     host.write(prediction("p-7", request_id="r-7", at=2 * 10**15))
 
     async def ask_all() -> list[str]:
-        survivor = Idempotency(host.folder, log=host.log, report=host.told.append)
+        survivor = host.real_worker()
         survivor.start()
         try:
             waiting = [survivor.admit("app", f"r-{number}", b"body", model="tiny") for number in range(200)]
