@@ -91,8 +91,15 @@ def decide(
 class Verifier:
     """Lets a version get traffic only if its bundle is fit to serve; looks at each bundle once."""
 
-    def __init__(self) -> None:
-        self._found: dict[str, BundleCorrupt | None] = {}
+    def __init__(self, *, shelf: Path | None = None) -> None:
+        """Looks at nothing yet.
+
+        Args:
+            shelf: ``settings.bundles``, where the service keeps copies: good enough to go back to where the registry
+                has lost a bundle.
+        """
+        self._shelf = shelf
+        self._found: dict[int, BundleCorrupt | None] = {}
 
     def fits(self, version: Version) -> bool:
         """Whether its bundle verifies."""
@@ -113,17 +120,25 @@ class Verifier:
             ) from error
 
     def _look(self, version: Version) -> BundleCorrupt | None:
-        if version.bundle_sha256 not in self._found:
-            try:
-                if version.bundle_sha256 in _fit:
-                    verify_files(Path(version.bundle), sha256=version.bundle_sha256)
-                else:
-                    admit(Path(version.bundle), sha256=version.bundle_sha256)
-                    _fit.add(version.bundle_sha256)
-                self._found[version.bundle_sha256] = None
-            except BundleCorrupt as error:
-                self._found[version.bundle_sha256] = error
-        return self._found[version.bundle_sha256]
+        if version.version not in self._found:
+            places = [Path(version.bundle)]
+            if self._shelf is not None:
+                places.append(self._shelf / version.model / str(version.version))
+            wrong = [_try(place, version.bundle_sha256) for place in places]
+            self._found[version.version] = None if None in wrong else wrong[0]
+        return self._found[version.version]
+
+
+def _try(place: Path, sha256: str) -> BundleCorrupt | None:
+    try:
+        if sha256 in _fit:
+            verify_files(place, sha256=sha256)
+        else:
+            admit(place, sha256=sha256)
+            _fit.add(sha256)
+    except BundleCorrupt as error:
+        return error
+    return None
 
 
 def signed(actor: str, why: str) -> None:

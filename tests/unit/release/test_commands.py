@@ -233,6 +233,24 @@ def test_a_version_whose_bundle_is_damaged_gets_no_traffic_and_rollback_goes_pas
     assert len(desk.ledger.events()) == before
 
 
+def test_rollback_goes_to_a_bundle_that_only_the_service_still_has(tmp_path: Path, bundle: tuple[Path, str]) -> None:
+    desk = Desk(tmp_path, bundle, versions=1)
+    desk.do(commands.promote, 1)
+    lost = tmp_path / "lost"
+    sha256 = make_bundle(lost, spec=SPEC, seed=5)
+    desk.ledger.append(registered("m", 2, bundle=str(lost), sha256=sha256))
+    desk.do(commands.promote, 2)
+    desk.do(commands.promote, 1)
+    kept = desk.settings.bundles / "m" / "2"
+    kept.parent.mkdir(parents=True)
+    lost.rename(kept)
+    with pytest.raises(NotReleasable, match="may not become champion"):
+        desk.do(commands.promote, 2)
+    state = desk.do(commands.rollback)
+    assert state.champion is not None
+    assert (state.champion.version, desk.last.payload["to"]) == (2, 2)
+
+
 def test_a_killed_model_answers_nobody_until_it_is_resumed(desk: Desk) -> None:
     desk.do(commands.promote, 1)
     killed = desk.do(commands.kill, why="It discriminates.")
