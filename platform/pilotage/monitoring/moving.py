@@ -10,21 +10,20 @@ One app id a folder, not one a segment: a table keeps its transactions for ever,
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import msgspec
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.errors import LakeError, UnreadableFile
+from pilotage.errors import LakeError, LogUnavailable, UnreadableFile
 from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
+from pilotage.monitoring.move_plan import MovePlan, read_plan, sync_folder, write_plan
 from pilotage.runtime.answer import Record, StateRecord
 from pilotage.runtime.log import Damage, Segment, adopt_orphans, read_segment, segments
 from pilotage.settings import Settings
@@ -34,7 +33,7 @@ BATCH_BYTES = 64 * 2**20
 """Segments that one move takes up, bytes. In memory their records are some five times as large."""
 QUIET_S = 60.0
 """A worker that comes back answers repeated requests from what its predecessor logged, and reads that first."""
-_PLAN, _LOCK, _DAMAGED = "mover.json", "mover.lock", ".damaged"
+_LOCK, _DAMAGED = "mover.lock", ".damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +55,6 @@ class MoveReport:
     seconds: float
 
 
-class _Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``mover.json``."""
-
-    id: str
-    """Names the folder to the lake; made once."""
-    number: int = 0
-    """Of the newest move."""
-    segments: tuple[str, ...] = ()
-    """The files that it takes up; empty once it is done."""
-
-
 @dataclass(slots=True)
 class _Tally:
     segments: int = 0
@@ -74,6 +62,18 @@ class _Tally:
     rows: Counter[str] = field(default_factory=Counter)
     oldest: datetime | None = None
     problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is in some segments."""
+
+    records: dict[tuple[type[Record], str], list[Record]] = field(default_factory=dict)
+    """Kind and model → records."""
+    there: list[Path] = field(default_factory=list)
+    """The segments that are still there."""
+    done: list[tuple[Path, bool]] = field(default_factory=list)
+    """Those of them that could be read, and whether they are damaged."""
 
 
 def move_log(
@@ -111,6 +111,7 @@ def move_log(
     types = {name: declared_types(spec) for name, spec in (models or {}).items()}
     tally = _Tally()
     with FileLock(folder / _LOCK):
+        _settle_requests(settings, progress)
         adopted = [each for each in adopt_orphans(folder, report=progress, quiet_s=quiet_s) if each.outcome != "empty"]
         tally.problems += [
             f"{each.path.name}: {each.lost_bytes} bytes in its middle are no record; see {each.evidence}"
@@ -118,19 +119,31 @@ def move_log(
             if each.outcome == "damaged"
         ]
         step("adopted")
-        plan = _read_plan(folder)
+        plan = read_plan(folder)
         if plan.segments:
             progress(f"Finishes move {plan.number}, which was interrupted.")
-            plan = _carry_out(folder, plan, lake, types, tally, step)
+            found = _read_all(folder, plan.segments, tally)
+            if len(found.there) != len(found.done):
+                # Some of its rows may be in the lake already, under this number: to leave it out would lose the rest.
+                raise LakeError(
+                    f"A move that was interrupted can't be finished: {' '.join(tally.problems)}",
+                    fix="Finish it with the version of Pilotage that began it: launch move_prediction_log there.",
+                    segments=plan.segments,
+                )
+            plan = _carry_out(folder, plan, found, lake, types, tally, step)
         left: set[str] = set()
         # A folder that was restored from a backup forgot the moves since, and the tables did not.
         newest = max([plan.number, *_moved(lake, plan.id)])
         while batch := _next(folder, left, batch_bytes):
-            newest += 1
-            plan = _write_plan(folder, _Plan(id=plan.id, number=newest, segments=batch))
-            step("planned")
-            plan = _carry_out(folder, plan, lake, types, tally, step)
             left |= set(batch)
+            found = _read_all(folder, batch, tally)
+            if not found.done:
+                continue
+            newest += 1
+            names = tuple(path.name for path, _ in found.done)
+            plan = write_plan(folder, MovePlan(id=plan.id, number=newest, segments=names))
+            step("planned")
+            plan = _carry_out(folder, plan, found, lake, types, tally, step)
             progress(f"Moved {tally.segments} segments, {sum(tally.rows.values()):,} records.")
         waiting = len(segments(folder, state="sealed"))
     return MoveReport(
@@ -167,46 +180,70 @@ def _app(folder_id: str) -> str:
     return f"prediction-log/{folder_id}"
 
 
-def _carry_out(
-    folder: Path,
-    plan: _Plan,
-    lake: Lake,
-    types: Mapping[str, Mapping[str, pl.DataType]],
-    tally: _Tally,
-    step: Callable[[str], None],
-) -> _Plan:
-    records: dict[tuple[type[Record], str], list[Record]] = {}
-    done: list[tuple[Path, bool]] = []
-    for name in plan.segments:
+def _settle_requests(settings: Settings, progress: Callable[[str], None]) -> None:
+    """Looks up what dead workers had answered under a client's own id, before the segments that tell it are gone."""
+    if not (settings.service_state / "requests.db").exists():
+        return
+    from pilotage.runtime.idempotency import Idempotency
+
+    requests = Idempotency.of(settings, report=progress)
+    try:
+        requests.maintain(sync=True)
+    except (LogUnavailable, UnreadableFile) as error:
+        # The service refuses such requests as long as that is so, and says it; the log need not pile up for it.
+        progress(error.message)
+    finally:
+        requests.close()
+
+
+def _read_all(folder: Path, names: Sequence[str], tally: _Tally) -> _Found:
+    """What can be read of some segments; those that can't be stay, and are told."""
+    found = _Found()
+    for name in names:
         path = folder / name
         try:
-            found, damage = _read(path)
+            records, damage = _read(path)
         except FileNotFoundError:
             continue  # Gone already: the mover before was killed while it tidied up.
         except (UnreadableFile, msgspec.MsgspecError) as error:
             tally.problems.append(f"{name} can't be read and stays: {error}")
+            found.there.append(path)
             continue
-        for record in found:
-            records.setdefault((type(record), record.model), []).append(record)
+        for record in records:
+            found.records.setdefault((type(record), record.model), []).append(record)
         tally.segments += 1
         tally.bytes += path.stat().st_size
         tally.problems += damage
-        done.append((path, bool(damage)))
+        found.there.append(path)
+        found.done.append((path, bool(damage)))
+    return found
+
+
+def _carry_out(
+    folder: Path,
+    plan: MovePlan,
+    found: _Found,
+    lake: Lake,
+    types: Mapping[str, Mapping[str, pl.DataType]],
+    tally: _Tally,
+    step: Callable[[str], None],
+) -> MovePlan:
     # States first: whoever reads a prediction finds the state that it names.
-    for (kind, model), some in sorted(records.items(), key=lambda item: (item[0][0] is not StateRecord, item[0][1])):
+    tables = sorted(found.records.items(), key=lambda item: (item[0][0] is not StateRecord, item[0][1]))
+    for (kind, model), some in tables:
         _append(lake, plan, kind, model, some, types.get(model, {}), tally)
         step(f"{ROOMS[kind]} of {model}")
-    if records:
+    if tables:
         lake.sync()
     step("synced")
-    for path, damaged in done:
+    for path, damaged in found.done:
         if damaged:
             path.replace(path.with_suffix(_DAMAGED))  # Evidence; what could be read of it is moved.
         else:
             path.unlink()
         step("removed")
-    _sync_folder(folder)
-    plan = _write_plan(folder, _Plan(id=plan.id, number=plan.number))
+    sync_folder(folder)
+    plan = write_plan(folder, MovePlan(id=plan.id, number=plan.number))
     step("done")
     return plan
 
@@ -218,7 +255,7 @@ def _read(path: Path) -> tuple[list[Record], list[str]]:
 
 def _append(
     lake: Lake,
-    plan: _Plan,
+    plan: MovePlan,
     kind: type[Record],
     model: str,
     records: Sequence[Record],
@@ -255,39 +292,6 @@ def _new_states(lake: Lake, table: str, rows: pl.DataFrame) -> pl.DataFrame:
     if not lake.exists(table):
         return rows
     return rows.join(lake.scan(table).select("state").collect(), on="state", how="anti")
-
-
-def _read_plan(folder: Path) -> _Plan:
-    path = folder / _PLAN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Plan)
-    except FileNotFoundError:
-        return _write_plan(folder, _Plan(id=uuid4().hex))
-    except msgspec.MsgspecError as error:
-        raise LakeError(
-            f"{path} can't be read: {error}.",
-            fix="See docs/runbooks/prediction-log.md; without it, the segments there may be moved a second time.",
-            path=str(path),
-        ) from error
-
-
-def _write_plan(folder: Path, plan: _Plan) -> _Plan:
-    aside = folder / f".{_PLAN}.{os.getpid()}"
-    with aside.open("wb") as file:
-        file.write(msgspec.json.encode(plan))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / _PLAN)
-    _sync_folder(folder)
-    return plan
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def log_lag(settings: Settings, *, now: datetime | None = None) -> float:

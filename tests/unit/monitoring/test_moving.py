@@ -13,6 +13,7 @@ import pytest
 
 from pilotage.data.lake import Lake
 from pilotage.errors import LakeError, StorageFull
+from pilotage.features.state import microseconds
 from pilotage.monitoring.moving import BATCH_BYTES, MoveReport, log_lag, move_log
 from pilotage.settings import Settings
 from pilotage.testing.bundles import tiny_spec
@@ -242,6 +243,67 @@ def test_a_segment_of_a_newer_format_stays_and_the_others_are_moved(desk: Desk) 
     assert "format 9" in report.problems[0]
     assert desk.left() == [newer.name]
     assert desk.rows("predictions/tiny").height == 1
+
+
+def test_a_segment_that_becomes_readable_between_two_attempts_at_a_move_is_not_taken_for_moved(desk: Desk) -> None:
+    late = write_segment(desk.folder, [prediction(1)], number=1)
+    good = late.read_bytes()
+    write_segment(desk.folder, [prediction(2)], number=2)
+    from pilotage.runtime.log.framing import frame
+
+    late.write_bytes(frame([[b'{"kind":"segment","format":9,"worker":"w","at":0}']]))
+
+    def kill(step: str) -> None:
+        if step == "predictions of tiny":
+            raise Killed
+
+    with pytest.raises(Killed):
+        desk.move(step=kill)
+    late.write_bytes(good)  # As after an update of the platform.
+    desk.move()
+    assert desk.rows("predictions/tiny")["prediction_id"].sort().to_list() == ["p00001", "p00002"]
+    assert desk.left() == []
+
+
+def test_a_move_whose_segment_can_no_longer_be_read_is_not_called_finished(desk: Desk) -> None:
+    path = write_segment(desk.folder, [prediction(1)], number=1)
+
+    def kill(step: str) -> None:
+        if step == "planned":
+            raise Killed
+
+    with pytest.raises(Killed):
+        desk.move(step=kill)
+    good = path.read_bytes()
+    from pilotage.runtime.log.framing import frame
+
+    path.write_bytes(frame([[b'{"kind":"segment","format":9,"worker":"w","at":0}']]))
+    with pytest.raises(LakeError, match="interrupted can't be finished"):
+        desk.move()
+    path.write_bytes(good)
+    assert desk.move().rows == {"predictions/tiny": 1}
+
+
+def test_what_a_dead_worker_answered_under_a_clients_own_id_is_remembered_when_its_segment_is_gone(
+    desk: Desk,
+) -> None:
+    from pilotage.runtime.idempotency import Fresh, Idempotency, Logged
+
+    def worker() -> Idempotency:
+        return Idempotency.of(desk.settings, report=lambda _: None)
+
+    dying = worker()
+    assert isinstance(dying.begin("key-1", "r00001", b"body", model="tiny"), Fresh)
+    now = microseconds(datetime.now(UTC))
+    write_segment(desk.folder, [prediction(1, at=now)], sealed=False)
+    dying.close()  # Its lock goes as with its process.
+    desk.move()
+    assert desk.left() == []
+    successor = worker()
+    claim = successor.begin("key-1", "r00001", b"body", model="tiny")
+    assert isinstance(claim, Logged)
+    assert [record.prediction_id for record in claim.records] == ["p00001"]
+    successor.close()
 
 
 def test_a_plan_that_cannot_be_read_stops_the_mover_before_it_does_anything(desk: Desk) -> None:

@@ -1,0 +1,64 @@
+"""The plan of a move: what a mover is at, on the disk before it begins. Only the file lives here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from pilotage.errors import LakeError
+
+NAME = "mover.json"
+
+
+class MovePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of ``mover.json``."""
+
+    id: str
+    """Names the folder to the lake; made once."""
+    number: int = 0
+    """Of the newest move."""
+    segments: tuple[str, ...] = ()
+    """The files that it takes up; empty once it is done."""
+
+
+def read_plan(folder: Path) -> MovePlan:
+    """What the mover before was at; a new plan in a new folder.
+
+    Raises:
+        LakeError: It can't be read.
+    """
+    path = folder / NAME
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MovePlan)
+    except FileNotFoundError:
+        return write_plan(folder, MovePlan(id=uuid4().hex))
+    except msgspec.MsgspecError as error:
+        raise LakeError(
+            f"{path} can't be read: {error}.",
+            fix="See docs/runbooks/prediction-log.md; without it, the segments there may be moved a second time.",
+            path=str(path),
+        ) from error
+
+
+def write_plan(folder: Path, plan: MovePlan) -> MovePlan:
+    """Puts it on the disk, whole; returns it."""
+    aside = folder / f".{NAME}.{os.getpid()}"
+    with aside.open("wb") as file:
+        file.write(msgspec.json.encode(plan))
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / NAME)
+    sync_folder(folder)
+    return plan
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in the folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
