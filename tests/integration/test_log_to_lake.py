@@ -21,13 +21,19 @@ from pilotage.data.lake import Lake
 from pilotage.data.source import Daily, SourceSpec
 from pilotage.features.state import microseconds
 from pilotage.monitoring.predictions import labelled, move_log, read_log, read_outcomes, read_shadows, read_states
+from pilotage.monitoring.skew import check_skew
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
+from pilotage.runtime.bundle import read_bundle
+from pilotage.runtime.desk import Drafted
 from pilotage.runtime.log import PredictionLog, encode
+from pilotage.runtime.log.segments import decode
 from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
 from pilotage.testing.service import release_bundle
 from resources.platform_home import PlatformHome
-from tests.unit.monitoring.logs import outcome, prediction, shadow, state
+from tests.unit.monitoring.logs import outcome, prediction, shadow, state, write_segment
 from tests.unit.monitoring.served_world import World
+from tests.unit.runtime.world import World as RuntimeWorld
 
 
 def now(offset: float = 0) -> int:
@@ -288,6 +294,52 @@ def test_a_range_of_days_is_scored_in_one_run_and_tells_each_days_rows(house: Ho
     rows = {e.partition: e.materialization.metadata["dagster/partition_row_count"].value for e in events}
     assert rows == {str(day): (world.orders["day"] == day).sum() for day in days}
     assert events[0].materialization.metadata["scored"].value == 60
+
+
+@pytest.mark.parametrize("personal", [(), ("shop", "courier"), ("order_id",)])
+def test_what_the_responder_itself_logs_is_computed_again_to_the_same_bits(
+    tmp_path: Path, personal: tuple[str, ...]
+) -> None:
+    world = World(tmp_path, personal=personal)
+    served = Served(tmp_path, world.spec)
+    world.settings.pseudonym_key.write_bytes(b"0123456789abcdef")
+    served.release("tiny", 7)
+    try:
+        for order in world.orders.iter_rows(named=True):
+            served.answer("tiny", {**order, "ordered_at": f"{order['ordered_at']:%Y-%m-%dT%H:%M:%SZ}"})
+        drafted = served.answer("tiny", {**world.orders.row(3, named=True), "ordered_at": "2024-01-02T10:00:00Z"})
+        records = [decode(payload) for payload in served.payloads]
+    finally:
+        served.close()
+    assert drafted.answer.answered_by == "model"
+    write_segment(world.settings.prediction_log, [*served.kept.values(), *records])
+    move_log(world.settings, world.lake, models=served.specs, quiet_s=0)
+    report = check_skew(
+        world.spec,
+        settings=world.settings,
+        lake=world.lake,
+        bundles=lambda version: read_bundle(tmp_path / "registry" / "tiny" / str(version)),
+    )
+    assert report.sampled == 61
+    assert (report.skewed, report.other_probabilities, report.not_comparable) == ([], (), {})
+    assert report.compared == 61 * len(world.spec.features)
+    assert report.probabilities == 61
+
+
+class Served(RuntimeWorld):
+    """A responder, with what it would log."""
+
+    def __init__(self, home: Path, spec: ModelSpec) -> None:
+        super().__init__(home, spec)
+        self.payloads: list[bytes] = []
+
+    def answer(self, model: str, request: Any = None, **changes: Any) -> Drafted:
+        drafted = super().answer(model, request, **changes)
+        self.payloads.append(drafted.payload)
+        return drafted
+
+    def close(self) -> None:
+        self.follower.stop()
 
 
 @pytest.fixture
