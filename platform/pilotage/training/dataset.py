@@ -19,6 +19,8 @@ from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig
 from pilotage.training.records import TrainingSet
 
+FILE = "training_set.parquet"
+
 
 def assemble(
     spec: ModelSpec,
@@ -63,9 +65,29 @@ def assemble(
     order = [*([EVENT_TIME] if spec.event_time else []), *spec.entity]
     frame = rows.filter(pl.col(LABEL).is_not_null()).select(columns).sort(order, maintain_order=True).collect()
     _refuse_unusable(spec, frame, table, config)
-    path = directory / "training_set.parquet"
-    progress(f"{frame.height:,} labelled rows, {_share(frame):.1%} positive: writing {path.name}")
-    record = TrainingSet(
+    progress(f"{frame.height:,} labelled rows, {_share(frame):.1%} positive: writing {FILE}")
+    record = freeze(spec, frame, directory=directory, versions={table: version}, fingerprint=fingerprint)
+    progress(f"Training set {record.sha256[:12]} from {table} version {version}")
+    return record
+
+
+def freeze(
+    spec: ModelSpec, frame: pl.DataFrame, *, directory: Path, versions: dict[str, int], fingerprint: str
+) -> TrainingSet:
+    """Writes rows that are there already as a training set; the same rows give the same bytes.
+
+    Args:
+        spec: The model.
+        frame: Labelled rows with ``set_columns``, in the order of event time and entity.
+        directory: Folder for ``training_set.parquet``; made if missing.
+        versions: Lake table → Delta version that the rows are from.
+        fingerprint: Of the feature view that made them.
+
+    Raises:
+        StorageFull: No room for the file.
+    """
+    path = directory / FILE
+    return TrainingSet(
         model=spec.name,
         path=str(path),
         sha256=_write(frame, path),
@@ -73,11 +95,9 @@ def assemble(
         positives=int(frame[LABEL].sum()),
         first=_day(spec, frame, 0),
         last=_day(spec, frame, -1),
-        lake_versions={table: version},
+        lake_versions=versions,
         feature_fingerprint=fingerprint,
     )
-    progress(f"Training set {record.sha256[:12]} from {table} version {version}")
-    return record
 
 
 def _published(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame) -> pl.LazyFrame:
