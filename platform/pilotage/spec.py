@@ -1,8 +1,8 @@
 """What a person declares of a model: one ``ModelSpec`` gives it its whole life.
 
-Only declarations live here, checked when constructed; those of how a trained model is run are in ``policy.py``. How
-they are carried out is in the rooms (``features/``, ``training/``, ``release/``, ``runtime/``); nothing here reads
-data, and nothing here knows Dagster.
+Only declarations live here, checked when constructed; those of how a trained model is run are in ``policy.py``, those
+of how it is judged in ``measures.py``. How they are carried out is in the rooms (``features/``, ``training/``,
+``release/``, ``runtime/``); nothing here reads data, and nothing here knows Dagster.
 """
 
 from __future__ import annotations
@@ -19,14 +19,21 @@ from pilotage.declaration import Declaration, DeclarationProblem, Name
 from pilotage.expressions import columns_of, to_json
 
 # Exported again, so that a model's file imports from one place.
+from pilotage.measures import CostMatrix as CostMatrix
+from pilotage.measures import Fairness as Fairness
+from pilotage.measures import Kpi as Kpi
+from pilotage.measures import Outcomes as Outcomes
 from pilotage.policy import CanaryStep as CanaryStep
 from pilotage.policy import Drift as Drift
 from pilotage.policy import Guardrail as Guardrail
+from pilotage.policy import Limit as Limit
 from pilotage.policy import Probability as Probability
 from pilotage.policy import Retraining as Retraining
 from pilotage.policy import Rollout as Rollout
 from pilotage.policy import Serving as Serving
 from pilotage.policy import ShadowStage as ShadowStage
+from pilotage.policy import TrainOn as TrainOn
+from pilotage.policy import Watch as Watch
 
 Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
 Scalar = str | int | float | bool
@@ -188,39 +195,6 @@ class LightGBM(Declaration):
     calibration: Literal["isotonic", "sigmoid", "none"] = "isotonic"
 
 
-class CostMatrix(Declaration):
-    """What each outcome costs; negative numbers are gains. ``positive`` is the predicted or true label."""
-
-    true_positive: float
-    false_positive: float
-    true_negative: float
-    false_negative: float
-
-    @model_validator(mode="after")
-    def _worth_deciding(self) -> Self:
-        if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
-            raise DeclarationProblem(
-                "a wrong decision costs no more than the right one",
-                fix="Give false_positive > true_negative and false_negative > true_positive.",
-            )
-        return self
-
-    @property
-    def threshold(self) -> float:
-        """Probability from which the positive decision is the cheaper one (Elkan 2001, equation 2), in 0..1."""
-        acting = self.false_positive - self.true_negative
-        missing = self.false_negative - self.true_positive
-        return acting / (acting + missing)
-
-
-class Kpi(Declaration):
-    """The business number that the model is for."""
-
-    name: str
-    unit: str
-    cost: CostMatrix
-
-
 class Gate(Declaration):
     """What a candidate must show before it may be registered as releasable."""
 
@@ -280,6 +254,8 @@ class ModelSpec(Declaration):
     """Request columns or features by whose values the evaluation is told apart."""
     protected: tuple[str, ...] = ()
     """Columns of the source that no feature may read."""
+    fairness: Fairness = Fairness()
+    outcomes: Outcomes = Outcomes()
     drift: Drift | None = None
     retraining: Retraining = Retraining()
     rollout: Rollout = Rollout()
@@ -305,6 +281,7 @@ class ModelSpec(Declaration):
             )
         if isinstance(self.split, TimeSplit) and self.event_time is None:
             raise DeclarationProblem("split=TimeSplit needs event_time", fix="Use HashSplit, or give event_time.")
+        _known("outcomes.on", set(self.outcomes.on), set(self.entity), "column of the entity")
         if self.predicts_at is not None:
             _known("predicts_at", columns_of(self.predicts_at), available, "request column")
         available |= {column for item in self.asof for column in item.outputs()}

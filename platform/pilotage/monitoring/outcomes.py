@@ -2,7 +2,9 @@
 
 An outcome with a prediction's id is about that prediction; one with an entity is about every prediction of that entity
 whose moment is not after it became known. Of the outcomes about one prediction, the first that became known counts, and
-none is thrown away: what the others are is told by their status. Where outcomes come from is not known here.
+none is thrown away: what the others are is told by their status. Where tellers end up saying different things, a label
+counts all the same, and is contested: rollouts need labels that never change, and what measures a model leaves such
+predictions out. Where outcomes come from is not known here.
 """
 
 from __future__ import annotations
@@ -86,6 +88,43 @@ def resolve(
         .with_columns(status.alias("status"))
         .drop("_counts")
         .sort(_FIRST)
+    )
+
+
+def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: datetime | None = None) -> pl.DataFrame:
+    """What was told about the predictions whose truth is disputed: somebody's last word is not the label that counts.
+
+    A teller is who told it: an API key, or a source. One that corrects itself disputes what it said first.
+
+    Args:
+        predictions: As for ``label``.
+        outcomes: As for ``label``.
+        known_by: Leaves out what became known later (UTC).
+
+    Returns:
+        One row per prediction and outcome about it, in the order in which they became known: ``prediction_id``,
+        ``entity``, ``outcome_id``, ``caller``, ``label``, ``known_at``, ``received_at`` and ``counts``.
+    """
+    told = _distinct(outcomes)
+    if known_by is not None:
+        told = told.filter(pl.col("known_at") <= known_by)
+    who = told.select("outcome_id", "caller")
+    pairs = (
+        _pairs(predictions, told)
+        .join(who, on="outcome_id", how="left", maintain_order="left")
+        .with_columns(
+            (pl.col("outcome_id") == pl.col("outcome_id").first().over("prediction_id")).alias("counts"),
+            pl.col("label").first().over("prediction_id").alias("_label"),
+            pl.col("label").last().over("prediction_id", "caller").alias("_last_word"),
+        )
+    )
+    disputed = (pl.col("_last_word") != pl.col("_label")).any().over("prediction_id")
+    entities = predictions.select("prediction_id", "entity").unique("prediction_id", keep="first")
+    return (
+        pairs.filter(disputed)
+        .join(entities, on="prediction_id", how="left", maintain_order="left")
+        .select("prediction_id", "entity", "outcome_id", "caller", "label", "known_at", "received_at", "counts")
+        .sort("prediction_id", *_FIRST, maintain_order=True)
     )
 
 

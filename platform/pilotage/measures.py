@@ -1,0 +1,106 @@
+"""What a person declares of how a model is judged in use: what decisions cost, the KPI, where outcomes come from, and
+what is fair enough.
+
+Parts of a ``ModelSpec``, checked when constructed. Nothing here reads data or measures anything.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Self
+
+import polars as pl
+from pydantic import Field as Bounded
+from pydantic import model_validator
+
+from pilotage.declaration import Declaration, DeclarationProblem, Name
+from pilotage.policy import Probability
+
+
+class CostMatrix(Declaration):
+    """What each outcome costs; negative numbers are gains. ``positive`` is the predicted or true label."""
+
+    true_positive: float
+    false_positive: float
+    true_negative: float
+    false_negative: float
+
+    @model_validator(mode="after")
+    def _worth_deciding(self) -> Self:
+        if self.false_positive <= self.true_negative or self.false_negative <= self.true_positive:
+            raise DeclarationProblem(
+                "a wrong decision costs no more than the right one",
+                fix="Give false_positive > true_negative and false_negative > true_positive.",
+            )
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which the positive decision is the cheaper one (Elkan 2001, equation 2), in 0..1."""
+        acting = self.false_positive - self.true_negative
+        missing = self.false_negative - self.true_positive
+        return acting / (acting + missing)
+
+
+class Kpi(Declaration):
+    """The business number that the model is for."""
+
+    name: str
+    unit: str
+    cost: CostMatrix
+    sql: str | None = None
+    """One DuckDB ``SELECT`` over ``labelled`` that gives one row with the column ``value``. ``labelled`` has one row
+    per answer that was given and whose truth is known: the columns of the prediction log (``request_<field>`` included),
+    ``label``, ``stage``, ``day`` (in the model's time zone) and ``cost`` (what the decision cost, by the matrix).
+    ``None``: the mean of ``cost``."""
+    baseline: float | str | None = None
+    """What there would be without the model: a number, or such a ``SELECT`` over the same rows."""
+    target: float | str | None = None
+    """What it should reach: a number, or such a ``SELECT``."""
+    higher_is_better: bool = False
+
+
+class Outcomes(Declaration):
+    """Where the truth comes from, beside what applications tell the service, and when it should be there.
+
+    By default it comes from the model's own source, where ``label.known_at`` says when each row's label became known.
+    """
+
+    source: Name | None = None
+    """Another declared source (files, SQL, REST) whose validated rows hold the truth; ``None``: the model's own."""
+    on: dict[str, str] = {}
+    """Entity column → column of ``source``; empty where the names are the same."""
+    expr: pl.Expr | None = None
+    """The label, Boolean over the columns of ``source``, null while there is none; ``None``: the spec's own."""
+    known_at: str | None = None
+    """Column of ``source`` (UTC) that says when it became known."""
+    no_label_reason: pl.Expr | None = None
+    """Text over the columns of ``source``: why a row will never have a label; null where it has or will have one."""
+    within: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=2)
+    """How long after the prediction moment the labels should have come; from then on a missing one is late."""
+    coverage: Probability = 0.9
+    """Least share of the predictions as old as ``within`` that must have a label, or a reason to have none."""
+    patience: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=30)
+    """How far back predictions are looked up again in ``source``."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source is not None and (self.expr is None or self.known_at is None):
+            raise DeclarationProblem(
+                f"what the rows of {self.source} say is not told", fix="Give expr=… and known_at=… with the source."
+            )
+        if self.source is None and (self.on or self.expr is not None or self.known_at is not None):
+            raise DeclarationProblem(
+                "on, expr and known_at are about another source", fix="Give source=…, or leave them to the label."
+            )
+        return self
+
+
+class Fairness(Declaration):
+    """How far apart groups of a protected column may be."""
+
+    max_difference: Probability = 0.2
+    """Between the highest and the lowest group, of the rates of selection, true positives and false positives."""
+    min_group: Annotated[int, Bounded(ge=2)] = 30
+    """Rows that a rate needs to be compared: answers for selection, labelled positives or negatives for the others."""
+    window: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=90)
