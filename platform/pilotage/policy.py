@@ -6,12 +6,13 @@ Parts of a ``ModelSpec`` that say nothing about how the model is made. Only decl
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import polars as pl
 from pydantic import Field as Bounded
+from pydantic import model_validator
 
-from pilotage.declaration import Declaration
+from pilotage.declaration import Declaration, DeclarationProblem
 
 Probability = Annotated[float, Bounded(ge=0, le=1)]
 
@@ -113,10 +114,86 @@ class Drift(Declaration):
     """Population stability index from which a feature is reported as drifted."""
 
 
+class TrainOn(Declaration):
+    """What data to learn from. The newest rows, which calibrate and judge, are the same for every policy."""
+
+    policy: Literal["expanding", "sliding", "since_change", "weighted"]
+    """All rows; the newest of them; those since the change that the alarm dates; all, the younger the heavier."""
+    length: timedelta | None = None
+    """Of ``sliding``: how old the rows may be that it learns from. Of ``weighted``: the age at which a row counts half.
+    Of ``since_change``: the shortest time since the change that is enough to learn from (default: a day)."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        wanted = self.policy in ("sliding", "weighted")
+        if wanted and (self.length is None or self.length <= timedelta(0)):
+            raise DeclarationProblem(f"TrainOn({self.policy!r}) has no length", fix="Give length=timedelta(days=…).")
+        if self.policy == "expanding" and self.length is not None:
+            raise DeclarationProblem("TrainOn('expanding') has a length", fix="Leave it out, or say sliding.")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What reports call it: ``sliding 60 d``."""
+        days = "" if self.length is None else f" {self.length / timedelta(days=1):g} d"
+        return f"{self.policy.replace('_', ' ')}{days}"
+
+
+class Watch(Declaration):
+    """How a champion is held against the one before it, which goes on predicting unheard."""
+
+    lasts: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=28)
+    """How long after a promotion; each prediction is then made twice."""
+    metrics: tuple[Literal["cost", "log_loss", "brier"], ...] = ("cost", "log_loss", "brier")
+    tolerance: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
+    """How much worse the champion may be, 0..1 on the metrics' scale (see ``Guardrail.metric``)."""
+    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.05
+    """Chance to roll a champion back that is no worse, over all metrics and the whole watch."""
+
+
+class Limit(Declaration):
+    """How bad a champion may be on labelled answers before nobody hears it any more: its fallback takes over."""
+
+    metric: Literal["cost", "log_loss", "brier"] = "log_loss"
+    at: Annotated[float, Bounded(gt=0, lt=1)]
+    """Mean loss, 0..1 on the metric's scale (see ``Guardrail.metric``), that the champion must stay under."""
+    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.01
+    """Chance, over a year of looks, to kill a model that is never expected to be above the limit."""
+
+
 class Retraining(Declaration):
-    """When the platform trains again by itself, and on what."""
+    """When the platform trains again by itself, on what, and what happens when that does not help."""
 
     schedule: str | None = None
     """Cron expression in the model's time zone; ``None`` for never."""
     window: timedelta | None = None
     """Only rows this young at training time; ``None`` for all."""
+    data: tuple[TrainOn, ...] = ()
+    """What to learn from, of those rows; empty: all. With several, one run trains a candidate for each, chooses on the
+    older part of the holdout, and the gate judges the chosen one on the rest."""
+    choose_on: Annotated[float, Bounded(gt=0, lt=0.9)] = 0.4
+    """Share of the holdout's days, the older ones, on which one of several candidates is chosen."""
+    better_by: Annotated[float, Bounded(ge=0, lt=1)] = 0.8
+    """How sure it must be, by resampled days that neither saw, that a retrained candidate is better than the champion
+    in the metric in which it must beat the baselines; 0: it need only not be worse. Not asked of trainings by hand."""
+    at_most: Annotated[int, Bounded(ge=1)] = 2
+    """Requests that may begin within ``per``, whatever their cause."""
+    per: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=1)
+    attempts: Annotated[int, Bounded(ge=1, le=10)] = 3
+    """Tries of one request, if runs fail or vanish, before a person is called."""
+    retry_after: timedelta = timedelta(minutes=1)
+    """Pause before the second attempt; twice as long before each further one."""
+    lease: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(minutes=10)
+    """Longest silence of an attempt before another one may begin."""
+    back_off: Annotated[timedelta, Bounded(ge=timedelta(0))] = timedelta(days=7)
+    """Pause before the same alarm may ask again after a retraining that brought no version; then twice as long."""
+    tries_to_help: Annotated[int, Bounded(ge=1)] = 2
+    """Retrainings in a row that bring no version before the same alarm calls a person instead of asking again."""
+    min_new_labels: Annotated[int, Bounded(ge=1)] = 200
+    """Labelled rows since the last training below which there is nothing new to learn."""
+    expected_loss_change: Annotated[float, Bounded(ge=0)] = 0.005
+    """How much worse performance must be expected to get, in the drift alarm's unit (log loss), before drift asks."""
+    watch: Watch | None = Watch()
+    """How a new champion is held against the one before; ``None``: it is not."""
+    limit: Limit | None = None
+    """When the fallback takes over because no version is good enough; ``None``: only a person decides that."""

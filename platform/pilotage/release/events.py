@@ -32,8 +32,16 @@ Kind = Literal[
     "resumed",
     "verdict",
     "alias_edited",
+    "watch_ended",
+    "retrain_requested",
+    "attempt_started",
+    "attempt_renewed",
+    "attempt_finished",
+    "attempt_failed",
+    "retrain_gave_up",
 ]
-"""What can happen; what each means, and when it may, is in ``transitions.py``."""
+"""What can happen; what each means, and when it may, is in ``transitions.py`` and, for the
+last six, in ``retraining/state.py``."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Algorithm = Literal["sha256", "hmac-sha256"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
@@ -38,8 +39,15 @@ def plan_of(state: ModelState) -> Plan:
         if before and champion
         else None,
         canary=canary,
-        shadows=tuple(_assignment(each, "shadow", each.sequence, each.since) for each in state.shadows),
+        shadows=tuple(_assignment(each, "shadow", each.sequence, each.since) for each in _unheard(state)),
     )
+
+
+def _unheard(state: ModelState) -> Iterator[Version]:
+    """What predicts and is not heard: versions on their way, and the champion before, while it is compared."""
+    yield from state.shadows
+    if state.watch is not None and state.versions[state.watch.version].stage == "retired":
+        yield replace(state.versions[state.watch.version], since=state.watch.since)
 
 
 class PlanFeed:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from pilotage.release.retraining.records import RetrainingState
+
 if TYPE_CHECKING:
     from pilotage.spec import ModelSpec
 
@@ -158,6 +160,16 @@ class Challenger:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """The champion before, which goes on predicting unheard for a while, to tell whether its successor does worse."""
+
+    version: int
+    """The champion before."""
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Killed:
     """Nobody gets an answer from this model."""
 
@@ -173,7 +185,7 @@ class ModelState:
 
     model: str
     sequence: int = 0
-    """Of the last event about this model."""
+    """Of the last event that decided something about this model; requests to retrain it are none."""
     champion: Release | None = None
     history: tuple[Release, ...] = ()
     """Every release, oldest first; the last one is the champion."""
@@ -182,6 +194,9 @@ class ModelState:
     challenger: Challenger | None = None
     killed: Killed | None = None
     """Why no version answers; ``None`` if they may."""
+    watch: Watch | None = None
+    """The champion before, while it is compared with the champion."""
+    retraining: RetrainingState = field(default_factory=RetrainingState)
 
     def version_of(self, bundle_sha256: str) -> Version | None:
         """The version that a bundle was registered as."""

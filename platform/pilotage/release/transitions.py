@@ -9,12 +9,14 @@ The events, with their payload (``version`` is the version they are about; ``evi
 - ``canaried``: share, salt, segment, step, approval; evidence?
 - ``ab_started``: share, salt, approval. ``ab_ended``: evidence?
 - ``approved``: approval. ``rejected``: evidence?
-- ``promoted``: approval, how; evidence?
+- ``promoted``: approval, how; evidence?; watch_s? (how long the champion before is compared with this one).
 - ``rolled_back`` (version: the one that is taken away): to (who answers instead; ``null`` for a canary), approval;
   evidence?
 - ``killed``, ``resumed`` (no version).
 - ``verdict``: decision, evidence: what a tick found that changes no stage, such as that it waits for approval.
 - ``alias_edited`` (version: what somebody set, if any): alias, expected, action.
+- ``watch_ended`` (version: the champion before, which is compared no longer): evidence?
+- Those of a retraining: see ``retraining/state.py``.
 
 ``approval`` is the rule that held: ``{"needed": people, "approvers": [names]}``. Events from before rules name none.
 """
@@ -23,11 +25,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pilotage.errors import NotApproved, NotReleasable, ReleaseError
 from pilotage.release.events import Draft, Event
+from pilotage.release.retraining import state as retraining
 from pilotage.release.stages import (
     Approval,
     ApprovalRule,
@@ -38,6 +41,7 @@ from pilotage.release.stages import (
     Release,
     Stage,
     Version,
+    Watch,
     person,
 )
 
@@ -69,6 +73,9 @@ _ABOUT_THE_MODEL = ("refused", "killed", "resumed")
 def objection(state: ModelState, event: Draft | Event) -> ReleaseError | None:
     """Why an event may not happen now; ``None`` if it may."""
     kind, number = event.kind, event.version
+    wrong = retraining.objection(state.model, state.retraining, event)
+    if wrong is not None or kind in retraining.RETRAINING_KINDS:
+        return wrong
     if kind == "registered":
         return _no(state, "a version with this number is registered") if number in state.versions else None
     if kind == "alias_edited":
@@ -87,6 +94,9 @@ def objection(state: ModelState, event: Draft | Event) -> ReleaseError | None:
         )
     if kind == "verdict":
         return None
+    if kind == "watch_ended":
+        watched = state.watch is not None and state.watch.version == number
+        return None if watched else _no(state, f"the champion is not compared with version {number}")
     if kind == "ab_ended":
         running = state.ab_test is not None and state.ab_test.version == number
         return None if running else _no(state, f"no A/B test of version {number} runs")
@@ -213,6 +223,11 @@ def apply(state: ModelState, event: Event) -> ModelState:
     Raises:
         KeyError, TypeError, ValueError: Its payload is not what its kind has.
     """
+    if retraining.concerns(event):
+        state = replace(state, retraining=retraining.apply(state.retraining, event))
+        if event.kind in retraining.RETRAINING_KINDS:
+            # Whoever decides about a version need not decide again because a retraining goes on beside it.
+            return state
     state = replace(state, sequence=event.sequence)
     if event.version is None or event.kind == "alias_edited":
         return _of_the_model(state, event)
@@ -244,8 +259,10 @@ def _of_a_version(state: ModelState, event: Event, number: int) -> ModelState:
         case "verdict":
             asked = event.at if event.payload["decision"] == "request_approval" else None
             return _with(state, replace(state.versions[number], approval_asked_at=asked))
+        case "watch_ended":
+            return replace(state, watch=None)
         case "promoted":
-            return _crowned(state, number, event, former="retired")
+            return replace(_crowned(state, number, event, former="retired"), watch=_watch(state, number, event))
         case "rolled_back" if (to := event.payload["to"]) is not None:
             return _crowned(state, to, event, former="rolled_back")
     return _moved(_without_share(state, number), number, _TO[event.kind], event)
@@ -331,7 +348,14 @@ def _crowned(state: ModelState, number: int, event: Event, *, former: Stage) -> 
         sequence=event.sequence,
         facts=known.facts,
     )
-    return replace(state, champion=release, history=(*state.history, release), challenger=None)
+    return replace(state, champion=release, history=(*state.history, release), challenger=None, watch=None)
+
+
+def _watch(before: ModelState, number: int, event: Event) -> Watch | None:
+    seconds = float(event.payload.get("watch_s") or 0)
+    if seconds <= 0 or before.champion is None or before.champion.version == number:
+        return None
+    return Watch(version=before.champion.version, since=event.at, until=event.at + timedelta(seconds=seconds))
 
 
 def _without_share(state: ModelState, number: int) -> ModelState:

@@ -1,0 +1,65 @@
+"""How an event of a retraining gets into the ledger: checked against the very state it is appended to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pilotage.errors import LedgerConflict
+from pilotage.release.events import Draft, Event
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.stages import ModelState
+from pilotage.release.state import fold
+from pilotage.release.transitions import objection
+from pilotage.settings import Settings
+
+
+@contextmanager
+def opened(settings: Settings, ledger: Ledger | None) -> Iterator[Ledger]:
+    """The ledger that was given, or else the settings', closed afterwards."""
+    if ledger is not None:
+        yield ledger
+        return
+    own = SqlLedger.of(settings)
+    try:
+        yield own
+    finally:
+        own.close()
+
+
+def state_of(model: str, book: Ledger) -> ModelState:
+    """What the ledger says of a model."""
+    return fold(book.events()).get(model, ModelState(model=model))
+
+
+def append_when(
+    book: Ledger, model: str, make: Callable[[ModelState], Draft | None]
+) -> tuple[ModelState, Event | None]:
+    """Appends one event to the very state that it was made for.
+
+    Args:
+        book: The ledger.
+        model: The model.
+        make: Gives the event for the state that is found; ``None`` if there is nothing to record. Called again when
+            the ledger went on in between.
+
+    Returns:
+        The state afterwards, and the event.
+
+    Raises:
+        LedgerConflict: The attempt that wants it no longer holds the lease.
+        NotReleasable: It may not happen.
+    """
+    while True:
+        events = book.events()
+        state = fold(events).get(model, ModelState(model=model))
+        draft = make(state)
+        if draft is None:
+            return state, None
+        if (wrong := objection(state, draft)) is not None:
+            raise wrong
+        try:
+            event = book.append(draft, expected=events[-1].sequence if events else 0)
+        except LedgerConflict:
+            continue
+        return fold([event], {model: state})[model], event

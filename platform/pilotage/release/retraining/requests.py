@@ -1,0 +1,69 @@
+"""Asking for a retraining: who wants one, and why. Whether it is wise to ask is ``decision.py``'s to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilotage.release.decide import signed
+from pilotage.release.events import Draft
+from pilotage.release.ledger import Ledger
+from pilotage.release.retraining.book import append_when, opened
+from pilotage.release.retraining.records import Cause, Request
+from pilotage.release.stages import ModelState
+from pilotage.settings import Settings
+
+
+def request(
+    model: str,
+    cause: Cause,
+    evidence: Mapping[str, Any],
+    *,
+    settings: Settings,
+    actor: str,
+    why: str = "",
+    once: str | None = None,
+    ledger: Ledger | None = None,
+) -> Request | None:
+    """Asks for a retraining: opens a request, or joins the one that is open.
+
+    Args:
+        model: The model.
+        cause: Why, in one word.
+        evidence: What the alarm measured, as JSON values; ``alarm`` names it, ``since`` (ISO date) dates the change.
+        settings: Where everything is.
+        actor: Who asks.
+        why: Why, in words. Default: the cause.
+        once: Names the occasion, such as a night or an alarm's event: asked for again under this name, nothing is
+            recorded. (A tick or a run may happen twice.)
+        ledger: Another ledger than the settings'.
+
+    Returns:
+        The request that it is part of; ``None`` if an attempt runs, and it waits to be part of the next one.
+
+    Raises:
+        ConfigError: Nobody asks.
+        NotReleasable: The cause is none.
+    """
+    why = why or f"{cause}: {evidence.get('alarm') or 'no more was said'}"
+    signed(actor, why)
+    facts = {**evidence, **({"once": once} if once is not None else {})}
+    draft = Draft(
+        model=model,
+        kind="retrain_requested",
+        actor=actor.strip(),
+        cause=why.strip(),
+        payload={"cause": cause, "evidence": facts},
+    )
+
+    def make(state: ModelState) -> Draft | None:
+        return None if once is not None and _asked_before(state, cause, once) else draft
+
+    with opened(settings, ledger) as book:
+        state, _ = append_when(book, model, make)
+    return None if state.retraining.queued else state.retraining.open
+
+
+def _asked_before(state: ModelState, cause: Cause, once: str) -> bool:
+    asks = [*state.retraining.queued, *(ask for each in state.retraining.requests() for ask in each.asks)]
+    return any(ask.cause == cause and ask.evidence.get("once") == once for ask in asks)
