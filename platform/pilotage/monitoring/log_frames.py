@@ -139,6 +139,11 @@ def frame_of(
     return frame if moment is None else frame.with_columns(pl.col(moment).dt.date().alias(DAY))
 
 
+def empty_frame(kind: type[Record]) -> pl.DataFrame:
+    """No row, with the columns that every row has."""
+    return frame_of(kind, [])
+
+
 def column_as(frame: pl.DataFrame, column: str, dtype: pl.DataType) -> pl.Series:
     """The values of a request or feature column that are of a type, wherever they were put; others are null."""
     name = next((_JSON_NAMES[kind] for kind, known in _JSON_TYPES.items() if known == dtype), "string")
