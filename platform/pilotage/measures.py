@@ -49,8 +49,8 @@ class Kpi(Declaration):
     unit: str
     cost: CostMatrix
     sql: str | None = None
-    """One DuckDB ``SELECT`` over ``labelled`` that gives one row with the column ``value``. ``labelled`` has one row
-    per answer that was given and whose truth is known: the columns of the prediction log (``request_<field>`` included),
+    """One DuckDB ``SELECT`` over ``labelled`` that gives one row with the column ``value``. ``labelled`` has a row for
+    each answer that was given and whose truth is known: the columns of the log (``request_<field>`` included),
     ``label``, ``stage``, ``day`` (in the model's time zone) and ``cost`` (what the decision cost, by the matrix).
     ``None``: the mean of ``cost``."""
     baseline: float | str | None = None

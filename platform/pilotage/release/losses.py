@@ -81,12 +81,12 @@ def _values(cost: CostMatrix) -> tuple[float, float, float, float]:
     return cost.true_positive, cost.false_positive, cost.true_negative, cost.false_negative
 
 
-def _cost(cost: CostMatrix) -> pl.Expr:
-    """What the decision cost. What was referred counts as its probability suggests: nobody gets cheaper by referring
-    the hard ones."""
+def price(cost: CostMatrix) -> pl.Expr:
+    """What the decision cost, in the KPI's unit; null without label. What was referred counts as its probability
+    suggests: nobody gets cheaper by referring the hard ones."""
     acted = pl.coalesce(pl.col("decision"), pl.col("probability") >= cost.threshold)
-    label, least = pl.col("label"), min(_values(cost))
-    price = (
+    label = pl.col("label")
+    return (
         pl.when(acted & label)
         .then(cost.true_positive)
         .when(acted & label.not_())
@@ -96,4 +96,7 @@ def _cost(cost: CostMatrix) -> pl.Expr:
         .when(acted.not_() & label.not_())
         .then(cost.true_negative)
     )
-    return (price - least) / span(cost)
+
+
+def _cost(cost: CostMatrix) -> pl.Expr:
+    return (price(cost) - min(_values(cost))) / span(cost)

@@ -113,6 +113,43 @@ def differences(
     }
 
 
+def unpaired_differences(
+    ours: tuple[np.ndarray, np.ndarray, Resamples],
+    theirs: tuple[np.ndarray, np.ndarray, Resamples],
+    cost: CostMatrix,
+    *,
+    confidence: float,
+) -> dict[str, Interval]:
+    """The same for answers to different rows: ours minus theirs, where both can be measured.
+
+    Args:
+        ours: Labels, probabilities, and resamples whose weights are those of ``theirs``: the same clusters are drawn.
+        theirs: The others'.
+        cost: What each outcome costs.
+        confidence: Of the intervals.
+    """
+    one, other = (_measure(labels, predicted, cost, resamples) for labels, predicted, resamples in (ours, theirs))
+    return {
+        name: _interval(one[name][0] - other[name][0], one[name][1] - other[name][1], confidence)
+        for name in one
+        if name in other
+    }
+
+
+def chances_better(
+    labels: np.ndarray, candidate: np.ndarray, champion: np.ndarray, cost: CostMatrix, resamples: Resamples
+) -> dict[str, float]:
+    """Metric → share of the resamples in which the candidate is better than the champion, 0..1; ties count half."""
+    ours, theirs = (_measure(labels, predicted, cost, resamples) for predicted in (candidate, champion))
+    told = {}
+    for name in ours:
+        gap = ours[name][1] - theirs[name][1]
+        gap = gap[np.isfinite(gap)]
+        gain = gap if name in HIGHER_IS_BETTER else -gap
+        told[name] = float(np.mean((gain > 0) + 0.5 * (gain == 0))) if len(gain) else 0.5
+    return told
+
+
 def reliability(
     labels: np.ndarray, predicted: np.ndarray, resamples: Resamples, *, confidence: float
 ) -> list[dict[str, float]]:

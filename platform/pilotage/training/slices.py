@@ -35,7 +35,7 @@ def by_column(
     """
     told = []
     for column in spec.slices:
-        values = _values(holdout[column])
+        values = told_apart(holdout[column])
         sizes = values.value_counts(sort=True)
         few = sizes.filter(pl.col("count") < config.min_slice_rows)[values.name].to_list()
         values = values.replace(few, [OTHER] * len(few)) if len(few) > 1 else values
@@ -109,7 +109,7 @@ def _groups(values: pl.Series) -> Iterator[tuple[str, np.ndarray]]:
         yield str(value), np.asarray(rows)
 
 
-def _values(column: pl.Series) -> pl.Series:
+def told_apart(column: pl.Series) -> pl.Series:
     """A column as text to tell apart by."""
     if column.dtype.is_numeric() and column.n_unique() > _VALUES:
         edges = [column.quantile(share, "linear") for share in (0.25, 0.5, 0.75)]
