@@ -1,0 +1,91 @@
+"""The same service on a disk whose faults are switched on and off by a file: ``<home>/bad-disk.json``.
+
+``{"seed": 7, "write": [0.1, "EIO"], "sync": [0.05, "EIO"]}`` gives operation → chance and error. Only the prediction
+log is on that disk. Reading what a disk gave up on must not show it: after a failed sync, what was not synced before is
+zeros, as it is once the kernel has dropped its pages.
+"""
+
+import errno
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import serving.worker
+from pilotage.runtime.log import PredictionLog
+from pilotage.runtime.log.files import RealFiles
+from serving.build import build
+from tests.faults.models import SPECS
+
+SWITCH = "bad-disk.json"
+
+
+class BadDisk(RealFiles):
+    """See above."""
+
+    def __init__(self, switch: Path) -> None:
+        self._switch = switch
+        self._known = 0
+        self._faults: dict[str, tuple[float, int]] = {}
+        self._random = random.Random()
+        self._synced: dict[int, int] = {}
+        """Inode → bytes at the last sync that went well."""
+
+    def write(self, file: int, data: bytes | memoryview) -> int:
+        error = self._fault("write")
+        if error is None:
+            return super().write(file, data)
+        super().write(file, bytes(data)[: self._random.randrange(len(data))])
+        raise error
+
+    def sync(self, file: int) -> None:
+        found = os.fstat(file)
+        error = self._fault("sync")
+        if error is None:
+            super().sync(file)
+            self._synced[found.st_ino] = found.st_size
+            return
+        begin = self._synced.get(found.st_ino, 0)
+        if found.st_size > begin and self._random.random() < 0.5:
+            # Another descriptor: this one only appends.
+            lost = os.open(f"/proc/self/fd/{file}", os.O_WRONLY)
+            os.pwrite(lost, bytes(found.st_size - begin), begin)
+            os.close(lost)
+        raise error
+
+    def create(self, path: Path) -> int:
+        error = self._fault("create")
+        if error is not None:
+            raise error
+        return super().create(path)
+
+    def rename(self, source: Path, target: Path) -> None:
+        error = self._fault("rename")
+        if error is not None:
+            raise error
+        super().rename(source, target)
+
+    def _fault(self, operation: str) -> OSError | None:
+        try:
+            changed = self._switch.stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+        if changed != self._known:
+            self._known = changed
+            told = json.loads(self._switch.read_text())
+            self._random.seed(f"{told.pop('seed')} {os.getpid()}")
+            self._faults = {name: (chance, getattr(errno, code)) for name, (chance, code) in told.items()}
+        chance, number = self._faults.get(operation, (0.0, 0))
+        return OSError(number, os.strerror(number)) if self._random.random() < chance else None
+
+
+def _on_a_bad_disk(folder: Path, **arguments: Any) -> PredictionLog:
+    return PredictionLog(folder, filesystem=BadDisk(folder.parent / SWITCH), **arguments)
+
+
+_make: Callable[..., PredictionLog] = _on_a_bad_disk
+serving.worker.PredictionLog = _make  # type: ignore[misc,assignment]
+
+BadDiskService = build(SPECS, name="BadDiskService")
