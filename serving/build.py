@@ -1,5 +1,6 @@
 """Builds the BentoML service of some models: their typed routes, and our gateway in front of them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from serving.leash import die_with_parent
 from serving.protocols import decode
 from serving.schemas import Answer, Body, request_model
 from serving.worker import Core
+
+_SETTLE_S = 30.0
+"""Longest time that a worker loads before it takes requests all the same."""
 
 
 class HostedService(bentoml.Service[Any]):
@@ -46,9 +50,10 @@ class _Worker:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        """Begins to answer."""
+        """Begins to answer: not before it can, since who says no at once gets most of the requests of its fellows."""
         if self.core is not None:
             self.core.start()
+            await asyncio.to_thread(self.core.follower.until_settled, _SETTLE_S)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

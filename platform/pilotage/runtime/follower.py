@@ -21,6 +21,7 @@ from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.probe import admit
+from pilotage.runtime.standing import standing, state_through
 from pilotage.runtime.state import OnlineState
 
 POLL_S = 0.5
@@ -90,6 +91,8 @@ class Follower:
         """When the plans were last known to be in force."""
         self._reading = True
         """Whether the last attempt to read the plans went well."""
+        self._looked = False
+        """Whether there was one."""
         self._known: dict[str, dict[Key, Loaded]] = {model: {} for model in models}
         self._retries: dict[tuple[str, Key], _Retry] = {}
         self._problems: dict[str, str] = {}
@@ -99,6 +102,7 @@ class Follower:
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._missing = threading.Event()
+        self._settled = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
             for name, work, pause in (
@@ -113,10 +117,15 @@ class Follower:
         for thread in self._threads:
             thread.start()
 
+    def until_settled(self, timeout_s: float) -> bool:
+        """Waits until every version that the first plans name was loaded or refused; whether that is so in time."""
+        return self._settled.wait(timeout_s)
+
     def stop(self) -> None:
         """Ends the threads, and closes the stores."""
         self._stop.set()
         self._missing.set()
+        self._settled.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
@@ -147,8 +156,7 @@ class Follower:
     def state_through(self, model: str) -> datetime | None:
         """How far a model's history knows (UTC); ``None`` if there is none."""
         board = self.boards.get(model)
-        champion = board.champion if board else None
-        return _through(board.state) if board and champion and champion.predictor.bundle.asof else None
+        return state_through(board) if board is not None else None
 
     def status(self) -> list[dict[str, object]]:
         """What is served, one entry a model."""
@@ -174,14 +182,17 @@ class Follower:
             self._solved("")
             self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
             self._remember(plans)
+        self._looked = True
         self._arrange_all()
 
     def load_missing(self) -> None:
         """Loads every version that has a role, the most important first, until none is left to try."""
         while not self._stop.is_set():
             if (wanted := next(iter(self._wanted()), None)) is None:
-                return
+                break
             self._load(*wanted)
+        if self._looked:
+            self._settled.set()
 
     def tend(self) -> None:
         """Takes up replaced online stores, and does the chores."""
@@ -238,7 +249,8 @@ class Follower:
                     self._problem(model, "none was promoted yet")
                 if plan is not None:
                     self._arrange(plan)
-        if next(iter(self._wanted()), None) is not None:
+        # Also if nothing is: the loader says when all is there.
+        if not self._settled.is_set() or next(iter(self._wanted()), None) is not None:
             self._missing.set()
 
     def _arrange(self, plan: Plan) -> None:
@@ -323,40 +335,13 @@ class Follower:
         return (board.champion is not None or board.previous is not None) and model not in self._stateless
 
     def _entry(self, model: str) -> dict[str, object]:
-        board = self.boards.get(model)
-        entry: dict[str, object] = {
+        return {
             "model": model,
             "ready": self._ready(model),
             "problem": self.trouble(model),
-            "version": None,
             "plans_from": "ledger" if self._reading else "last known copy",
             "plans_as_of": self._read_at,
-        }
-        if board is None:
-            return entry
-        champion = board.champion
-        entry |= {
-            "killed": board.killed,
-            "canary": {"version": board.canary.loaded.version, "share": board.canary.share} if board.canary else None,
-            "previous": board.previous.version if board.previous else None,
-            "shadows": [each.version for each in board.shadows],
-            "sequence": board.plan.sequence,
-        }
-        if champion is None:
-            return entry
-        bundle = champion.predictor.bundle
-        wanted = board.plan.champion
-        current = wanted if wanted is not None and wanted.bundle_sha256 == bundle.sha256 else None
-        return entry | {
-            "version": champion.version,
-            "promoted_at": current.since if current else None,
-            "trained_at": current.trained_at if current else None,
-            "loaded_at": champion.loaded_at,
-            "bundle_sha256": bundle.sha256,
-            "label": bundle.label,
-            "threshold": bundle.threshold,
-            "state_through": self.state_through(model),
-            "breaker_open": champion.breaker.open,
+            **standing(self.boards.get(model)),
         }
 
     def _repeat(self, work: Callable[[], None], pause: Callable[[], object]) -> None:
@@ -379,10 +364,3 @@ class Follower:
         if self._problems.get(model) != what:
             self._problems[model] = what
             self._report(f"{model}: {what}" if model else what)
-
-
-def _through(state: OnlineState) -> datetime | None:
-    try:
-        return state.through
-    except PilotageError:
-        return None
