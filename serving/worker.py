@@ -96,12 +96,14 @@ class Core:
             report=_Seldom(warn),
         )
         self.idempotency = Idempotency.of(settings, report=warn)
-        self.shadows = Shadows(encode=encode, log=self.log.submit_nowait, report=_Seldom(warn))
         self.ring = KeyRing(settings.api_keys, report=warn)
         self.limiter = Limiter(settings.service_state / "limits", report=warn)
         self.watch = Watch() if watch is None else watch
         self.metrics = ServiceMetrics(settings.service_state / "metrics", models=specs, routes=routes())
         self.metrics.watch(self._figures)
+        self.shadows = Shadows(
+            encode=encode, log=self.log.submit_nowait, report=_Seldom(warn), count=self.metrics.shadowed
+        )
         self.tracing = Tracing(settings.otel_endpoint, worker=self.name) if settings.otel_endpoint else None
         self.explainers = ThreadPoolExecutor(EXPLAINING, thread_name_prefix="explain")
         self.explaining = 0

@@ -37,6 +37,7 @@ class Shadows:
         encode: Callable[[Record], bytes],
         log: Callable[[bytes], bool],
         report: Callable[[str], None],
+        count: Callable[[str, int, str], None] = lambda *_: None,
     ) -> None:
         """Makes an empty queue.
 
@@ -44,10 +45,12 @@ class Shadows:
             encode: Writes a record of the prediction log.
             log: Takes it, without waiting; says whether it did.
             report: Called with a sentence when a shadow fails.
+            count: Told of each: model, version, and ``answered``, ``error`` or ``dropped``.
         """
         self._encode = encode
         self._log = log
         self._report = report
+        self._count = count
         self._waiting: deque[_Work] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
@@ -69,6 +72,8 @@ class Shadows:
             return
         if len(self._waiting) >= WAITING or self._loop is None:
             self.dropped += 1
+            for loaded in drafted.board.shadows:
+                self._count(drafted.board.model, loaded.version, "dropped")
             return
         self._waiting.append(_Work(drafted.board, drafted.asked.request, drafted.answer.prediction_id))
         if not self._scheduled:
@@ -81,8 +86,13 @@ class Shadows:
             return
         work = self._waiting.popleft()
         for loaded in work.board.shadows:
-            if not self._log(self._encode(self._predict(loaded, work))):
+            record = self._predict(loaded, work)
+            self.ran += 1
+            taken = self._log(self._encode(record))
+            if not taken:
                 self.dropped += 1
+            result = "dropped" if not taken else "answered" if record.error is None else "error"
+            self._count(record.model, record.version, result)
         if self._waiting and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -100,7 +110,6 @@ class Shadows:
                 self._report(f"{work.board.model}: shadow version {loaded.version} failed: {failure}")
         else:
             error = "not asked for a while, since it failed repeatedly"
-        self.ran += 1
         return ShadowRecord(
             prediction_id=work.prediction_id,
             model=work.board.model,

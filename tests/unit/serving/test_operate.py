@@ -133,6 +133,8 @@ def test_shadows_are_logged_and_never_answered(tmp_path: Path) -> None:
             assert (shadow.version, shadow.error) == (2, None)
             assert shadow.probability == expected
             assert shadow.probability != answer["probability"]
+        wanted = 'pilotage_shadow_predictions_total{model="tiny",version="2",result="answered"} 20'
+        assert wanted in service.get("/metrics").text
 
 
 def records(service: Hosted) -> list[Record]:
