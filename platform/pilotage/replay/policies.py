@@ -1,0 +1,84 @@
+"""The ways of looking after a model that a team would otherwise choose: the opponents of Pilotage's own."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+
+import polars as pl
+
+from pilotage.replay.season import Night
+from pilotage.training.config import TrainConfig
+
+PSI = 0.2
+"""What the popular recipe calls "has shifted"."""
+WINDOW = timedelta(days=7)
+_BINS = 10
+_LEAST = 1e-4
+
+
+class Frozen:
+    """Never trained again."""
+
+    name = "frozen"
+
+    def decide(self, night: Night) -> None:
+        """Nothing."""
+
+
+class Nightly:
+    """Trains every night, and promotes whatever comes out."""
+
+    name = "nightly"
+
+    def __init__(self, config: TrainConfig, *, every: int = 1) -> None:
+        self._config = config
+        self._every = every
+
+    def decide(self, night: Night) -> None:
+        """Trains and promotes."""
+        if night.day.toordinal() % self._every == 0:
+            night.promote(night.train("Every night.", config=self._config), "Always.")
+
+
+class Threshold:
+    """What the popular recipe does: when any input's PSI over the last week is above 0.2, train and promote."""
+
+    name = "threshold"
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._config = config
+
+    def decide(self, night: Night) -> None:
+        """Compares the last seven days with the champion's reference sample."""
+        reference = night.champion.bundle.reference
+        current = night.champion.bundle.compute(night.inputs(night.day - WINDOW + timedelta(days=1)))
+        moved = {name: psi(reference[name], current[name]) for name in reference.columns}
+        worst = max(moved, key=lambda name: moved[name])
+        if moved[worst] > PSI:
+            why = f"PSI of {worst} is {moved[worst]:.2f}, above {PSI}."
+            night.note("alarm", None, why)
+            night.promote(night.train(why, config=self._config), "Always.")
+
+
+def psi(reference: pl.Series, current: pl.Series) -> float:
+    """The index as the popular recipe has it: deciles of the reference, nulls dropped, empty bins at 0.0001.
+
+    The platform's own is in ``pilotage.monitoring``; it counts nulls and knows its noise.
+    """
+    before, now = reference.drop_nulls(), current.drop_nulls()
+    if before.is_empty() or now.is_empty():
+        return 0.0
+    if before.dtype == pl.String:
+        shares = [dict(series.value_counts(normalize=True).iter_rows()) for series in (before, now)]
+    else:
+        quantiles = [before.quantile(part / _BINS, "linear") for part in range(1, _BINS)]
+        edges = sorted({float(edge) for edge in quantiles if edge is not None})
+        labels = [str(number) for number in range(len(edges) + 1)]
+        shares = [
+            dict(series.cast(pl.Float64).cut(edges, labels=labels).cast(pl.String).value_counts(normalize=True).rows())
+            for series in (before, now)
+        ]
+    bins = sorted(set(shares[0]) | set(shares[1]))
+    pairs = [(max(shares[0].get(one, 0.0), _LEAST), max(shares[1].get(one, 0.0), _LEAST)) for one in bins]
+    return math.fsum((after - share) * math.log(after / share) for share, after in pairs)
