@@ -14,7 +14,7 @@ from pilotage.features.build import EVENT_TIME, LABEL
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.spec import HashSplit, ModelSpec
 from pilotage.training.config import TrainConfig
-from pilotage.training.metrics import all_metrics, differences
+from pilotage.training.metrics import all_metrics, chances_better, differences
 from pilotage.training.records import Comparison
 from pilotage.training.slices import draw
 from pilotage.training.split import hash_parts
@@ -85,6 +85,7 @@ def compare(
         candidate=all_metrics(labels, ours, cost),
         champion=all_metrics(labels, theirs, cost),
         difference=differences(labels, ours, theirs, cost, resamples, confidence=confidence),
+        better=chances_better(labels, ours, theirs, cost, resamples),
         unit=unit,
     )
     told = ", ".join(f"{name} {gap.value:+.4f}" for name, gap in comparison.difference.items())

@@ -38,6 +38,10 @@ class DataConfig(_Part):
     """Last day. Default: the newest day with features."""
     version: Annotated[int, Field(ge=0)] | None = None
     """Delta version of ``features/<model>``. Default: the newest."""
+    learn_from: date | None = None
+    """First day of event time that is trained on; calibration and holdout stay as they are. Default: the first read."""
+    half_life_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
+    """Age in days at which a row that is trained on counts half. Default: all count the same."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -125,6 +129,19 @@ class EvaluationConfig(_Part):
     """Metric → floor, for this run; may only be higher than the spec's."""
     at_most: dict[Metric, float] = {}
     """Metric → ceiling, for this run; may only be lower than the spec's."""
+    better_by: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """How sure it must be, by resampled days, that the candidate is better than the champion; 0: it need not be."""
+
+
+class VariantConfig(_Part):
+    """What one of several candidates of a run learns from; see ``DataConfig``."""
+
+    name: Annotated[str, Field(min_length=1, max_length=60)]
+    """What reports call it."""
+    learn_from: date | None = None
+    """First day that is trained on."""
+    half_life_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
+    """Age in days at which a row counts half."""
 
 
 class TrainConfig(_Part):
@@ -150,6 +167,10 @@ class TrainConfig(_Part):
     """Search for hyper-parameters before training. Default: no."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How the candidate is judged, beyond its spec."""
+    variants: list[VariantConfig] = []
+    """Trains a candidate for each, chooses one on the older part of the holdout, and judges it on the rest."""
+    choose_on: Annotated[float, Field(gt=0, lt=0.9)] = 0.4
+    """With variants: share of the holdout's days, the older ones, that choose."""
 
     @classmethod
     def from_file(cls, path: Path) -> TrainConfig:
@@ -184,12 +205,16 @@ class TrainConfig(_Part):
             ConfigError: It weakens the gate or the embargo, or sets days for a model without a time.
         """
         timed = isinstance(spec.split, TimeSplit)
-        days = [name for name in ("calibration_days", "holdout_days", "embargo_days") if getattr(self.split, name)]
-        if not timed and (days or self.data.first or self.data.last):
-            raise ConfigError(
-                f"{spec.name} has no event time, so {f'split.{days[0]}' if days else 'data.first/last'} means nothing.",
-                fix="Leave it out.",
-            )
+        lengths = ("calibration_days", "holdout_days", "embargo_days")
+        given = [f"split.{name}" for name in lengths if getattr(self.split, name)]
+        given += [
+            f"data.{name}" for name in ("first", "last", "learn_from", "half_life_days") if getattr(self.data, name)
+        ]
+        given += ["variants"] if self.variants else []
+        if not timed and given:
+            raise ConfigError(f"{spec.name} has no event time, so {given[0]} means nothing.", fix="Leave it out.")
+        if len({variant.name for variant in self.variants}) < len(self.variants):
+            raise ConfigError("Two variants have one name.", fix="Rename one of them.")
         if isinstance(spec.split, TimeSplit) and self.split.embargo_days is not None:
             least = spec.split.embargo.total_seconds() / 86400
             if self.split.embargo_days < least:
@@ -236,6 +261,7 @@ def _known(loc: tuple[int | str, ...]) -> list[str]:
     kind: type[BaseModel] = TrainConfig
     parts: dict[str, type[BaseModel]] = {
         "data": DataConfig, "split": SplitConfig, "tuning": TuningConfig, "evaluation": EvaluationConfig,
+        "variants": VariantConfig,
     }  # fmt: skip
     if len(loc) > 1:
         kind = parts.get(str(loc[0]), TrainConfig)

@@ -41,6 +41,7 @@ def cross_validate(
     seed: int,
     threads: int,
     cost: CostMatrix,
+    weights: np.ndarray | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CrossValidation:
     """Fits once a fold.
@@ -55,13 +56,21 @@ def cross_validate(
         seed: As in ``fit``.
         threads: As in ``fit``.
         cost: For ``expected_cost``.
+        weights: How much each row counts when it is trained on; shape (rows,). All count the same when they judge.
         progress: Called once a fold.
     """
     metrics: list[dict[str, float]] = []
     predicted = np.full(len(labels), np.nan)
     for number, fold in enumerate(folds, start=1):
         fitted = fit(
-            spec, features[fold.train], labels[fold.train], params=params, rounds=rounds, seed=seed, threads=threads
+            spec,
+            features[fold.train],
+            labels[fold.train],
+            params=params,
+            rounds=rounds,
+            seed=seed,
+            threads=threads,
+            weights=None if weights is None else weights[fold.train],
         )
         answers = raw_scores(spec, fitted, features[fold.test], threads=threads)
         predicted[fold.test] = answers

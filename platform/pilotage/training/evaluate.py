@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.errors import TrainingError
-from pilotage.features.build import LABEL
+from pilotage.features.build import EVENT_TIME, LABEL
 from pilotage.runtime.bundle import TOLERANCE, Bundle, read_bundle
 from pilotage.runtime.predictor import Predictor
 from pilotage.spec import ModelSpec
@@ -20,6 +20,7 @@ from pilotage.training.baselines import baselines
 from pilotage.training.compare import compare
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import read_set
+from pilotage.training.learning_data import effective, narrowed
 from pilotage.training.metrics import all_metrics, reliability, with_intervals
 from pilotage.training.plots import draw_plots
 from pilotage.training.records import Candidate, Comparison, Evaluation, Slice, TrainingSet
@@ -59,15 +60,21 @@ def evaluate(
             was trained on, or a baseline answers something that is no probability.
     """
     config.check(spec)
+    config = effective(config, candidate.policy)
     frame = read_set(training_set)
     calibrated = (config.calibration or spec.trainer.calibration) != "none"
-    parts = split(spec, frame, effective_split(spec, config.split), calibrated=calibrated)
+    parts = narrowed(
+        spec, frame, split(spec, frame, effective_split(spec, config.split), calibrated=calibrated), config.data
+    )
     if (sizes := {name: len(rows) for name, rows in parts.rows.items()}) != candidate.parts:
         raise TrainingError(
             f"The candidate was trained on parts of {candidate.parts} rows, this configuration makes {sizes}.",
             fix="Evaluate with the configuration that it was trained with.",
         )
     holdout = frame[parts.rows["holdout"]]
+    if candidate.judged_from is not None:
+        # What chose it among others would flatter it.
+        holdout = holdout.filter(pl.col(EVENT_TIME) >= candidate.judged_from)
     labels = holdout[LABEL].to_numpy()
     clusters = local_days(spec, holdout)
     bundle = read_bundle(Path(candidate.bundle), sha256=candidate.bundle_sha256)
@@ -117,6 +124,7 @@ def evaluate(
         versus_champion=versus,
         at_least={str(metric): bound for metric, bound in config.evaluation.at_least.items()},
         at_most={str(metric): bound for metric, bound in config.evaluation.at_most.items()},
+        better_by=config.evaluation.better_by,
     )
     progress("Draws the pictures")
     plots = draw_plots(spec, evaluation, labels, predicted, directory=directory / "plots")

@@ -123,6 +123,7 @@ def fit(
     rounds: int,
     seed: int,
     threads: int,
+    weights: np.ndarray | None = None,
     valid: tuple[pl.DataFrame, np.ndarray] | None = None,
     patience: int | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -137,6 +138,7 @@ def fit(
         rounds: Boosting rounds; with ``patience`` the limit.
         seed: For everything that LightGBM draws.
         threads: OpenMP threads; they do not change the bytes.
+        weights: How much each row counts; shape (rows,). Default: all the same.
         valid: Rows and labels that early stopping watches.
         patience: Rounds without a better log loss on ``valid`` before it stops.
         progress: Called every few seconds.
@@ -162,6 +164,7 @@ def fit(
     data = lgb.Dataset(
         encode(train, columns, categories),
         labels.astype(np.float64),
+        weight=weights,
         feature_name=columns,
         categorical_feature=[name for name in columns if name in categories],
         params=full,

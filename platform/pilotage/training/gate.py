@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pilotage.spec import Metric, ModelSpec
 from pilotage.training.metrics import HIGHER_IS_BETTER, worse_by
-from pilotage.training.records import Criterion, Evaluation, Verdict
+from pilotage.training.records import Comparison, Criterion, Evaluation, Verdict
 
 NAMES: dict[Metric, str] = {
     "auc": "AUC",
@@ -106,6 +106,21 @@ def _champion(spec: ModelSpec, evaluation: Evaluation) -> Iterator[Criterion]:
         margin = f", margin {spec.gate.margin:.1%}" if spec.gate.margin else ""
         told = f"{verb} version {versus.champion_version} ({_told(theirs)}{margin}) on {versus.rows:,} fresh rows"
         yield _criterion(f"not_worse_{metric}", metric, passed=passed, value=ours, threshold=threshold, told=told)
+    if evaluation.better_by > 0:
+        yield _better(spec, versus, evaluation.better_by)
+
+
+def _better(spec: ModelSpec, versus: Comparison, wanted: float) -> Criterion:
+    """Asked of a retraining: a release costs trust, so one that changes nothing is not worth it."""
+    metric = spec.gate.beat_baselines_in
+    sure = versus.better.get(metric)
+    passed = sure is not None and sure >= wanted
+    told = "not measured" if sure is None else f"{sure:.0%}"
+    message = (
+        f"{NAMES[metric]} better than version {versus.champion_version}: {told} sure by resampled {versus.unit}s, "
+        f"{wanted:.0%} is asked."
+    )
+    return Criterion(name="helps", passed=passed, measured=sure, threshold=wanted, message=message)
 
 
 def _budget(name: str, words: str, value: float, limit: float, unit: str) -> Criterion:

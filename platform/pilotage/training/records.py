@@ -42,6 +42,21 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One policy of training data that a run tried."""
+
+    policy: str
+    rows: int
+    """That it learned from; 0 if it could not be trained."""
+    metric: str
+    value: float | None
+    """On the rows that choose; ``None`` if there was no choice."""
+    chosen: bool
+    problem: str | None = None
+    """Why it could not be trained."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
     """A value with a bootstrap interval; −inf..inf where too few rows tell anything."""
 
@@ -73,6 +88,12 @@ class Candidate:
     importance: dict[str, float] = field(default_factory=dict)
     """Feature → share of total gain, 0..1, highest first."""
     trials: list[Trial] = field(default_factory=list)
+    policy: str = ""
+    """Which of several policies of training data it was made by; empty for the only one."""
+    tried: list[Tried] = field(default_factory=list)
+    """All of them, in the order of the spec."""
+    judged_from: datetime | None = None
+    """First moment of the part of the holdout that judges, UTC; what is before it chose. ``None``: all of it judges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +116,8 @@ class Comparison:
     champion: dict[str, float]
     difference: dict[str, Interval]
     """Candidate minus champion, paired bootstrap."""
+    better: dict[str, float] = field(default_factory=dict)
+    """Metric → share of the resamples in which the candidate is better than the champion, 0..1."""
     unit: str = "row"
     """What the bootstrap drew: a ``day``, or a ``row`` where there is no time or too few days."""
     problem: str | None = None
@@ -129,6 +152,8 @@ class Evaluation:
     """Metric → floor that the run asked for, over the spec's."""
     at_most: dict[str, float] = field(default_factory=dict)
     """Metric → ceiling that the run asked for, under the spec's."""
+    better_by: float = 0.0
+    """How sure the run asked it to be that the candidate is better than the champion, 0..1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

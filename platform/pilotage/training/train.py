@@ -21,6 +21,7 @@ from pilotage.training.cross_validation import CrossValidation, cross_validate, 
 from pilotage.training.dataset import read_set
 from pilotage.training.facts import training_facts
 from pilotage.training.fit import Fitted, fit, main_names, merged_params
+from pilotage.training.learning_data import narrowed, weights
 from pilotage.training.records import Candidate, TrainingSet, Trial
 from pilotage.training.split import Fold, Parts, effective_split, folds, split
 from pilotage.training.tuning import tune
@@ -68,7 +69,7 @@ def train(
     features = frame.select([feature.name for feature in spec.features])
     how = effective_split(spec, config.split)
     kind = config.calibration or spec.trainer.calibration
-    parts = split(spec, frame, how, calibrated=kind != "none")
+    parts = narrowed(spec, frame, split(spec, frame, how, calibrated=kind != "none"), config.data)
     progress(f"Split: {', '.join(f'{name} {len(rows):,}' for name, rows in parts.rows.items())} rows")
 
     run = _Run(
@@ -78,6 +79,7 @@ def train(
         labels=labels,
         parts=parts,
         how=how,
+        weights=weights(spec, frame, config.data),
         config=config,
         threads=threads,
         progress=progress,
@@ -95,6 +97,7 @@ def train(
         rounds=rounds,
         seed=config.seed,
         threads=threads,
+        weights=run.weights_of(rows),
         progress=progress,
     )
     calibrator = run.calibrator(fitted, kind)
@@ -152,6 +155,7 @@ class _Run:
     labels: np.ndarray
     parts: Parts
     how: TimeSplit | HashSplit
+    weights: np.ndarray | None
     config: TrainConfig
     threads: int
     progress: Progress
@@ -193,12 +197,17 @@ class _Run:
             rounds=limit,
             seed=self.config.seed,
             threads=self.threads,
+            weights=self.weights_of(fold.train),
             valid=(self.features[fold.test], self.labels[fold.test]),
             patience=self.config.early_stopping_rounds,
             progress=self.progress,
         )
         self.progress(f"Early stopping: {found.rounds} rounds of at most {limit}")
         return found.rounds
+
+    def weights_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """How much some rows count when they are trained on; ``None`` if all count the same."""
+        return None if self.weights is None else self.weights[rows]
 
     def cross_validated(self, params: dict[str, Scalar], rounds: int) -> CrossValidation:
         """The final parameters on each fold; nothing with ``folds: 0``."""
@@ -237,6 +246,7 @@ class _Run:
             seed=self.config.seed,
             threads=self.threads,
             cost=self.spec.kpi.cost,
+            weights=self.weights,
             progress=progress,
         )
 
