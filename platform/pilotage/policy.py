@@ -107,58 +107,31 @@ class Serving(Declaration):
 
 
 class Drift(Declaration):
-    """What is compared with the champion's reference sample."""
+    """How the newest predictions are compared with what the champion learned from, and what is said about it."""
 
-    window: timedelta
+    window: Annotated[timedelta, Bounded(ge=timedelta(days=1))]
+    """Whole days that are compared at a time; each day has the window that ends with it."""
+    false_alarms_a_year: Annotated[float, Bounded(gt=0, le=12)] = 0.2
+    """Alarms to expect in a year without drift, over all windows and all columns together. Thresholds are learned so
+    that it holds, from past windows of the same model."""
+    block_days: Annotated[int, Bounded(ge=1, le=60)] = 7
+    """Days that belong together (weather lasts, weeks repeat) and are drawn together when thresholds are learned."""
+    incident_days: Annotated[int, Bounded(ge=0, le=14)] = 3
+    """Longest incident (a storm, an outage): its days are told and left out. What lasts longer is compared."""
+    multivariate: bool = True
+    """Whether a classifier looks at the columns together; it takes seconds."""
     alert_psi: Annotated[float, Bounded(gt=0)] = 0.25
-    """Population stability index from which a feature is reported as drifted."""
-
-
-class TrainOn(Declaration):
-    """What data to learn from. The newest rows, which calibrate and judge, are the same for every policy."""
-
-    policy: Literal["expanding", "sliding", "since_change", "weighted"]
-    """All rows; the newest of them; those since the change that the alarm dates; all, the younger the heavier."""
-    length: timedelta | None = None
-    """Of ``sliding``: how old the rows may be that it learns from. Of ``weighted``: the age at which a row counts half.
-    Of ``since_change``: the shortest time since the change that is enough to learn from (default: a day)."""
-
-    @model_validator(mode="after")
-    def _measured(self) -> Self:
-        wanted = self.policy in ("sliding", "weighted")
-        if wanted and (self.length is None or self.length <= timedelta(0)):
-            raise DeclarationProblem(f"TrainOn({self.policy!r}) has no length", fix="Give length=timedelta(days=…).")
-        if self.policy == "expanding" and self.length is not None:
-            raise DeclarationProblem("TrainOn('expanding') has a length", fix="Leave it out, or say sliding.")
-        return self
+    """Population stability index from which a column counts as drifted while there is too little history to learn
+    from: the customary limit of "has shifted" (Siddiqi 2006)."""
 
     @property
-    def name(self) -> str:
-        """What reports call it: ``sliding 60 d``."""
-        days = "" if self.length is None else f" {self.length / timedelta(days=1):g} d"
-        return f"{self.policy.replace('_', ' ')}{days}"
+    def days(self) -> int:
+        """Days of a window."""
+        return self.window.days
 
-
-class Watch(Declaration):
-    """How a champion is held against the one before it, which goes on predicting unheard."""
-
-    lasts: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=28)
-    """How long after a promotion; each prediction is then made twice."""
-    metrics: tuple[Literal["cost", "log_loss", "brier"], ...] = ("cost", "log_loss", "brier")
-    tolerance: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
-    """How much worse the champion may be, 0..1 on the metrics' scale (see ``Guardrail.metric``)."""
-    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.05
-    """Chance to roll a champion back that is no worse, over all metrics and the whole watch."""
-
-
-class Limit(Declaration):
-    """How bad a champion may be on labelled answers before nobody hears it any more: its fallback takes over."""
-
-    metric: Literal["cost", "log_loss", "brier"] = "log_loss"
-    at: Annotated[float, Bounded(gt=0, lt=1)]
-    """Mean loss, 0..1 on the metric's scale (see ``Guardrail.metric``), that the champion must stay under."""
-    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.01
-    """Chance, over a year of looks, to kill a model that is never expected to be above the limit."""
+    def declared(self) -> dict[str, float]:
+        """Measure → threshold while there is too little history to learn from; all of them conservative."""
+        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1}
 
 
 class Retraining(Declaration):
@@ -191,8 +164,6 @@ class Retraining(Declaration):
     """Retrainings in a row that bring no version before the same alarm calls a person instead of asking again."""
     min_new_labels: Annotated[int, Bounded(ge=1)] = 200
     """Labelled rows since the last training below which there is nothing new to learn."""
-    expected_loss_change: Annotated[float, Bounded(ge=0)] = 0.005
-    """How much worse performance must be expected to get, in the drift alarm's unit (log loss), before drift asks."""
     watch: Watch | None = Watch()
     """How a new champion is held against the one before; ``None``: it is not."""
     limit: Limit | None = None

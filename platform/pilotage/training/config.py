@@ -40,6 +40,8 @@ class DataConfig(_Part):
     """Delta version of ``features/<model>``. Default: the newest."""
     learn_from: date | None = None
     """First day of event time that is trained on; calibration and holdout stay as they are. Default: the first read."""
+    window_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
+    """Trains only on rows this young, days before the newest row. Default: any age."""
     half_life_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
     """Age in days at which a row that is trained on counts half. Default: all count the same."""
 
@@ -140,6 +142,8 @@ class VariantConfig(_Part):
     """What reports call it."""
     learn_from: date | None = None
     """First day that is trained on."""
+    window_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
+    """Age in days up to which rows are trained on."""
     half_life_days: Annotated[float, Field(gt=0, le=36_600)] | None = None
     """Age in days at which a row counts half."""
 
@@ -208,7 +212,9 @@ class TrainConfig(_Part):
         lengths = ("calibration_days", "holdout_days", "embargo_days")
         given = [f"split.{name}" for name in lengths if getattr(self.split, name)]
         given += [
-            f"data.{name}" for name in ("first", "last", "learn_from", "half_life_days") if getattr(self.data, name)
+            f"data.{name}"
+            for name in ("first", "last", "learn_from", "window_days", "half_life_days")
+            if getattr(self.data, name)
         ]
         given += ["variants"] if self.variants else []
         if not timed and given:

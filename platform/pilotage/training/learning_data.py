@@ -5,7 +5,7 @@ calibration and holdout are the same for every policy, so that candidates can be
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from datetime import time as clock
 from zoneinfo import ZoneInfo
 
@@ -20,28 +20,39 @@ from pilotage.training.split import Parts
 
 
 def narrowed(spec: ModelSpec, frame: pl.DataFrame, parts: Parts, data: DataConfig) -> Parts:
-    """The parts, without rows to train on from before ``data.learn_from``.
+    """The parts, without rows to train on that are older than ``data`` allows.
 
     Raises:
         TrainingError: None is left.
     """
-    if data.learn_from is None or spec.event_time is None:
+    begins = _begins(spec, frame, data)
+    if begins is None:
         return parts
-    begins = datetime.combine(data.learn_from, clock.min, ZoneInfo(spec.time_zone)).astimezone(UTC)
     rows = parts.rows["train"]
     kept = rows[(frame[EVENT_TIME].gather(rows) >= begins).to_numpy()]
     if len(kept) == 0:
         raise TrainingError(
-            f"No row of {spec.name} to train on is from {data.learn_from} or later: calibration and holdout take what "
-            "is newer.",
+            f"No row of {spec.name} to train on is {begins:%Y-%m-%d} or later: calibration and holdout take "
+            "what is newer.",
             fix="Learn from an earlier day on, or wait for more data.",
-            learn_from=str(data.learn_from),
+            learn_from=begins.isoformat(),
         )
     return replace(
         parts,
         rows={**parts.rows, "train": kept},
         begins={**parts.begins, "train": max(begins, parts.begins["train"])},
     )
+
+
+def _begins(spec: ModelSpec, frame: pl.DataFrame, data: DataConfig) -> datetime | None:
+    """First moment that is trained on, a local midnight, UTC; ``None`` for all there is."""
+    days = []
+    if spec.event_time is not None and data.learn_from is not None:
+        days.append(data.learn_from)
+    if spec.event_time is not None and data.window_days is not None:
+        newest = frame.select(pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date().max()).item()
+        days.append(newest - timedelta(days=data.window_days) + timedelta(days=1))
+    return datetime.combine(max(days), clock.min, ZoneInfo(spec.time_zone)).astimezone(UTC) if days else None
 
 
 def weights(spec: ModelSpec, frame: pl.DataFrame, data: DataConfig) -> np.ndarray | None:
@@ -61,7 +72,7 @@ def weights(spec: ModelSpec, frame: pl.DataFrame, data: DataConfig) -> np.ndarra
 
 def as_variant(config: TrainConfig, variant: VariantConfig) -> TrainConfig:
     """The configuration of one of several candidates, as if it were the only one."""
-    data = config.data.model_copy(update={"learn_from": variant.learn_from, "half_life_days": variant.half_life_days})
+    data = config.data.model_copy(update=variant.model_dump(exclude={"name"}))
     return config.model_copy(update={"data": data, "variants": []})
 
 

@@ -68,7 +68,7 @@ def test_every_field_can_be_given(tmp_path: Path) -> None:
 def test_an_unknown_field_is_named_with_its_line_and_the_known_ones(tmp_path: Path) -> None:
     told = refused(tmp_path, "seed: 1\ndata:\n  frist: 2013-01-01\n")
     assert told.startswith("run.yaml:3: there is no field data.frist.")
-    assert "Use one of: first, last, version, learn_from, half_life_days." in told
+    assert "Use one of: first, last, version, learn_from, window_days, half_life_days." in told
 
 
 @pytest.mark.parametrize(

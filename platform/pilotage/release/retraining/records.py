@@ -104,11 +104,6 @@ class Request:
         """When its first attempt did; ``None`` before."""
         return self.attempts[0].began if self.attempts else None
 
-    @property
-    def helped(self) -> bool:
-        """Whether a version came of it."""
-        return self.outcome == "registered"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainingState:
@@ -141,21 +136,6 @@ class RetrainingState:
         if self.open is not None:
             yield self.open
         yield from reversed(self.closed)
-
-    def fruitless(self, alarm: str | None = None) -> tuple[Request, ...]:
-        """The latest closed requests in a row, newest first, that no version came of.
-
-        Args:
-            alarm: Only those that this alarm asked for; one that others asked for is passed over.
-        """
-        found: list[Request] = []
-        for request in reversed(self.closed):
-            if alarm is not None and alarm not in request.alarms:
-                continue
-            if request.helped:
-                break
-            found.append(request)
-        return tuple(found)
 
     def begun_since(self, moment: datetime) -> tuple[Request, ...]:
         """Requests whose first attempt began after a moment, newest first."""
