@@ -134,6 +134,53 @@ class Drift(Declaration):
         return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1}
 
 
+class TrainOn(Declaration):
+    """What data to learn from. The newest rows, which calibrate and judge, are the same for every policy."""
+
+    policy: Literal["expanding", "sliding", "since_change", "weighted"]
+    """All rows; the newest of them; those since the change that the alarm dates; all, the younger the heavier."""
+    length: timedelta | None = None
+    """Of ``sliding``: how old the rows may be that it learns from. Of ``weighted``: the age at which a row counts half.
+    Of ``since_change``: the shortest time since the change that is enough to learn from (default: a day)."""
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        wanted = self.policy in ("sliding", "weighted")
+        if wanted and (self.length is None or self.length <= timedelta(0)):
+            raise DeclarationProblem(f"TrainOn({self.policy!r}) has no length", fix="Give length=timedelta(days=…).")
+        if self.policy == "expanding" and self.length is not None:
+            raise DeclarationProblem("TrainOn('expanding') has a length", fix="Leave it out, or say sliding.")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What reports call it: ``sliding 60 d``."""
+        days = "" if self.length is None else f" {self.length / timedelta(days=1):g} d"
+        return f"{self.policy.replace('_', ' ')}{days}"
+
+
+class Watch(Declaration):
+    """How a champion is held against the one before it, which goes on predicting unheard."""
+
+    lasts: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=28)
+    """How long after a promotion; each prediction is then made twice."""
+    metrics: tuple[Literal["cost", "log_loss", "brier"], ...] = ("cost", "log_loss", "brier")
+    tolerance: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
+    """How much worse the champion may be, 0..1 on the metrics' scale (see ``Guardrail.metric``)."""
+    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.05
+    """Chance to roll a champion back that is no worse, over all metrics and the whole watch."""
+
+
+class Limit(Declaration):
+    """How bad a champion may be on labelled answers before nobody hears it any more: its fallback takes over."""
+
+    metric: Literal["cost", "log_loss", "brier"] = "log_loss"
+    at: Annotated[float, Bounded(gt=0, lt=1)]
+    """Mean loss, 0..1 on the metric's scale (see ``Guardrail.metric``), that the champion must stay under."""
+    alpha: Annotated[float, Bounded(gt=0, lt=0.5)] = 0.01
+    """Chance, over a year of looks, to kill a model that is never expected to be above the limit."""
+
+
 class Retraining(Declaration):
     """When the platform trains again by itself, on what, and what happens when that does not help."""
 
