@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 
 from pilotage.errors import Unauthenticated
@@ -45,8 +46,9 @@ def admit(ring: KeyRing, headers: Iterable[tuple[bytes, bytes]], peer: str | Non
     return caller
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine for sure."""
+    """Whether an address or name is this machine for sure. Remembered: the same few ask with every request."""
     name = host.strip("[]").lower()
     if name == "localhost":
         return True
