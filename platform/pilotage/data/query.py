@@ -7,7 +7,7 @@ tables that a statement names.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
@@ -58,6 +58,57 @@ def query(lake: Lake, sql: str) -> pl.DataFrame:
         for name, dtype in frame.schema.items()
         if isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC")
     )
+
+
+class Views:
+    """Answers ``SELECT`` statements over views of one frame, and of nothing else on the machine.
+
+    Args:
+        frame: What the views are of.
+        name: What statements call it.
+
+    Use as a context; a view lasts until the next one.
+    """
+
+    def __init__(self, frame: pl.DataFrame, name: str) -> None:
+        self._frame, self._name = frame, name
+
+    def __enter__(self) -> Self:
+        import duckdb
+
+        self._connection = duckdb.connect(":memory:")
+        # Settled before any statement is run: none of this can be undone by one.
+        for setting in (
+            "SET autoinstall_known_extensions = false",
+            "SET autoload_known_extensions = false",
+            "SET TimeZone = 'UTC'",
+            "SET temp_directory = ''",
+            "SET python_enable_replacements = false",
+        ):
+            self._connection.execute(setting)
+        self._connection.register("_everything", self._frame.to_arrow())
+        self._connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def select(self, sql: str, *, where: str = "true") -> pl.DataFrame:
+        """Answers one statement over the rows for which ``where`` holds.
+
+        Raises:
+            ConfigError: It is no single reading statement, or is wrong.
+        """
+        import duckdb
+
+        try:
+            _only_reads(self._connection, sql)
+            self._connection.execute(
+                f'CREATE OR REPLACE VIEW "{self._name}" AS SELECT * FROM _everything WHERE {where}'  # noqa: S608
+            )
+            return pl.DataFrame(self._connection.sql(sql).to_arrow_table())
+        except duckdb.Error as error:
+            raise _wrong(error) from None
 
 
 def _only_reads(connection: DuckDBPyConnection, sql: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.spec import CostMatrix
+from pilotage.training.metrics import percentile_interval
 from pilotage.training.records import Interval
 
 ESTIMATED = ("auc", "log_loss", "brier", "expected_cost")
@@ -75,16 +76,9 @@ def estimate(
     if ranked is not None:
         expected["auc"] = ranked
         drawn["auc"] = _aucs(p, labels)
-    tail = (1 - confidence) / 2
-    metrics = {}
-    for name in ESTIMATED:
-        if name not in expected:
-            continue
-        usable = drawn[name][np.isfinite(drawn[name])]
-        low, high = np.quantile(usable, [tail, 1 - tail]) if len(usable) * 2 > draws else (-np.inf, np.inf)
-        metrics[name] = Interval(
-            value=expected[name], low=min(float(low), expected[name]), high=max(float(high), expected[name])
-        )
+    metrics = {
+        name: percentile_interval(expected[name], drawn[name], confidence) for name in ESTIMATED if name in expected
+    }
     return Estimated(answers=len(p), metrics=metrics)
 
 

@@ -93,7 +93,7 @@ def with_intervals(
 ) -> dict[str, Interval]:
     """Every metric with its bootstrap percentile interval (Efron 1979)."""
     measured = _measure(labels, predicted, cost, resamples)
-    return {name: _interval(value, drawn, confidence) for name, (value, drawn) in measured.items()}
+    return {name: percentile_interval(value, drawn, confidence) for name, (value, drawn) in measured.items()}
 
 
 def differences(
@@ -109,7 +109,8 @@ def differences(
     ours = _measure(labels, candidate, cost, resamples)
     theirs = _measure(labels, champion, cost, resamples)
     return {
-        name: _interval(ours[name][0] - theirs[name][0], ours[name][1] - theirs[name][1], confidence) for name in ours
+        name: percentile_interval(ours[name][0] - theirs[name][0], ours[name][1] - theirs[name][1], confidence)
+        for name in ours
     }
 
 
@@ -130,7 +131,7 @@ def unpaired_differences(
     """
     one, other = (_measure(labels, predicted, cost, resamples) for labels, predicted, resamples in (ours, theirs))
     return {
-        name: _interval(one[name][0] - other[name][0], one[name][1] - other[name][1], confidence)
+        name: percentile_interval(one[name][0] - other[name][0], one[name][1] - other[name][1], confidence)
         for name in one
         if name in other
     }
@@ -160,7 +161,7 @@ def reliability(
         inside = bins == number
         with np.errstate(invalid="ignore"):
             drawn = resamples.sums(np.where(inside, labels, 0.0)) / resamples.sums(inside.astype(np.float64))
-        observed = _interval(float(labels[inside].mean()), drawn, confidence)
+        observed = percentile_interval(float(labels[inside].mean()), drawn, confidence)
         told.append(
             {
                 "predicted": float(predicted[inside].mean()),
@@ -259,7 +260,14 @@ def _ranked(truth: np.ndarray, weights: np.ndarray, starts: np.ndarray) -> np.nd
     return auc
 
 
-def _interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+def percentile_interval(value: float, drawn: np.ndarray, confidence: float) -> Interval:
+    """The bootstrap percentile interval of a value (Efron 1979), which it always holds.
+
+    Args:
+        value: As measured.
+        drawn: As measured in each resample; NaN where it can't be.
+        confidence: 0..1.
+    """
     usable = drawn[np.isfinite(drawn)]
     # A resample without both classes has no AUC. With fewer than half left, say only the value.
     if len(usable) * 2 < len(drawn):

@@ -1,0 +1,225 @@
+"""What monitoring keeps in the lake: ``performance/<model>``, and contested outcomes in ``quarantine/<model>_outcomes``.
+
+A run reads the last days and measures only those of which more is known than before, so that it costs the same on the
+last day of a year as on the first. What is measured is ``performance.py``'s to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import polars as pl
+
+from pilotage.data.lake import Lake
+from pilotage.monitoring.answers import data_clock, local_day, read_answers
+from pilotage.monitoring.estimated import EstimateRecord, estimate_records
+from pilotage.monitoring.labels import SLACK
+from pilotage.monitoring.log_frames import DAY
+from pilotage.monitoring.outcomes import contested
+from pilotage.monitoring.performance import WINDOWS, DayPerformance, performance
+from pilotage.monitoring.predictions import read_log, read_outcomes
+from pilotage.monitoring.side_by_side import SideBySide, side_by_side
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+from pilotage.training.metrics import METRICS
+from pilotage.training.records import Interval
+
+SCHEMA: dict[str, pl.DataType] = {
+    DAY: pl.Date(),
+    "days": pl.Int64(),
+    "version": pl.Int64(),
+    "stage": pl.String(),
+    "slice_column": pl.String(),
+    "slice_value": pl.String(),
+    "metric": pl.String(),
+    "value": pl.Float64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "unit": pl.String(),
+    "answers": pl.Int64(),
+    "labelled": pl.Int64(),
+    "positives": pl.Int64(),
+    "contested": pl.Int64(),
+    "unlabelled": pl.Int64(),
+    "abstentions": pl.Float64(),
+    "estimated": pl.Float64(),
+    "estimated_low": pl.Float64(),
+    "estimated_high": pl.Float64(),
+}
+"""One row per ``DayPerformance`` and metric; null where there is no such number (nothing labelled, one class, no
+bound)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PerformanceReport:
+    """What one look at a model's answers found."""
+
+    now: datetime
+    """Of the data."""
+    measured: list[date]
+    """Days measured in this run: the newest, and those of which more is known than before."""
+    answers: int
+    """Read: those of the longest window, shadows included."""
+    found: list[DayPerformance]
+    beside: list[SideBySide]
+    estimates: list[EstimateRecord]
+    """Of the champion's answers, on the days of the longest window whose truth is known."""
+    table: pl.DataFrame
+    """``performance/<model>`` of the days of the longest window."""
+
+    def window(self, days: int, *, stage: str = "champion") -> DayPerformance | None:
+        """All answers of a stage in the window of so many days; of several versions the one that answered most."""
+        there = [p for p in self.found if p.days == days and p.stage == stage and p.slice_column is None]
+        return max(there, key=lambda p: p.answers, default=None)
+
+
+def update_performance(
+    spec: ModelSpec, *, settings: Settings, lake: Lake, run_id: str, now: datetime | None = None
+) -> PerformanceReport:
+    """Measures what is new, and keeps it.
+
+    Args:
+        spec: The model.
+        settings: Where the log is.
+        lake: Where the moved log is, and ``performance/<model>`` is written.
+        run_id: Goes into the commit's note.
+        now: Of the data (UTC); ``None`` for its newest moment.
+    """
+    now = now or data_clock(spec, settings=settings, lake=lake)
+    last: date = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
+    first = last - timedelta(days=max(WINDOWS) - 1)
+    answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
+    before = read_performance(lake, spec.name, first=first, last=last)
+    measured = _news(answers, before)
+    found = performance(answers, spec, days=measured) if measured else []
+    fresh = performance_rows(found)
+    if measured:
+        # Windows that ended with a day that is measured again stay as they were: they are what was known then.
+        windows = before.filter(
+            pl.col("day").is_in(pl.Series(measured, dtype=pl.Date()).implode())
+            & (pl.col("days") > 1)
+            & (pl.col("day") != measured[-1])
+        )
+        rows = pl.concat([fresh, windows], how="vertical")
+        lake.replace_days(f"performance/{spec.name}", rows, measured, note={"run_id": run_id})
+        before = pl.concat([before.filter(~pl.col("day").is_in(rows[DAY].implode())), rows]).sort(DAY)
+    return PerformanceReport(
+        now=now,
+        measured=measured,
+        answers=answers.height,
+        found=found,
+        beside=side_by_side(answers, spec),
+        estimates=estimate_records(settled_days(before, spec)),
+        table=before,
+    )
+
+
+def read_performance(lake: Lake, model: str, *, first: date | None = None, last: date | None = None) -> pl.DataFrame:
+    """What was measured of some days: ``SCHEMA``'s columns, in the order of days; nothing, if nothing was."""
+    table = f"performance/{model}"
+    if not lake.exists(table):
+        return pl.DataFrame(schema=SCHEMA)
+    return (
+        lake.scan(table, first=first, last=last)
+        .select(pl.col(n).cast(t) for n, t in SCHEMA.items())
+        .sort(DAY)
+        .collect()
+    )
+
+
+def settled_days(table: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
+    """The champion's single days of which the truth is known: one row per day and metric."""
+    told = pl.col("labelled") + pl.col("contested") + pl.col("unlabelled")
+    return table.filter(
+        pl.col("days") == 1,
+        pl.col("stage") == "champion",
+        pl.col("slice_column").is_null(),
+        told >= spec.outcomes.coverage * pl.col("answers"),
+    )
+
+
+def performance_rows(found: Sequence[DayPerformance]) -> pl.DataFrame:
+    """Measurements as rows of ``SCHEMA``."""
+    rows = []
+    for one in found:
+        common = {
+            DAY: one.day,
+            "days": one.days,
+            "version": one.version,
+            "stage": one.stage,
+            "slice_column": one.slice_column,
+            "slice_value": one.slice_value,
+            "unit": one.unit,
+            "answers": one.answers,
+            "labelled": one.labelled,
+            "positives": one.positives,
+            "contested": one.contested,
+            "unlabelled": one.unlabelled_for_a_reason,
+            "abstentions": one.abstentions,
+        }
+        expected = one.estimated.metrics if one.estimated is not None else {}
+        for metric in METRICS:
+            value, low, high = _told(one.metrics.get(metric))
+            estimated, estimated_low, estimated_high = _told(expected.get(metric))
+            rows.append(
+                common
+                | {"metric": metric, "value": value, "low": low, "high": high, "estimated": estimated}
+                | {"estimated_low": estimated_low, "estimated_high": estimated_high}
+            )
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def quarantine_contested(
+    spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, run_id: str, days: int = 28
+) -> int:
+    """Keeps what was told about contested predictions of the last days, every value with its teller.
+
+    Returns:
+        How many predictions are contested.
+    """
+    table = f"quarantine/{spec.name}_outcomes"
+    since = now - timedelta(days=days)
+    columns = ("prediction_id", "entity", "moment", "at")
+    log = read_log(settings, spec.name, lake=lake, since=since - SLACK, columns=columns)
+    log = log.filter(pl.coalesce("moment", "at").is_between(since, now)).with_columns(local_day(spec).alias(DAY))
+    told = contested(log, read_outcomes(settings, spec.name, lake=lake, since=since - SLACK), known_by=now)
+    rows = told.join(log.select("prediction_id", DAY), on="prediction_id", how="left", maintain_order="left")
+    looked_at = set(log[DAY].unique())
+    # Days of which something was contested before, too: what is settled by now leaves.
+    wanted = sorted(set(rows[DAY]) | (looked_at & set(lake.days(table))))
+    if wanted:
+        lake.replace_days(table, rows, wanted, note={"run_id": run_id})
+    return rows["prediction_id"].n_unique()
+
+
+def _news(answers: pl.DataFrame, before: pl.DataFrame) -> list[date]:
+    """Days of which more is known than was measured, and the newest one."""
+    if answers.is_empty():
+        return []
+    usable = pl.col("label").is_not_null() & pl.col("probability").is_not_null()
+    now = answers.group_by(DAY).agg(
+        pl.len().cast(pl.Int64).alias("answers"),
+        usable.sum().cast(pl.Int64).alias("labelled"),
+        pl.col("contested").sum().cast(pl.Int64),
+        pl.col("no_label_reason").count().cast(pl.Int64).alias("unlabelled"),
+    )
+    then = (
+        before.filter((pl.col("days") == 1) & pl.col("slice_column").is_null() & (pl.col("metric") == METRICS[0]))
+        .group_by(DAY)
+        .agg(pl.col("answers", "labelled", "contested", "unlabelled").sum())
+    )
+    same = now.join(then, on=[DAY, "answers", "labelled", "contested", "unlabelled"], how="semi")[DAY]
+    return sorted({*now.filter(~pl.col(DAY).is_in(same.implode()))[DAY], now[DAY].max()})  # type: ignore[type-var]
+
+
+def _told(interval: Interval | None) -> tuple[float | None, float | None, float | None]:
+    if interval is None:
+        return None, None, None
+    return (
+        interval.value,
+        interval.low if math.isfinite(interval.low) else None,
+        interval.high if math.isfinite(interval.high) else None,
+    )
