@@ -1,13 +1,19 @@
-"""A ModelSpec → what watches it after release: for now, how far today's features are from those it learned on."""
-
-from datetime import timedelta
+"""A ModelSpec → its drift report: what the newest window is beside what the champion learned from."""
 
 import dagster as dg
+from pydantic import Field
 
+from assets.drift import EXPECTED, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page
 from assets.lineage import model_asset, model_key
-from assets.metadata import table
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
+
+
+class DriftWindow(dg.Config):
+    """Which window is looked at, and what is made of it."""
+
+    last: str | None = Field(default=None, description="Last day of the window, ISO; empty for the newest with rows.")
+    report: bool = Field(default=True, description="Whether Evidently draws the page; it takes about ten seconds.")
 
 
 def monitoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -17,65 +23,50 @@ def monitoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
 
 def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
     key = model_key(spec.name, "drift_report")
+    rate = f"at most {drift.false_alarms_a_year:g} false alarms a year"
 
     @model_asset(
         spec,
         "drift_report",
-        kinds={"polars"},
+        kinds={"polars", "lightgbm"},
         description=(
-            f"Features of the newest {drift.window.days} days beside the champion's reference sample: PSI from fixed "
-            "reference bins, null rates, and Evidently's report for a person to read."
+            f"The newest {drift.days} days, as they were served or else as the features have them, beside what the "
+            "champion learned from: effect sizes of every column with the thresholds that its own past gave "
+            f"({rate}), the columns together, what it means for performance, and Evidently's report for a person."
         ),
         deps=[model_key(spec.name, "features"), model_key(spec.name, "registered_version")],
         check_specs=[
             dg.AssetCheckSpec(
-                "stable_inputs",
-                asset=key,
-                description=f"No feature has a population stability index of {drift.alert_psi} or more.",
-            )
+                INPUTS, asset=key, description=f"No feature, and not all together, moved beyond its past; {rate}."
+            ),
+            dg.AssetCheckSpec(
+                TRUTH, asset=key, description="Predictions and labels are as they were in the reference."
+            ),
+            dg.AssetCheckSpec(
+                EXPECTED, asset=key, description="By its own probabilities, the model should do no worse than it did."
+            ),
         ],
     )
-    def drift_report(platform: PlatformHome) -> dg.MaterializeResult:
-        from pilotage.monitoring.drift import drift_report as compare
-        from pilotage.release.champions import champion_reference
+    def drift_report(
+        context: dg.AssetExecutionContext, platform: PlatformHome, config: DriftWindow
+    ) -> dg.MaterializeResult:
+        from datetime import date
 
-        settings, lake = platform.settings, platform.lake
-        version, reference = champion_reference(spec.name, settings=settings)
-        days = lake.days(f"features/{spec.name}")
-        last = days[-1]
-        first = max(days[0], last - drift.window + timedelta(days=1))
-        current = lake.scan(f"features/{spec.name}", first=first, last=last).collect()
-        report = compare(spec, current=current, reference=reference, reports=settings.reports)
-        return dg.MaterializeResult(
-            metadata={
-                "champion": version,
-                "window": f"{first} … {last}",
-                "rows": report.rows,
-                "reference_rows": report.reference_rows,
-                "largest_psi": max(item.psi for item in report.features),
-                "drifted": ", ".join(report.drifted) or "none",
-                "features": table(
-                    {
-                        "feature": item.feature,
-                        "psi": round(item.psi, 4),
-                        "null_rate": round(item.null_rate, 4),
-                        "reference_null_rate": round(item.reference_null_rate, 4),
-                        "drifted": item.drifted,
-                    }
-                    for item in sorted(report.features, key=lambda item: -item.psi)
-                ),
-                "report": dg.MetadataValue.url(f"{settings.reports_ui}/{spec.name}/drift.html"),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="stable_inputs",
-                    passed=not report.drifted,
-                    # A drifted input is a reason to look, never a reason to promote or to stop.
-                    severity=dg.AssetCheckSeverity.WARN,
-                    description=f"Drifted: {', '.join(report.drifted)}." if report.drifted else "No feature drifted.",
-                    metadata={"threshold_psi": drift.alert_psi, "drifted": len(report.drifted)},
-                )
-            ],
+        from pilotage.monitoring.drift import watch
+
+        settings = platform.settings
+        report = watch(
+            spec,
+            settings=settings,
+            lake=platform.lake,
+            last=date.fromisoformat(config.last) if config.last else None,
+            progress=context.log.info,
         )
+        verdict = report.verdict
+        (context.log.warning if verdict.alarm or verdict.incident else context.log.info)(verdict.why)
+        told = drift_metadata(report)
+        if config.report:
+            told |= drift_page(context, spec, settings, report)
+        return dg.MaterializeResult(metadata=told, check_results=drift_checks(verdict))
 
     return drift_report

@@ -1,0 +1,158 @@
+"""What a drift report says, as the UI shows it: checks, tables, a picture, the page and its copy in MLflow."""
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.metadata import span, table
+from pilotage.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pilotage.monitoring.drift import DriftReport, DriftVerdict
+    from pilotage.settings import Settings
+
+INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
+MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen")
+
+
+def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
+    """The verdict as checks. Each warns: drift is a reason to look, never one to promote or to stop."""
+    inputs = [each for each in verdict.columns if each.role == "input"]
+    others = [each for each in verdict.columns if each.role != "input"]
+    expected, together = verdict.expected_loss, verdict.multivariate
+    moved = any(each.raised for each in inputs) or bool(together and together.drifted)
+    results = [
+        (INPUTS, not moved, verdict.why, _measured(inputs)),
+        (TRUTH, not any(each.raised for each in others), verdict.why, _measured(others)),
+        (
+            EXPECTED,
+            not (expected and expected.suffers),
+            (
+                "There are no predictions to tell from."
+                if expected is None
+                else f"Expected cost a row {expected.reference_cost:.4g} → {expected.cost:.4g}."
+            ),
+            {}
+            if expected is None
+            else {"value": expected.cost_change, "threshold": expected.threshold, "expected_cost": expected.cost},
+        ),
+    ]
+    shared = {
+        "window": _window(verdict),
+        "alarm": verdict.alarm,
+        "what_to_do": "docs/how-to/read-drift.md",
+    }
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            passed=passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=why,
+            metadata={key: value for key, value in {**more, **shared}.items() if value is not None},
+        )
+        for name, passed, why, more in results
+    ]
+
+
+def _measured(columns: list[Any]) -> dict[str, Any]:
+    """The worst measure against its threshold, and the columns that are raised, the worst first."""
+    beyond = [
+        (measured.value / measured.threshold, each.column, name, measured)
+        for each in columns
+        for name, measured in each.measures.items()
+        if measured.value is not None and measured.threshold
+    ]
+    raised = [each.column for each in columns if each.raised]
+    told: dict[str, Any] = {"raised": len(raised), "top_columns": ", ".join(raised[:10]) or "none"}
+    if beyond:
+        _, column, name, worst = max(beyond, key=lambda one: one[0])
+        told |= {"value": worst.value, "threshold": worst.threshold, "measure": f"{name} of {column}"}
+    return told
+
+
+def drift_metadata(report: "DriftReport") -> dict[str, Any]:
+    from pilotage.monitoring.drift.picture import draw
+
+    verdict, thresholds = report.verdict, report.thresholds
+    told: dict[str, Any] = {
+        "alarm": verdict.alarm,
+        "why": verdict.why,
+        "champion": verdict.version,
+        "window": _window(verdict),
+        "source": f"{report.source}: {report.why_source}",
+        "rows": verdict.rows,
+        "reference_rows": verdict.reference_rows,
+        "drifted_columns": len(verdict.drifted),
+        "drifted": ", ".join(verdict.drifted) or "none",
+        "matters": round(verdict.matters, 4),
+        "largest_psi": max((_value(each, "psi") or 0.0 for each in verdict.columns), default=0.0),
+        "incident": span(verdict.incident),
+        "columns": table(
+            {
+                "column": each.column,
+                "role": each.role,
+                "raised": each.raised,
+                "importance": each.importance,
+                **{name: _value(each, name) for name in MEASURES},
+                **{f"{name}_threshold": _limit(each, name) for name in MEASURES if name != "js"},
+                "null_rate": each.null_rate,
+                "reference_null_rate": each.reference_null_rate,
+            }
+            for each in verdict.columns
+        ),
+        "thresholds": thresholds.why,
+        "learned_from": f"{thresholds.learned.first} … {thresholds.learned.last}",
+        "not_learned_from": span(thresholds.learned.left_out),
+        "false_alarms_a_year": thresholds.false_alarms_a_year,
+        "thresholds_file": dg.MetadataValue.path(str(report.learned_file)),
+        "picture": dg.MetadataValue.md(
+            f"![reference and window](data:image/png;base64,{base64.b64encode(draw(report)).decode()})"
+        ),
+    }
+    if (expected := verdict.expected_loss) is not None:
+        told |= {"expected_cost": expected.cost, "expected_cost_change": expected.cost_change}
+    if (together := verdict.multivariate) is not None:
+        told |= {
+            "together_auc": 0.5 + together.effect,
+            "together_threshold": "too few past windows" if together.threshold is None else 0.5 + together.threshold,
+            "together_by": ", ".join(f"{name} {share:.0%}" for name, share in together.used.items()),
+        }
+    return told
+
+
+def drift_page(
+    context: dg.AssetExecutionContext, spec: ModelSpec, settings: "Settings", report: "DriftReport"
+) -> dict[str, Any]:
+    """Evidently's page, linked and kept with the champion's other evidence in MLflow."""
+    from pilotage.errors import RegistryUnavailable
+    from pilotage.monitoring.evidently_report import write_html
+    from pilotage.release.drift_log import log_drift
+
+    path = settings.reports / spec.name / "drift.html"
+    rows = write_html(report, path)
+    told: dict[str, Any] = {
+        "report": dg.MetadataValue.url(f"{settings.reports_ui}/{spec.name}/drift.html"),
+        "report_rows": rows,
+    }
+    try:
+        told["mlflow_run"] = dg.MetadataValue.url(
+            log_drift(report, settings=settings, page_file=path, run_id=context.run.run_id)
+        )
+    except RegistryUnavailable as error:
+        # What was measured stands without its copy.
+        context.log.warning(f"The report is not in MLflow: {error}")
+        told["mlflow_run"] = f"not logged: {error.message}"
+    return told
+
+
+def _window(verdict: "DriftVerdict") -> str:
+    return f"{verdict.first} … {verdict.last}" if verdict.last else "rows without days"
+
+
+def _value(each: Any, name: str) -> float | None:
+    return each.measures[name].value if name in each.measures else None
+
+
+def _limit(each: Any, name: str) -> float | None:
+    return each.measures[name].threshold if name in each.measures else None

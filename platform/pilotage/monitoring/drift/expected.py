@@ -1,0 +1,69 @@
+"""What the model should expect to lose, by its own probabilities. Assumes that they can be taken at their word.
+
+Changes of the inputs show here before any label is known. A change of the truth behind unchanged inputs does not: the
+model goes on saying what it said, and only labels tell.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from pilotage.monitoring.drift.counting import Days
+from pilotage.monitoring.drift.measures import Floats
+from pilotage.monitoring.drift.records import ExpectedLoss, Thresholds
+from pilotage.spec import CostMatrix
+
+COST, ENTROPY = "expected_cost", "expected_log_loss"
+MEANS = (COST, ENTROPY)
+LEAST = 0.05
+"""Rise of the expected cost, as a share of the span of the cost matrix' best answers, that is worth a word."""
+_EDGE = 1e-15
+
+
+def expected_columns(prediction: str, cost: CostMatrix) -> list[pl.Expr]:
+    """The columns ``MEANS``: cost of the cheaper decision, and entropy, of a calibrated probability (null: null)."""
+    p = pl.col(prediction)
+    acting = p * cost.true_positive + (1 - p) * cost.false_positive
+    leaving = p * cost.false_negative + (1 - p) * cost.true_negative
+    told = p.clip(_EDGE, 1 - _EDGE)
+    return [
+        pl.when(p >= cost.threshold).then(acting).otherwise(leaving).alias(COST),
+        -(told * told.log() + (1 - told) * (1 - told).log()).alias(ENTROPY),
+    ]
+
+
+def expected_loss(
+    reference: Days, window: Days, thresholds: Thresholds, *, declared_rise: float
+) -> ExpectedLoss | None:
+    """Compares the means of the window with the reference's; ``None`` where there are no predictions.
+
+    Args:
+        reference: Days of the reference, with sums.
+        window: Days of the window, with sums.
+        thresholds: What was learned of an ordinary year.
+        declared_rise: Rise of the expected cost a row from which it counts, where nothing was learned.
+    """
+    before, now = _means(reference), _means(window)
+    if COST not in before or COST not in now:
+        return None
+    change = now[COST] - before[COST]
+    null = thresholds.expected_cost
+    limit = declared_rise
+    if null is not None:
+        # The quantile of a Gumbel distribution.
+        limit = max(0.0, null.location - null.scale * float(np.log(thresholds.false_alarms_a_year)))
+    return ExpectedLoss(
+        cost=now[COST],
+        reference_cost=before[COST],
+        cost_change=change,
+        threshold=limit,
+        log_loss=now[ENTROPY],
+        reference_log_loss=before[ENTROPY],
+        suffers=change > limit,
+    )
+
+
+def _means(days: Days) -> dict[str, float]:
+    sums: dict[str, Floats] = {name: each.sum(axis=0) for name, each in days.sums.items()}
+    return {name: float(each[0] / each[1]) for name, each in sums.items() if each[1] > 0}
