@@ -64,6 +64,14 @@ class Settings(BaseSettings):
     """Of the service's own log lines."""
     loans_url: str = ""
     """SQLAlchemy URL of the database that the loans are read from. Default: ``<home>/landing/loans.db``."""
+    alerts_url: str = ""
+    """SQLAlchemy URL of the alarms' database. Default: SQLite in ``<home>/alerts.db``."""
+    alerts_file: Path | None = None
+    """File of who is told of alarms: lines ``NAME WHAT ADDRESS``. A secret; without it alarms are in the log and UI."""
+    alerts_escalate_minutes: Annotated[int, Field(ge=1, le=10_080)] = 30
+    """Minutes that a critical alarm waits for somebody to acknowledge it, before others are told."""
+    certificate_file: Path | None = None
+    """Certificate (PEM) of the proxy in front, to be told before it expires."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """Threads that one training may use."""
 
@@ -136,6 +144,15 @@ class Settings(BaseSettings):
     def ledger_head(self) -> Path:
         """The ledger's last event, noted outside its database."""
         return self.home / "ledger.head"
+
+    @property
+    def alerts(self) -> str:
+        return self.alerts_url or f"sqlite:///{self.home / 'alerts.db'}"
+
+    @property
+    def heartbeat(self) -> Path:
+        """What the platform's watch over itself noted last, for who watches the watch."""
+        return self.home / "heartbeat.json"
 
     @property
     def loans(self) -> str:

@@ -126,6 +126,9 @@ class SourceSpec(Declaration):
     tolerated: Share = 0.05
     """Share of rows in a batch that may break the contract and be quarantined before the batch is refused."""
     daily: Daily | None = None
+    expected_every: timedelta | None = None
+    """By the wall clock, how long it may take until there is a new day, or for a table a new version; an alert says when
+    it takes longer. ``None`` for a source that is not live."""
     expectations: tuple[Expectation, ...] = ()
 
     @field_validator("columns", mode="before")

@@ -1,0 +1,97 @@
+"""The alarms as an asset: each run tells the receivers what they have still to be told, and shows what is open."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from assets.metadata import table
+from resources.platform_home import PlatformHome
+
+if TYPE_CHECKING:
+    from pilotage.monitoring.alerts import Alarm, Delivered
+
+KEY = dg.AssetKey(["alerts"])
+THROUGH = "through"
+"""Metadata: number of the last thing that happened to any alarm."""
+
+
+def alerts_asset() -> dg.AssetsDefinition:
+    """What somebody should know of, now."""
+
+    @dg.asset(
+        key=KEY,
+        group_name="governance",
+        owners=["team:platform"],
+        kinds={"sql"},
+        description=(
+            "The alarms that are open, the worst first: what was found, since when, how often, and who looks after it. "
+            "A run tells the receivers first. `pilotage alerts` acknowledges and silences."
+        ),
+        dagster_type=dg.Nothing,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "looked_after", asset=KEY, description="Somebody looks after every alarm that is critical."
+            )
+        ],
+    )
+    def alerts(context: dg.AssetExecutionContext, platform: PlatformHome) -> Iterator[dg.MaterializeResult]:
+        from pilotage.monitoring.alerts import TIERS, AlertBook, deliver
+
+        settings = platform.settings
+        with AlertBook.of(settings) as book:
+            done = deliver(book, settings)
+            for failed in done.failures:
+                context.log.warning(failed)
+            alarms = sorted(book.alarms(), key=lambda alarm: (TIERS.index(alarm.tier), alarm.opened_at))
+            waiting, newest = len(book.waiting()), book.newest()
+        if done.busy:
+            context.log.info("Another process tells people just now.")
+        yield dg.MaterializeResult(
+            asset_key=KEY,
+            metadata={
+                "open": len(alarms),
+                **{tier: sum(alarm.tier == tier for alarm in alarms) for tier in TIERS[:2]},
+                "alarms": table(_row(alarm) for alarm in alarms),
+                "messages_sent": done.messages,
+                "waiting_to_be_told": waiting,
+                THROUGH: newest,
+                **_failures(done),
+            },
+            check_results=[_looked_after(alarms)],
+        )
+
+    return alerts
+
+
+def _row(alarm: "Alarm") -> dict[str, object]:
+    alert = alarm.alert
+    return {
+        "alarm": alarm.number,
+        "tier": alarm.tier,
+        "kind": alert.kind,
+        "model": alert.model or "",
+        "subject": alert.subject,
+        "summary": alert.summary,
+        "since": f"{alarm.opened_at:%Y-%m-%d %H:%M} UTC",
+        "raised": alarm.count,
+        "looked_after_by": alarm.acknowledged.who if alarm.acknowledged else "",
+        "what_to_do": alert.runbook,
+        "run": alert.run_url,
+    }
+
+
+def _failures(done: "Delivered") -> dict[str, object]:
+    return {"not_told": table({"receiver": failed} for failed in done.failures)} if done.failures else {}
+
+
+def _looked_after(alarms: list["Alarm"]) -> dg.AssetCheckResult:
+    alone = [alarm for alarm in alarms if alarm.tier == "critical" and alarm.acknowledged is None]
+    return dg.AssetCheckResult(
+        check_name="looked_after",
+        asset_key=KEY,
+        passed=not alone,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(alarm.alert.summary for alarm in alone[:3]) or "No critical alarm waits for anybody.",
+        metadata={"critical": len(alone), "what_to_do": "pilotage alerts ack NUMBER --why …"},
+    )

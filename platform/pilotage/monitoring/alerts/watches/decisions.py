@@ -1,0 +1,117 @@
+"""What the ledger says was decided, as alerts: so nobody who decides has to remember to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pilotage.monitoring.alerts.alert import Alert
+from pilotage.monitoring.alerts.watches.look import Look, Watch
+
+if TYPE_CHECKING:
+    from pilotage.release.events import Event
+    from pilotage.release.ledger import Ledger
+
+FIRST_LOOK = timedelta(days=1)
+"""How far the first look goes back: what was decided before is history."""
+
+
+@dataclass(slots=True)
+class DecisionsWatch:
+    """Looks at the ledger's new events."""
+
+    ledger: Ledger
+    now: datetime
+    seen: int | None
+    """Number of the last event that was looked at; ``None`` before the first look. The caller keeps it."""
+
+    def watch(self) -> Watch:
+        """This watch."""
+        return Watch(name="ledger", kinds=frozenset(), look=self.look)
+
+    def look(self) -> Look:
+        """See the module. An event that was told before is not told again: its number names the alarm."""
+        events = self.ledger.events(after=self.seen or 0)
+        recent = [event for event in events if self.seen is not None or self.now - event.at <= FIRST_LOOK]
+        alerts = alerts_of(recent)
+        self.seen = events[-1].sequence if events else self.seen or 0
+        return Look(alerts=tuple(alerts), words=f"{len(recent)} new events of the ledger, the last is {self.seen}")
+
+
+def alerts_of(events: Iterable[Event]) -> list[Alert]:
+    """The alerts that events of the ledger are worth."""
+    return [_ALERTS[event.kind](event) for event in events if event.kind in _ALERTS]
+
+
+def _plain(kind: str, words: str) -> Callable[[Event], Alert]:
+    def make(event: Event) -> Alert:
+        version = "" if event.version is None else f" version {event.version}"
+        return _alert(kind, event, f"{event.model}{version} {words} by {event.actor}: {event.cause}")
+
+    return make
+
+
+def _refused(event: Event) -> Alert:
+    reasons = "; ".join(str(reason) for reason in event.payload.get("reasons", ())) or "its gate says no"
+    return _alert("refused", event, f"A candidate of {event.model} was refused: {reasons}")
+
+
+def _registered(event: Event) -> Alert:
+    return _alert(
+        "retrained", event, f"{event.model} version {event.version} passed its gate and is registered ({event.cause})."
+    )
+
+
+def _taken_back(event: Event) -> Alert:
+    """A version that was rolled back or rejected: by a guardrail, or by a person."""
+    word = "rolled back" if event.kind == "rolled_back" else "rejected"
+    evidence = event.payload.get("evidence") or {}
+    hit = [rail for rail in evidence.get("guardrails", ()) if rail.get("breached")]
+    if evidence:
+        # Whoever decides by evidence is the platform.
+        return _alert(
+            "guardrail_hit",
+            event,
+            f"{event.model} version {event.version} was {word} by the platform: {event.cause}",
+            guardrails=[str(rail.get("message") or rail.get("metric")) for rail in hit],
+        )
+    return _alert(
+        "rolled_back", event, f"{event.model} version {event.version} was {word} by {event.actor}: {event.cause}"
+    )
+
+
+def _gave_up(event: Event) -> Alert:
+    return _alert("needs_a_person", event, f"Retraining of {event.model} was given up: {event.cause}")
+
+
+def _alias_edited(event: Event) -> Alert:
+    alias, action = event.payload.get("alias"), event.payload.get("action")
+    return _alert(
+        "alias_edited", event, f"The alias {alias} of {event.model} was changed by hand in MLflow; it was {action}ed."
+    )
+
+
+_ALERTS: Mapping[str, Callable[[Event], Alert]] = {
+    "registered": _registered,
+    "refused": _refused,
+    "promoted": _plain("promoted", "is in production, promoted"),
+    "rolled_back": _taken_back,
+    "rejected": _taken_back,
+    "killed": _plain("killed", "was killed, and its fallback answers;"),
+    "resumed": _plain("resumed", "was resumed"),
+    "alias_edited": _alias_edited,
+    "retrain_gave_up": _gave_up,
+}
+
+
+def _alert(kind: str, event: Event, summary: str, **evidence: Any) -> Alert:
+    return Alert.of(
+        kind,
+        summary,
+        model=event.model,
+        subject=f"event {event.sequence}",
+        evidence={"event": event.sequence, "at": event.at, "by": event.actor, "version": event.version, **evidence},
+        run_url=str(event.payload.get("run_url") or ""),
+    )

@@ -1,0 +1,96 @@
+"""A run that failed → an alarm. How bad that is depends on what the run was for."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST
+from pilotage.settings import Settings
+from resources.platform_home import PlatformHome
+from sensors.landings import MAX_ATTEMPTS
+
+if TYPE_CHECKING:
+    from pilotage.monitoring.alerts import Alert, Tier
+
+RUN_FAILED = "run_failed"
+URGENT = ("audit_ledger", "kill_", "rollback_", "reject_")
+"""Jobs (or how their names begin) whose failure somebody has to know at once: nobody tries them again."""
+_WILL_RETRY = "dagster/will_retry"
+
+
+def run_failures_sensor() -> dg.SensorDefinition:
+    """Raises an alarm for each job that fails; the sensor `heartbeat` clears it once the job succeeds."""
+
+    @dg.run_failure_sensor(
+        name="run_failures",
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Raises an alarm when a run fails: critical where data stops coming in after the last attempt, or where a "
+            "kill, a rollback or the audit of the ledger did not work; a warning elsewhere."
+        ),
+    )
+    def run_failures(context: dg.RunFailureSensorContext, platform: PlatformHome) -> dg.SkipReason | None:
+        from pilotage.monitoring.alerts import AlertBook
+
+        run = context.dagster_run
+        if run.tags.get(_WILL_RETRY) == "true":
+            return dg.SkipReason(f"Run {run.run_id[:8]} of {run.job_name} crashed, and Dagster tries it again.")
+        settings = platform.settings
+        with AlertBook.of(settings) as book:
+            book.raise_(failure(run, context.failure_event.message, settings))
+        return None
+
+    return run_failures
+
+
+def failure(run: dg.DagsterRun, message: str | None, settings: Settings) -> "Alert":
+    """The alert about a run that failed. Every failure of one job is one alarm, until the job succeeds."""
+    from pilotage.monitoring.alerts import Alert
+
+    tags = run.tags
+    what = subject(run)
+    attempt = int(tags.get(ATTEMPT, "1"))
+    said = " ".join((message or "").split())[:300]
+    days = f"{tags[RANGE_FIRST]} … {tags[RANGE_LAST]}" if RANGE_FIRST in tags and RANGE_LAST in tags else ""
+    return Alert.of(
+        RUN_FAILED,
+        f"Run {run.run_id[:8]} of {what} failed. {said}",
+        tier=tier(run.job_name, tags),
+        model=tags.get(MODEL),
+        subject=what,
+        evidence={
+            "job": run.job_name,
+            "run": run.run_id,
+            "cause": tags.get(CAUSE, ""),
+            "attempt": attempt,
+            "days": days,
+            "landing": tags.get(LANDING, ""),
+        },
+        run_url=run_url(settings, run.run_id),
+        occurrence=run.run_id,
+    )
+
+
+def tier(job: str, tags: Mapping[str, str]) -> "Tier":
+    """How bad it is that a run of a job failed."""
+    if tags.get(CAUSE) == "new_data":
+        # It is tried again; after the last attempt nobody does, and data has stopped.
+        return "critical" if int(tags.get(ATTEMPT, "1")) >= MAX_ATTEMPTS else "warning"
+    return "critical" if job.startswith(URGENT) else "warning"
+
+
+def subject(run: dg.DagsterRun) -> str:
+    """What failed, in a few words: the job, or the files that a run without one was to take up."""
+    if not run.job_name.startswith("__"):
+        return run.job_name
+    if LANDING in run.tags:
+        return f"landing {run.tags[LANDING]}"
+    keys = sorted(key.to_user_string() for key in run.asset_selection or ())
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "") or "assets"
+
+
+def run_url(settings: Settings, run_id: str) -> str:
+    """Where a run is in the UI."""
+    return f"{settings.dagster_ui}/runs/{run_id}"
