@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from assets.metadata import table
+from assets.metadata import picture, table
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Evaluation, Verdict
 
@@ -57,7 +56,9 @@ def evaluation_metadata(spec: ModelSpec, result: Evaluation) -> dict[str, Any]:
         {"feature": name, "share": round(share, 4), "description": told.get(name, "")}
         for name, share in sorted(result.importance.items(), key=lambda item: -item[1])
     )
-    metadata |= {f"plot: {name}": _picture(Path(path)) for name, path in result.plots.items()}
+    metadata |= {
+        f"plot: {name}": picture(Path(path).stem, Path(path).read_bytes()) for name, path in result.plots.items()
+    }
     return metadata
 
 
@@ -85,8 +86,3 @@ def gate_result(verdict: Verdict, key: dg.AssetKey) -> dg.AssetCheckResult:
             ),
         },
     )
-
-
-def _picture(path: Path) -> dg.MarkdownMetadataValue:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{data})")

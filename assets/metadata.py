@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -42,6 +43,11 @@ def span(days: Iterable[date]) -> str:
     if len(ranges) > RANGES:
         ranges = [*ranges[: RANGES - 2], "…", ranges[-1]]
     return ", ".join(ranges) + (f" ({len(told)})" if len(told) > 1 else "")
+
+
+def picture(name: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """A PNG in the page itself: it needs no server, and stays what it was."""
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _cell(value: Any) -> str | int | float | bool | None:

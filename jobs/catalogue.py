@@ -10,6 +10,8 @@ import dagster as dg
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.ledger import KEY as LEDGER
 from assets.lineage import model_key
+from jobs.monitoring import monitoring_jobs
+from jobs.retraining import retraining_jobs
 from jobs.rollout import release_jobs
 from jobs.serving import serving_jobs
 from pilotage.data.source import SourceSpec
@@ -84,7 +86,9 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
             )
         )
     jobs.extend(serving_jobs(sources, models))
+    jobs.extend(monitoring_jobs(models))
     jobs.extend(release_jobs(models))
+    jobs.extend(retraining_jobs(models))
     jobs.append(
         dg.define_asset_job(
             "audit_ledger",

@@ -1,10 +1,12 @@
-"""The nightly schedules: SQL sources are read, and every model that declares it is trained again on what is new."""
+"""The nightly schedules: SQL sources are read, and every model that declares it is to be trained again."""
 
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
 from assets.lineage import model_key
+from jobs.monitoring import monitoring_schedules
+from jobs.retraining import ask_job_name, wish
 from jobs.serving import serving_schedules
 from pilotage.data.source import Files, SourceSpec
 from pilotage.run_tags import CAUSE, NIGHT
@@ -36,6 +38,7 @@ def all_schedules(
         description="Verifies the ledger of decisions, and notes its head where nobody can change both.",
     )
     yield from serving_schedules(models)
+    yield from monitoring_schedules(models)
     for spec in models.values():
         if spec.retraining.schedule:
             yield _retraining(spec, daily=sources[spec.source].daily is not None)
@@ -47,11 +50,13 @@ def _retraining(spec: ModelSpec, *, daily: bool) -> dg.ScheduleDefinition:
 
     @dg.schedule(
         name=f"nightly_{spec.name}",
-        job_name=f"train_{spec.name}",
+        job_name=ask_job_name(spec.name),
         cron_schedule=str(spec.retraining.schedule),
         execution_timezone=spec.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Trains {spec.title.lower()} again when {trained_from} has changed since the last training.",
+        description=(
+            f"Asks for a retraining of {spec.title.lower()} when {trained_from} has changed since the last training."
+        ),
     )
     def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformHome) -> dg.RunRequest | dg.SkipReason:
         lake = platform.lake
@@ -62,7 +67,16 @@ def _retraining(spec: ModelSpec, *, daily: bool) -> dg.ScheduleDefinition:
         if seen is not None and version <= seen:
             return dg.SkipReason(f"Nothing new: {trained_from} is still at version {version}, as last trained on.")
         night = context.scheduled_execution_time.date().isoformat()
-        return dg.RunRequest(run_key=f"{spec.name}-{night}", tags={CAUSE: "nightly", NIGHT: night})
+        known = "never trained on" if seen is None else f"last trained on at version {seen}"
+        asks = wish(
+            spec.name,
+            cause="nightly",
+            actor="schedule",
+            why=f"The night of {night}: {trained_from} is at version {version}, {known}.",
+            evidence={"night": night, "table": trained_from, "version": version, "trained_on": seen},
+            once=night,
+        )
+        return dg.RunRequest(run_key=f"{spec.name}-{night}", run_config=asks, tags={NIGHT: night})
 
     return nightly
 

@@ -15,6 +15,7 @@ from pilotage.spec import (
     Latest,
     LightGBM,
     ModelSpec,
+    Outcomes,
     RequestField,
     Retraining,
     TimeSplit,
@@ -42,6 +43,10 @@ MODEL = ModelSpec(
         # Acting (holding a gate, rebooking connections) costs 200; an unprepared late arrival costs 1,000, a prepared
         # one 500 on top of acting.
         cost=CostMatrix(true_positive=700, false_positive=200, true_negative=0, false_negative=1000),
+        sql="SELECT avg(cost) AS value FROM labelled",
+        # Nobody acts, and every late arrival is unprepared.
+        baseline="SELECT avg(CASE WHEN label THEN 1000 ELSE 0 END) AS value FROM labelled",
+        target="SELECT 0.97 * avg(CASE WHEN label THEN 1000 ELSE 0 END) AS value FROM labelled",
     ),
     source="flights",
     entity=("flight_id",),
@@ -313,6 +318,14 @@ MODEL = ModelSpec(
     ),
     last_value=pl.col("route_late_28d").fill_null(0.2).clip(0.01, 0.99),
     slices=("origin", "carrier"),
+    outcomes=Outcomes(
+        no_label_reason=pl.when(pl.col("cancelled"))
+        .then(pl.lit("cancelled"))
+        .when(pl.col("arr_delay").is_null())
+        .then(pl.lit("diverted, or without a report")),
+        # The last flights of a day land in the morning after, and the airlines' file comes that night.
+        within=timedelta(days=2),
+    ),
     drift=Drift(window=timedelta(days=7)),
     retraining=Retraining(schedule="0 4 * * *"),
 )

@@ -149,7 +149,7 @@ def label_report(
         reasons=dict(told[REASON].drop_nulls().value_counts(sort=True).iter_rows()),
         coverage=coverage(told),
         lag_h=_lags(told),
-        days=days,
+        days=days.drop("_youngest"),
         rates=rates,
         defects=find_defects(spec, answers, told=told, days=days, rates=rates),
     )

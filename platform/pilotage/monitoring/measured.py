@@ -1,4 +1,4 @@
-"""What monitoring keeps in the lake: ``performance/<model>``, and contested outcomes in ``quarantine/<model>_outcomes``.
+"""What monitoring keeps in the lake: ``performance/<model>``, and what is contested in ``quarantine/<model>_outcomes``.
 
 A run reads the last days and measures only those of which more is known than before, so that it costs the same on the
 last day of a year as on the first. What is measured is ``performance.py``'s to say.
@@ -212,7 +212,7 @@ def _news(answers: pl.DataFrame, before: pl.DataFrame) -> list[date]:
         .agg(pl.col("answers", "labelled", "contested", "unlabelled").sum())
     )
     same = now.join(then, on=[DAY, "answers", "labelled", "contested", "unlabelled"], how="semi")[DAY]
-    return sorted({*now.filter(~pl.col(DAY).is_in(same.implode()))[DAY], now[DAY].max()})  # type: ignore[type-var]
+    return sorted({*now.filter(~pl.col(DAY).is_in(same.implode()))[DAY], now[DAY].max()})
 
 
 def _told(interval: Interval | None) -> tuple[float | None, float | None, float | None]:

@@ -49,7 +49,7 @@ def draw_plots(
     return paths
 
 
-def _figure(width: float, height: float, rows: int = 1, **layout: Any) -> tuple[Any, list[Any]]:
+def new_figure(width: float, height: float, rows: int = 1, **layout: Any) -> tuple[Any, list[Any]]:
     """A figure that belongs to nobody: pyplot keeps a list of its own, and is not safe in threads."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -67,13 +67,14 @@ def _figure(width: float, height: float, rows: int = 1, **layout: Any) -> tuple[
     return figure, axes
 
 
-def _title(axis: Any, title: str, subtitle: str) -> None:
+def set_title(axis: Any, title: str, subtitle: str) -> None:
+    """A title, and under it what one needs to know to read the picture."""
     axis.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=22)
     axis.text(0, 1.02, subtitle, transform=axis.transAxes, fontsize=9, color=MUTED, va="bottom")
 
 
 def _reliability(spec: ModelSpec, evaluation: Evaluation, predicted: np.ndarray) -> Any:
-    figure, axes = _figure(6.4, 6.6, rows=2, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+    figure, axes = new_figure(6.4, 6.6, rows=2, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     curve, counts = axes
     bins = evaluation.reliability
     told = np.array([part["predicted"] for part in bins])
@@ -88,7 +89,7 @@ def _reliability(spec: ModelSpec, evaluation: Evaluation, predicted: np.ndarray)
     curve.set(xlim=(0, limit), ylim=(0, limit), ylabel="observed rate")
     curve.legend(frameon=False, fontsize=9, loc="upper left")
     error = evaluation.metrics["calibration_error"]
-    _title(curve, f"When {spec.name} says p, how often is it so?", f"Calibration error {_span(error)}")
+    set_title(curve, f"When {spec.name} says p, how often is it so?", f"Calibration error {_span(error)}")
     counts.hist(predicted, bins=np.linspace(0, limit, 61), color=BLUE, alpha=0.6)
     counts.set(xlabel=f"predicted probability of {spec.label.name}", ylabel="rows")
     counts.grid(visible=False, axis="x")
@@ -96,7 +97,7 @@ def _reliability(spec: ModelSpec, evaluation: Evaluation, predicted: np.ndarray)
 
 
 def _scores(spec: ModelSpec, evaluation: Evaluation, labels: np.ndarray, predicted: np.ndarray) -> Any:
-    figure, (axis,) = _figure(7.2, 4.2)
+    figure, (axis,) = new_figure(7.2, 4.2)
     edges = np.linspace(0, max(float(predicted.max()), 1e-6), 41)
     if predicted.max() > 0.5:
         edges = np.linspace(0, 1, 41)
@@ -124,13 +125,13 @@ def _scores(spec: ModelSpec, evaluation: Evaluation, labels: np.ndarray, predict
     )
     axis.set_ylim(bottom=0)
     figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    _title(axis, f"How far {spec.name} tells the two apart", f"AUC {_span(evaluation.metrics['auc'])}")
+    set_title(axis, f"How far {spec.name} tells the two apart", f"AUC {_span(evaluation.metrics['auc'])}")
     return figure
 
 
 def _importance(spec: ModelSpec, evaluation: Evaluation) -> Any:
     shown = sorted(evaluation.importance.items(), key=lambda item: item[1])[-_FEATURES:]
-    figure, (axis,) = _figure(7.6, 1.5 + 0.27 * len(shown))
+    figure, (axis,) = new_figure(7.6, 1.5 + 0.27 * len(shown))
     axis.barh([name for name, _ in shown], [share for _, share in shown], color=BLUE, alpha=0.85, height=0.7)
     for row, (_, share) in enumerate(shown):
         axis.text(share, row, f" {share:.1%}", va="center", fontsize=8, color=INK)
@@ -141,13 +142,13 @@ def _importance(spec: ModelSpec, evaluation: Evaluation) -> Any:
     axis.tick_params(axis="y", length=0)
     hidden = len(evaluation.importance) - len(shown)
     rest = f"{len(shown)} of {len(evaluation.importance)} features" if hidden else f"All {len(shown)} features"
-    _title(axis, f"What {spec.name} looks at", rest)
+    set_title(axis, f"What {spec.name} looks at", rest)
     return figure
 
 
 def _months(evaluation: Evaluation) -> Any:
     metrics: tuple[Metric, ...] = ("auc", "log_loss", "brier")
-    figure, axes = _figure(8.0, 6.4, rows=len(metrics), sharex=True)
+    figure, axes = new_figure(8.0, 6.4, rows=len(metrics), sharex=True)
     months = sorted({part.value for part in evaluation.months})
     kinds = (
         ("cross-validation", "cross-validation, not calibrated", BLUE, -0.06),
@@ -164,7 +165,7 @@ def _months(evaluation: Evaluation) -> Any:
     axes[-1].set_xticks(range(len(months)), months, rotation=0 if len(months) < 9 else 45)
     axes[-1].set_xlim(-0.5, len(months) - 0.5)
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-    _title(axes[0], "Month by month", "On rows that the model at hand had not seen; days resampled")
+    set_title(axes[0], "Month by month", "On rows that the model at hand had not seen; days resampled")
     return figure
 
 

@@ -28,11 +28,14 @@ FLIGHT_DELAY = (
     "drift_report",
 )
 LOAN_APPROVAL = ("features", "training_set", "trained_model", "evaluation", "registered_version")
+MONITORED = ("label_quality", "performance", "kpi")
 SERVED = ("predictions", "shadows", "outcomes", "serving_skew", "scores")
 
 ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") for source in SOURCES}
 ASSETS |= {"ledger", "prediction_log"}
 ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for step in SERVED}
+ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for step in MONITORED}
+ASSETS |= {"flight_delay/source_outcomes", "loan_approval/fairness"}
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
 DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote")
@@ -50,15 +53,16 @@ JOBS = {
     "reconcile_aliases",
     "audit_ledger",
     "move_prediction_log",
-    *(f"{job}_{model}" for job in ("skew", "score") for model in ("flight_delay", "loan_approval")),
+    *(f"{job}_{model}" for job in ("skew", "score", "monitor") for model in ("flight_delay", "loan_approval")),
 }
 SCHEDULES = {"hourly_audit", "nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
 SCHEDULES |= {"nightly_skew_flight_delay", "nightly_skew_loan_approval"}
+SCHEDULES |= {"nightly_monitoring_flight_delay", "nightly_monitoring_loan_approval"}
 SENSORS = {"new_files", "prediction_log", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
 
 HEAVY = [
-    *("bentoml", "deltalake", "duckdb", "evidently", "great_expectations", "lightgbm", "matplotlib", "mlflow"),
-    *("optuna", "pandas", "pandera", "scipy", "sklearn", "sqlalchemy.orm"),
+    *("bentoml", "deltalake", "duckdb", "evidently", "fairlearn", "great_expectations", "lightgbm"),
+    *("matplotlib", "mlflow", "optuna", "pandas", "pandera", "scipy", "sklearn", "sqlalchemy.orm"),
 ]
 
 
