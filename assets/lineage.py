@@ -5,14 +5,16 @@ One function a step. Each reads the record of the step before and hands on its o
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from assets.ingestion import validated_key
-from assets.metadata import column_schema, span
+from assets.metadata import column_schema, span, table
 from assets.partitions import daily_partitions, days_of, reaches_back, tell_rows_of_days
+from assets.retraining import begun, held, keeping, refuse_bad_labels
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
@@ -160,13 +162,15 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
     ) -> dg.Output[TrainingSet]:
         from pilotage.training.dataset import assemble
 
-        record = assemble(
-            spec,
-            lake=platform.lake,
-            config=training.config,
-            directory=_workspace(platform, spec, context.run.run_id),
-            progress=context.log.info,
-        )
+        with keeping(lease := begun(context, spec, platform.settings)):
+            record = assemble(
+                spec,
+                lake=platform.lake,
+                config=training.config,
+                directory=_workspace(platform, spec, context.run.run_id),
+                progress=context.log.info,
+            )
+        refuse_bad_labels(context, spec, platform.settings, record, lease)
         raw = platform.lake.versions(table for name in spec.sources if platform.lake.exists(table := f"raw/{name}"))
         return dg.Output(
             record,
@@ -196,16 +200,17 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
     def trained_model(
         context: dg.AssetExecutionContext, platform: PlatformHome, training: TrainingRun, training_set: TrainingSet
     ) -> dg.Output[Candidate]:
-        from pilotage.training.train import train
+        from pilotage.training.candidates import train_candidates
 
-        candidate = train(
-            spec,
-            training_set,
-            config=training.config,
-            directory=_workspace(platform, spec, context.run.run_id),
-            threads=training.config.threads or platform.settings.threads,
-            progress=context.log.info,
-        )
+        with keeping(held(context, spec, platform.settings)):
+            candidate = train_candidates(
+                spec,
+                training_set,
+                config=training.config,
+                directory=_workspace(platform, spec, context.run.run_id),
+                threads=training.config.threads or platform.settings.threads,
+                progress=context.log.info,
+            )
         folds = [fold["log_loss"] for fold in candidate.cross_validation]
         return dg.Output(
             candidate,
@@ -215,6 +220,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
                 "rows": dict(candidate.parts),
                 "cross_validated_log_loss": sum(folds) / len(folds) if folds else "not asked for",
                 "tuning_trials": len(candidate.trials),
+                **({"tried": table(map(asdict, candidate.tried))} if candidate.tried else {}),
                 "bundle": dg.MetadataValue.path(candidate.bundle),
                 "bundle_sha256": candidate.bundle_sha256,
             },
@@ -251,16 +257,17 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
         from pilotage.training.gate import judge
 
         current = champion(spec.name, settings=platform.settings)
-        result = evaluate(
-            spec,
-            training_set,
-            trained_model,
-            champion_bundle=Path(current.bundle) if current else None,
-            champion_version=current.version if current else None,
-            config=training.config,
-            directory=_workspace(platform, spec, context.run.run_id),
-            progress=context.log.info,
-        )
+        with keeping(held(context, spec, platform.settings)):
+            result = evaluate(
+                spec,
+                training_set,
+                trained_model,
+                champion_bundle=Path(current.bundle) if current else None,
+                champion_version=current.version if current else None,
+                config=training.config,
+                directory=_workspace(platform, spec, context.run.run_id),
+                progress=context.log.info,
+            )
         yield dg.Output(result, metadata=evaluation_metadata(spec, result))
         yield gate_result(judge(spec, result), key)
 

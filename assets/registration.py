@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.retraining import held, keeping, request_of
 from pilotage.release import commands
 from pilotage.release.champions import champion
 from pilotage.release.records import Provenance, Refused, Registered
@@ -31,16 +32,19 @@ def registration_events(
 ) -> Events:
     """Records the candidate; a refused one leaves an observation and no materialization."""
     provenance = _provenance(context, settings)
-    result = record(
-        spec,
-        settings=settings,
-        training_set=training_set,
-        candidate=candidate,
-        evaluation=evaluation,
-        verdict=judge(spec, evaluation),
-        provenance=provenance,
-        config=config.model_dump(mode="json", exclude_defaults=True),
-    )
+    lease = held(context, spec, settings)
+    with keeping(lease, checked=False):
+        result = record(
+            spec,
+            settings=settings,
+            training_set=training_set,
+            candidate=candidate,
+            evaluation=evaluation,
+            verdict=judge(spec, evaluation),
+            provenance=provenance,
+            config=config.model_dump(mode="json", exclude_defaults=True),
+            lease=lease,
+        )
     if isinstance(result, Refused):
         reasons = " ".join(result.reasons)
         context.log.warning(f"The gate refused the candidate; the champion stays. {reasons}")
@@ -109,6 +113,7 @@ def _provenance(context: dg.AssetExecutionContext, settings: Settings) -> Proven
         git_commit=_git_commit(),
         cause=cause,
         actor=tags.get(ACTOR) or f"dagster ({cause})",
+        request=request_of(context.run),
     )
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.ledger import KEY as LEDGER
 from assets.lineage import model_key
+from jobs.alerts import alerts_job
 from jobs.monitoring import monitoring_jobs
 from jobs.retraining import retraining_jobs
 from jobs.rollout import release_jobs
@@ -97,6 +98,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
             tags={DECISION: "audit"},
         )
     )
+    jobs.append(alerts_job())
     return jobs
 
 

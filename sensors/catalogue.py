@@ -8,9 +8,13 @@ import dagster as dg
 
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
+from sensors.alerts import alerts_sensor
 from sensors.aliases import alias_sensor
+from sensors.failures import run_failures_sensor
+from sensors.heartbeat import heartbeat_sensor
 from sensors.new_files import new_files_sensor
 from sensors.prediction_log import prediction_log_sensor
+from sensors.retraining import reconcile_sensor, retraining_sensor
 from sensors.rollout import rollout_sensor
 
 
@@ -20,4 +24,9 @@ def all_sensors(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpe
     yield prediction_log_sensor()
     for spec in models.values():
         yield rollout_sensor(spec)
+        yield retraining_sensor(spec)
+    yield reconcile_sensor(models)
     yield alias_sensor(models)
+    yield run_failures_sensor()
+    yield heartbeat_sensor(sources, models)
+    yield alerts_sensor()

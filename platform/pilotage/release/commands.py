@@ -6,6 +6,8 @@ be decided when is in ``transitions.py``. To decide again what holds already rec
 
 from __future__ import annotations
 
+from typing import Any
+
 from pilotage.errors import NotReleasable
 from pilotage.release.decide import (
     Evidence,
@@ -148,8 +150,10 @@ def promote(
         if is_at(state, version, "champion"):
             return None
         known = state.versions.get(version)
-        payload = {"how": how, "stage": known.stage if known else None}
+        payload: dict[str, Any] = {"how": how, "stage": known.stage if known else None}
         payload |= (rule or rule_for(state, version, spec)).payload()
+        if spec is not None and spec.retraining.watch is not None:
+            payload["watch_s"] = spec.retraining.watch.lasts.total_seconds()
         draft = drafted(model, "promoted", version, actor, why, with_evidence(payload, evidence))
         return checked(state, draft, verifier, "become champion")
 

@@ -39,9 +39,11 @@ Kind = Literal[
     "attempt_finished",
     "attempt_failed",
     "retrain_gave_up",
+    "retrain_withdrawn",
+    "person_called",
 ]
 """What can happen; what each means, and when it may, is in ``transitions.py`` and, for the
-last six, in ``retraining/state.py``."""
+last eight, in ``retraining/state.py``."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Algorithm = Literal["sha256", "hmac-sha256"]

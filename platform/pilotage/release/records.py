@@ -17,6 +17,8 @@ class Provenance:
     """nightly, drift, performance, manual…"""
     actor: str
     """Who asked for it."""
+    request: int | None = None
+    """The request to retrain that it answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -19,6 +20,10 @@ from pilotage.release import mlflow_store
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.records import Provenance, Refused, Registered
+from pilotage.release.retraining.attempts import finish
+from pilotage.release.retraining.book import append_when
+from pilotage.release.retraining.lease import Lease
+from pilotage.release.retraining.state import FENCE
 from pilotage.release.run_log import tags_of, write_run
 from pilotage.release.state import ApprovalRule, ModelState, fold
 from pilotage.runtime.bundle import Bundle
@@ -49,10 +54,14 @@ def record(
     provenance: Provenance,
     config: Mapping[str, Any],
     ledger: Ledger | None = None,
+    lease: Lease | None = None,
 ) -> Registered | Refused:
     """Records a candidate, and registers it as a version if its gate passed.
 
+    With a lease, what is recorded finishes its attempt and closes its request: one event says both.
+
     Raises:
+        LedgerConflict: The lease is another attempt's; nothing is recorded.
         BundleCorrupt: The bundle is not what training wrote; nothing is recorded.
         RegistryUnavailable: MLflow failed. Nothing is half-registered: a version counts once the ledger has it.
     """
@@ -65,7 +74,11 @@ def record(
     # A step that was started twice must not register twice.
     with FileLock(settings.home / f".record-{spec.name}.lock"), mlflow_store.session(settings) as client:
         if (known := _recorded(spec, settings, book, candidate, client)) is not None:
+            if lease is not None:
+                finish(spec.name, lease.fence, "unchanged", why="The same model is on record already.", book=book)
             return known
+        if lease is not None:
+            lease.check()
         experiment = mlflow_store.experiment_id(client, spec.name, settings)
         run_id = _run(client, experiment, tags)
         if run_id is None:
@@ -88,7 +101,10 @@ def record(
                 raise
         run_page = mlflow_store.page(settings, f"experiments/{experiment}/runs/{run_id}")
         if not verdict.passed:
-            book.append(
+            _append(
+                book,
+                lease,
+                candidate,
                 Draft(
                     model=spec.name,
                     kind="refused",
@@ -100,12 +116,15 @@ def record(
                         "bundle_sha256": candidate.bundle_sha256,
                         "reasons": verdict.reasons,
                     },
-                )
+                ),
             )
             return Refused(model=spec.name, mlflow_run_id=run_id, url=run_page, reasons=verdict.reasons)
         version = _register(client, run_id, spec, tags)
         home = _bundle_home(client, run_id, settings, model=spec.name, version=version, sha256=candidate.bundle_sha256)
-        book.append(
+        _append(
+            book,
+            lease,
+            candidate,
             Draft(
                 model=spec.name,
                 kind="registered",
@@ -127,11 +146,22 @@ def record(
                         "feature_fingerprint": training_set.feature_fingerprint,
                         "git_commit": provenance.git_commit,
                         "metrics": {name: interval.value for name, interval in evaluation.metrics.items()},
+                        **({"policy": candidate.policy} if candidate.policy else {}),
                     },
                 },
-            )
+            ),
         )
         return _registered(fold(book.events())[spec.name], candidate.bundle_sha256, settings)
+
+
+def _append(book: Ledger, lease: Lease | None, candidate: Candidate, draft: Draft) -> None:
+    """Appends what a training came to; for an attempt only while it holds the lease, with its fence."""
+    if lease is None:
+        book.append(draft)
+        return
+    tried = [asdict(each) for each in candidate.tried]
+    fenced = replace(draft, payload={**draft.payload, FENCE: lease.fence, "tried": tried})
+    append_when(book, draft.model, lambda _: fenced)
 
 
 def _recorded(

@@ -32,6 +32,7 @@ def tags_of(
         "git_commit": provenance.git_commit,
         "cause": provenance.cause,
         "actor": provenance.actor,
+        "retrain_request": "" if provenance.request is None else str(provenance.request),
         "lake_versions": json.dumps(training_set.lake_versions, sort_keys=True),
         "first_day": str(training_set.first or ""),
         "last_day": str(training_set.last or ""),

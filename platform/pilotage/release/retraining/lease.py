@@ -46,13 +46,17 @@ class Lease:
             attempts.check(self.model, self.fence, book=book)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def kept(self, *, checked: bool = True) -> Iterator[None]:
         """Renews the lease beside the work of a step, and checks it at both ends.
+
+        Args:
+            checked: Not for work that ends the attempt by what it records.
 
         Raises:
             LedgerConflict: The lease is somebody else's; what the step made must not be read.
         """
-        self.check()
+        if checked:
+            self.check()
         over = threading.Event()
         beat = threading.Thread(target=self._beat, args=(over,), name=f"lease-{self.model}", daemon=True)
         beat.start()
@@ -61,7 +65,8 @@ class Lease:
         finally:
             over.set()
             beat.join()
-        self.check()
+        if checked:
+            self.check()
 
     def _beat(self, over: threading.Event) -> None:
         # Half of it, so that one beat may fail. A step that takes less needs no event.

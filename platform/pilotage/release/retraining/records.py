@@ -14,8 +14,8 @@ CAUSES: tuple[Cause, ...] = get_args(Cause)
 Result = Literal["registered", "refused", "blocked", "unchanged"]
 """What a finished attempt came to: a version; a candidate that its gate refused; nothing, since the data may not be
 learned from; nothing, since the very same model is known already."""
-Outcome = Literal["registered", "refused", "blocked", "unchanged", "gave_up"]
-"""What a request came to; ``gave_up``: no attempt finished."""
+Outcome = Literal["registered", "refused", "blocked", "unchanged", "gave_up", "withdrawn"]
+"""What a request came to; ``gave_up``: no attempt finished; ``withdrawn``: somebody took it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +106,18 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Somebody has to look: the platform has done what it can."""
+
+    about: str
+    """Names what it is about, such as an alarm; it is called for once, until a version helps."""
+    why: str
+    at: datetime
+    sequence: int
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrainingState:
     """Everything about a model's retraining."""
 
@@ -116,6 +128,8 @@ class RetrainingState:
     attempt fails."""
     closed: tuple[Request, ...] = ()
     """Oldest first."""
+    calls: tuple[Call, ...] = ()
+    """For a person, since a request last brought a version; oldest first."""
 
     @property
     def running(self) -> Attempt | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from pilotage.release.retraining.book import append_when, opened
 from pilotage.release.retraining.records import Cause, Request
 from pilotage.release.stages import ModelState
 from pilotage.settings import Settings
+
+_LOG = logging.getLogger(__name__)
 
 
 def request(
@@ -62,6 +65,52 @@ def request(
     with opened(settings, ledger) as book:
         state, _ = append_when(book, model, make)
     return None if state.retraining.queued else state.retraining.open
+
+
+def withdraw(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledger | None = None) -> Request:
+    """Takes the open request back. An attempt that runs finds that it lost its lease, and records nothing.
+
+    Raises:
+        NotReleasable: No request is open.
+    """
+    signed(actor, why)
+
+    def make(state: ModelState) -> Draft | None:
+        number = state.retraining.open.number if state.retraining.open else 0
+        return Draft(model=model, kind="retrain_withdrawn", actor=actor, cause=why, payload={"request": number})
+
+    with opened(settings, ledger) as book:
+        state, _ = append_when(book, model, make)
+    return state.retraining.closed[-1]
+
+
+def call_a_person(
+    model: str,
+    about: str,
+    *,
+    settings: Settings,
+    actor: str,
+    why: str,
+    evidence: Mapping[str, Any],
+    ledger: Ledger | None = None,
+) -> bool:
+    """Records that somebody has to look, once until a version helps. Whether it was recorded now."""
+    draft = Draft(
+        model=model,
+        kind="person_called",
+        actor=actor,
+        cause=why,
+        payload={"about": about, "evidence": dict(evidence)},
+    )
+
+    def make(state: ModelState) -> Draft | None:
+        return None if any(call.about == about for call in state.retraining.calls) else draft
+
+    with opened(settings, ledger) as book:
+        _, event = append_when(book, model, make)
+    if event is not None:
+        _LOG.error("%s needs a person: %s", model, why)
+    return event is not None
 
 
 def _asked_before(state: ModelState, cause: Cause, once: str) -> bool:

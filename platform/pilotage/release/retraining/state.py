@@ -9,6 +9,8 @@ attempt if they carry its fence, so that a version and the end of its request ar
 - ``attempt_finished``: attempt, result (``blocked`` or ``unchanged``), tried.
 - ``attempt_failed``: attempt, failure; or request, number, run, failure for one whose run died before it began.
 - ``retrain_gave_up``: request, tried.
+- ``retrain_withdrawn``: request. An attempt that runs loses its lease.
+- ``person_called``: about, evidence. Changes nothing else.
 
 Of two attempts that think they run, one has an older fence: whatever it wants to commit is refused here, and every
 commit is appended only if nothing came after the state that it was checked against.
@@ -26,6 +28,7 @@ from pilotage.release.retraining.records import (
     CAUSES,
     Ask,
     Attempt,
+    Call,
     Outcome,
     Request,
     Result,
@@ -40,6 +43,8 @@ RETRAINING_KINDS = (
     "attempt_finished",
     "attempt_failed",
     "retrain_gave_up",
+    "retrain_withdrawn",
+    "person_called",
 )
 FENCE = "attempt"
 """Field of a payload that holds an attempt's fence."""
@@ -67,6 +72,11 @@ def objection(model: str, state: RetrainingState, event: Draft | Event) -> Relea
             return None if known else _no(model, f"{facts['cause']!r} is no cause of a retraining")
         case "attempt_started" | "attempt_failed":
             return _next_attempt(model, state, facts)
+        case "person_called":
+            return None if facts["about"] else _no(model, "a person is called about something")
+        case "retrain_withdrawn":
+            is_open = state.open is not None and state.open.number == facts["request"]
+            return None if is_open else _no(model, f"request {facts['request']} is not open")
         case _:
             return _gives_up(model, state, facts)
 
@@ -122,6 +132,8 @@ def apply(state: RetrainingState, event: Event) -> RetrainingState:
         return state
     if event.kind == "retrain_requested":
         return _asked(state, event)
+    if event.kind == "person_called":
+        return replace(state, calls=(*state.calls, _call(event)))
     request = state.open
     if request is None:
         raise ValueError("no request is open")
@@ -135,6 +147,10 @@ def apply(state: RetrainingState, event: Event) -> RetrainingState:
             return _failed(state, request, event)
         case "retrain_gave_up":
             return _closed(state, request, event, "gave_up")
+        case "retrain_withdrawn":
+            if request.running is not None:
+                request = _with_last(request, ended=event.at, failure=f"withdrawn by {event.actor}")
+            return _closed(state, request, event, "withdrawn")
     return _finished(state, request, event)
 
 
@@ -198,7 +214,18 @@ def _closed(state: RetrainingState, request: Request, event: Event, outcome: Out
     if state.queued:
         first = state.queued[0]
         after = Request(number=first.sequence, asks=state.queued, opened=first.at)
-    return RetrainingState(open=after, closed=(*state.closed, done))
+    calls = () if outcome == "registered" else state.calls
+    return RetrainingState(open=after, closed=(*state.closed, done), calls=calls)
+
+
+def _call(event: Event) -> Call:
+    return Call(
+        about=event.payload["about"],
+        why=event.cause,
+        at=event.at,
+        sequence=event.sequence,
+        evidence=event.payload["evidence"],
+    )
 
 
 def _with_last(request: Request, **changes: Any) -> Request:

@@ -1,0 +1,186 @@
+"""The jobs of retraining: to ask for one, to hold runs against attempts. The training itself is ``train_<model>``."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from assets.metadata import table
+from jobs.decisions import PRIORITY, URGENT
+from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
+from pilotage.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pilotage.release.retraining.reconcile import Launched, Stand
+    from resources.platform_home import PlatformHome
+
+ASK = "retrain"
+PUT_RIGHT = "reconcile_retraining"
+STANDS: Mapping[dg.DagsterRunStatus, "Stand"] = {
+    dg.DagsterRunStatus.SUCCESS: "finished",
+    dg.DagsterRunStatus.FAILURE: "failed",
+    dg.DagsterRunStatus.CANCELED: "cancelled",
+}
+"""Every other status is a run that may still do something."""
+
+
+class Wish(dg.Config):
+    """What a request to retrain says."""
+
+    why: str = Field(default="", description="The reason, for the record. A request without one is refused.")
+    actor: str = Field(default="", description="Who asks. Empty: somebody in the Dagster UI.")
+    cause: str = Field(default="manual", description="manual; alarms and schedules say nightly, drift or performance.")
+    evidence: dict[str, Any] = Field(default={}, description="What an alarm measured.")
+    once: str = Field(default="", description="Names the occasion: asked for again under it, nothing is recorded.")
+    verdict: str = Field(
+        default="ask", description="ask; needs_a_person or blocked call a person instead, once, and train nothing."
+    )
+
+
+def ask_job_name(model: str) -> str:
+    return f"{ASK}_{model}"
+
+
+def wish(model: str, **values: Any) -> dict[str, Any]:
+    """Run configuration of the job that asks."""
+    return {"ops": {f"ask_for_{ask_job_name(model)}": {"config": {**Wish().model_dump(), **values}}}}
+
+
+def retraining_jobs(models: Mapping[str, ModelSpec]) -> Iterator[dg.JobDefinition]:
+    """One to ask for each model, and one that puts right."""
+    for spec in models.values():
+        yield _ask_job(spec)
+    yield _put_right_job(models)
+
+
+def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
+    name = ask_job_name(spec.name)
+
+    @dg.op(
+        name=f"ask_for_{name}",
+        config_schema=Wish.to_fields_dict(),
+        required_resource_keys={"platform"},
+        out=dg.Out(dg.Nothing),
+    )
+    def ask(context: dg.OpExecutionContext) -> None:
+        from pilotage.release.retraining.requests import call_a_person, request
+
+        platform: PlatformHome = context.resources.platform
+        values = context.op_config
+        by: dict[str, Any] = {
+            "settings": platform.settings,
+            "actor": values["actor"] or context.run.tags.get(ACTOR) or "somebody in the Dagster UI",
+            "why": values["why"],
+        }
+        evidence = {**values["evidence"], "run": context.run.run_id}
+        if values["verdict"] != "ask":
+            about = str(evidence.get("alarm") or values["cause"])
+            new = call_a_person(spec.name, about, evidence=evidence, **by)
+            context.log.error(f"{values['why']}" if new else f"Somebody was called for {about} already.")
+            context.add_output_metadata({"called": new, "about": about, "why": values["why"]})
+            return
+        made = request(spec.name, values["cause"], evidence, once=values["once"] or None, **by)
+        told = f"part of request {made.number}" if made else "an attempt runs: it is part of the next request"
+        context.log.info(f"{spec.name}: {told}.")
+        context.add_output_metadata({"request": made.number if made else "the next one", "cause": values["cause"]})
+
+    @dg.job(
+        name=name,
+        description=(
+            f"Asks for a retraining of {spec.title.lower()}; several wishes make one request, and a sensor starts its "
+            "run when it is due. Needs a reason: fill in `why`."
+        ),
+        config=wish(spec.name),
+        tags={DECISION: ASK, MODEL: spec.name, PRIORITY: URGENT},
+    )
+    def job() -> None:
+        ask()
+
+    return job
+
+
+def _put_right_job(models: Mapping[str, ModelSpec]) -> dg.JobDefinition:
+    @dg.op(name="hold_runs_against_attempts", required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
+    def compare(context: dg.OpExecutionContext) -> None:
+        from pilotage.release.retraining.book import opened
+        from pilotage.release.retraining.reconcile import put_right
+
+        platform: PlatformHome = context.resources.platform
+        rows = []
+        with opened(platform.settings, None) as book:
+            for spec in models.values():
+                done = put_right(
+                    spec.name,
+                    spec.retraining,
+                    book=book,
+                    stand_of=stands(context.instance),
+                    launched=launches(context.instance, spec.name),
+                    now=datetime.now(UTC),
+                )
+                rows += [
+                    {"model": spec.name, "what": each.kind.replace("_", " "), "why": each.why, "run": each.run}
+                    for each in done
+                ]
+        for row in rows:
+            context.log.warning(f"{row['model']}: {row['why']}")
+        context.add_output_metadata({"found": len(rows), "what": table(rows)})
+
+    @dg.job(
+        name=PUT_RIGHT,
+        description=(
+            "Tells the ledger of retraining runs that failed, were cancelled, fell silent or vanished, so that their "
+            "request is tried again, or given up. A sensor launches it."
+        ),
+        tags={DECISION: PUT_RIGHT},
+    )
+    def job() -> None:
+        compare()
+
+    return job
+
+
+def stands(instance: dg.DagsterInstance) -> Callable[[str], "Stand"]:
+    """How a run stands, by Dagster."""
+
+    def stand_of(run_id: str) -> "Stand":
+        run = instance.get_run_by_id(run_id)
+        return "gone" if run is None else STANDS.get(run.status, "alive")
+
+    return stand_of
+
+
+def launches(instance: dg.DagsterInstance, model: str) -> Callable[[int, int], Sequence["Launched"]]:
+    """The runs that were asked for an attempt, newest first, by their tags."""
+
+    def launched(request: int, number: int) -> list["Launched"]:
+        from pilotage.release.retraining.reconcile import Launched
+
+        tags = {MODEL: model, REQUEST: str(request), ATTEMPT: str(number)}
+        records = instance.get_run_records(dg.RunsFilter(job_name=f"train_{model}", tags=tags), limit=10)
+        return [
+            Launched(
+                run=record.dagster_run.run_id,
+                stand=STANDS.get(record.dagster_run.status, "alive"),
+                since=datetime.fromtimestamp(record.start_time, UTC) if record.start_time else None,
+            )
+            for record in records
+        ]
+
+    return launched
+
+
+def tags_of_attempt(request: int, number: int, *, causes: Sequence[str], actor: str, why: str) -> dict[str, str]:
+    """What a run of a request says of itself, from the alarm to the attempt."""
+    from pilotage.run_tags import EVIDENCE
+
+    return {
+        CAUSE: "+".join(causes),
+        ACTOR: actor,
+        REQUEST: str(request),
+        ATTEMPT: str(number),
+        EVIDENCE: why[:250],
+        # A crashed run is tried again by its request, which counts; not by Dagster as well.
+        "dagster/max_retries": "0",
+    }
