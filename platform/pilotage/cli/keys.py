@@ -122,7 +122,7 @@ def limit_of(rate: float, burst: int | None) -> Limit:
         raise ConfigError(f"--rate and --burst don't fit: {error}.", fix="Give other ones, or --unlimited.") from None
 
 
-def duration(text: str) -> timedelta:
+def duration(text: str, *, option: str = "--expires") -> timedelta:
     """``12h``, ``90d`` or ``4w`` as a time span.
 
     Raises:
@@ -132,7 +132,7 @@ def duration(text: str) -> timedelta:
     span = int(found[1]) * _UNITS[found[2]] if found else timedelta(0)
     if not timedelta(0) < span <= _LONGEST:
         raise ConfigError(
-            f"--expires {text!r} is no time span.", fix="Give hours, days or weeks, ten years at most: 12h, 90d, 4w."
+            f"{option} {text!r} is no time span.", fix="Give hours, days or weeks, ten years at most: 12h, 90d, 4w."
         )
     return span
 

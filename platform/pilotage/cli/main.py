@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from pilotage.cli import decisions
+from pilotage.cli.alerts import alerts
 from pilotage.errors import ConfigError, PilotageError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -172,6 +173,9 @@ def audit_verify(heads: tuple[str, ...], as_json: bool) -> None:
     from pilotage.cli.audit import verify
 
     sys.exit(verify(_settings(), heads, as_json=as_json))
+
+
+cli.add_command(alerts)
 
 
 @cli.group(cls=Commands, short_help="Make, list and revoke API keys of the prediction service.")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pilotage.cli import declared, home, servers
+from pilotage.cli.alerts import counts
 from pilotage.cli.console import out
 from pilotage.cli.stages import rows, stages_of
 from pilotage.settings import Settings
@@ -60,6 +61,7 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
     return {
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
+        "alarms": counts(settings),
         "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
@@ -163,6 +165,10 @@ def _servers(status: dict[str, Any]) -> RenderableType:
     for server in status["servers"]:
         style = "green" if server["healthy"] else "red" if status["up"] else "dim"
         grid.add_row(server["name"], server["url"], Text(server["detail"] or "healthy", style=style))
+    alarms = [f"{number} {tier}" for tier, number in status["alarms"].items() if number]
+    if alarms:
+        style = "bold red" if status["alarms"]["critical"] else "yellow"
+        grid.add_row(Text("open alarms", style=style), "pilotage alerts list", Text(", ".join(alarms), style=style))
     if not status["up"]:
         grid.add_row(Text("Pilotage is not running on this home.", style="yellow"), "pilotage up", "")
     return grid
