@@ -16,6 +16,7 @@ from assets.models.flight_delay import MODEL
 from assets.sources import airports, flights, planes, weather
 from pilotage.data.lake import Lake
 from pilotage.replay.history import History
+from pilotage.replay.keeper import Pilotage
 from pilotage.replay.policies import Frozen, Nightly, Threshold
 from pilotage.replay.score import Score, score
 from pilotage.replay.season import Policy, Season
@@ -55,7 +56,7 @@ def prepare(home: Path, *, last: date = date(2013, 12, 31)) -> Settings:
 
 
 def policies(every: int) -> list[Policy]:
-    return [Frozen(), Nightly(CONFIG, every=every), Threshold(CONFIG)]
+    return [Frozen(), Nightly(CONFIG, every=every), Threshold(CONFIG), Pilotage()]
 
 
 def show(found: Score) -> None:

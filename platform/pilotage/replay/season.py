@@ -15,10 +15,11 @@ import polars as pl
 
 from pilotage.errors import TrainingError
 from pilotage.features.build import LABEL
-from pilotage.replay.history import DAY, History
+from pilotage.replay.history import History
 from pilotage.replay.nights import days, night
 from pilotage.replay.workshop import Trained, Workshop
 from pilotage.training.config import TrainConfig
+from pilotage.training.records import Evaluation, Verdict
 
 Did = Literal["trained", "promoted", "refused", "rolled_back", "alarm"]
 
@@ -78,9 +79,17 @@ class Night:
         found: pl.DataFrame = self.history.rows[rows]
         return found.hstack(answered)
 
-    def train(self, why: str, *, config: TrainConfig, first: date | None = None, last: date | None = None) -> Trained:
+    def train(self, why: str, *, config: TrainConfig) -> Trained:
         """Trains a version on what is known by now."""
-        return self.season.train(self, why, config=config, first=first, last=last or self.day)
+        return self.season.train(self, why, config=config)
+
+    def judge(self, version: Trained) -> tuple[Evaluation, Verdict]:
+        """What the platform's gate says to a version, beside the champion."""
+        return self.season.workshop.judge(version, self.champion)
+
+    def refit(self, version: Trained) -> Trained:
+        """A version that was judged, fitted on its holdout too: what is released. It keeps its number."""
+        return self.season.refit(version)
 
     def promote(self, version: Trained, why: str) -> None:
         """Makes a version the champion, from now on."""
@@ -142,11 +151,17 @@ class Season:
             tell(day)
         return self
 
-    def train(self, when: Night, why: str, *, config: TrainConfig, first: date | None, last: date) -> Trained:
+    def train(self, when: Night, why: str, *, config: TrainConfig) -> Trained:
         """See ``Night.train``."""
-        made = self.workshop.train(len(self.trained) + 1, why, moment=when.moment, day=last, first=first, config=config)
+        made = self.workshop.train(len(self.trained) + 1, why, moment=when.moment, day=when.day, config=config)
         self.trained.append(made)
         self.events.append(Event(day=when.day, did="trained", version=made.number, why=why))
+        return made
+
+    def refit(self, version: Trained) -> Trained:
+        """See ``Night.refit``."""
+        made = self.workshop.refit(version)
+        self.trained[version.number - 1] = made
         return made
 
     def put(self, when: Night, version: Trained, did: Literal["promoted", "rolled_back"], why: str) -> None:
@@ -162,6 +177,3 @@ class Season:
         if len(rows):
             self.probabilities[rows] = self.champion.bundle.score(self.history.rows[rows])
             self.versions[rows] = self.champion.number
-
-
-__all__ = ["DAY", "Event", "Night", "Policy", "Season"]

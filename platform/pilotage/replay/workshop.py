@@ -1,4 +1,4 @@
-"""Trains the versions of an engine-only replay by the platform's own code, each once: a cache by what it is made of.
+"""Trains, judges and refits versions by the platform's own code, each once: a cache by what they are made of.
 
 A training is counted whenever a policy asks for one, whether the cache knew it or not.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -20,11 +21,14 @@ import polars as pl
 from pilotage.errors import TrainingError
 from pilotage.replay.history import History, digest
 from pilotage.runtime.bundle import Bundle, read_bundle
+from pilotage.training.candidates import train_candidates
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import freeze
+from pilotage.training.evaluate import evaluate
 from pilotage.training.fit import merged_params
-from pilotage.training.records import Candidate, TrainingSet
-from pilotage.training.train import train
+from pilotage.training.gate import judge
+from pilotage.training.records import Candidate, Evaluation, TrainingSet, Verdict
+from pilotage.training.refit import refit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,33 @@ class Trained:
     """Versions are numbered from 1, in the order in which a policy trained them."""
     day: date
     """It was trained in this day's night."""
+    moment: datetime
+    """... at this time (UTC)."""
     why: str
+    config: TrainConfig
+    folder: Path
     bundle: Bundle
     candidate: Candidate
     training_set_sha256: str
-    learned_until: datetime
-    """Newest event (UTC) that it was fitted or calibrated on: a later row is new to it."""
+
+    @property
+    def learned_until(self) -> datetime:
+        """Newest event (UTC) that it was fitted or calibrated on: a later row is new to it."""
+        return datetime.fromisoformat(self.bundle.manifest["training"]["learned_until"])
+
+
+class _Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache remembers of a training."""
+
+    training_set: TrainingSet
+    candidate: Candidate
+
+
+class _Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache remembers of a judgement."""
+
+    evaluation: Evaluation
+    verdict: Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +78,7 @@ class Workshop:
     threads: int
     progress: Callable[[str], None] = lambda _: None
 
-    def train(
-        self, number: int, why: str, *, moment: datetime, day: date, first: date | None, config: TrainConfig
-    ) -> Trained:
+    def train(self, number: int, why: str, *, moment: datetime, day: date, config: TrainConfig) -> Trained:
         """Trains on what was known at a moment.
 
         Args:
@@ -63,61 +86,104 @@ class Workshop:
             why: For the record.
             moment: UTC; labels that became known later are not seen.
             day: Last day of events.
-            first: First day of events; ``None`` for all.
-            config: As a ``run.yaml`` would have it; its days are not read.
+            config: As a ``run.yaml`` would have it.
 
         Raises:
             TrainingError: There is too little to learn from.
         """
-        frame = self.history.training_rows(moment, first=first, last=day)
-        if frame.is_empty():
-            raise TrainingError(f"No label was known on {day}.", fix="Begin the replay later.", day=str(day))
+        frame = self._rows(moment, day, config)
         folder = self.cache / self._key(frame, config)
         record = folder / "made.json"
         if not record.exists():
-            self.progress(f"trains on {frame.height:,} rows known on the night of {day}")
-            self._make(folder, record, frame, config)
-        made = msgspec.json.decode(record.read_bytes(), type=_Made)
-        candidate = made.candidate
-        bundle = read_bundle(folder / "bundle", sha256=candidate.bundle_sha256)
-        until = bundle.manifest["training"]["learned_until"]
+            # Left by a run that was stopped.
+            shutil.rmtree(folder, ignore_errors=True)
+            self.progress(f"trains on {frame.height:,} rows known in the night of {day}")
+            with self._frozen(frame, folder) as made:
+                candidate = train_candidates(
+                    self.history.spec, made, config=config, directory=folder, threads=self.threads
+                )
+            record.write_bytes(msgspec.json.encode(_Made(training_set=made, candidate=candidate)))
+        made_before = msgspec.json.decode(record.read_bytes(), type=_Made)
         return Trained(
             number=number,
             day=day,
+            moment=moment,
             why=why,
-            bundle=bundle,
-            candidate=candidate,
-            training_set_sha256=made.training_set.sha256,
-            learned_until=datetime.fromisoformat(until),
+            config=config,
+            folder=folder,
+            bundle=read_bundle(Path(made_before.candidate.bundle), sha256=made_before.candidate.bundle_sha256),
+            candidate=made_before.candidate,
+            training_set_sha256=made_before.training_set.sha256,
         )
 
-    def _make(self, folder: Path, record: Path, frame: pl.DataFrame, config: TrainConfig) -> None:
+    def judge(self, trained: Trained, champion: Trained) -> tuple[Evaluation, Verdict]:
+        """What the platform's gate says to a version, with all that it looks at."""
+        against = champion.candidate.bundle_sha256[:16]
+        record = trained.folder / f"judged-{against}.json"
+        if not record.exists():
+            with self._frozen(self._rows(trained.moment, trained.day, trained.config), trained.folder) as made:
+                evaluation = evaluate(
+                    self.history.spec,
+                    made,
+                    trained.candidate,
+                    champion_bundle=Path(champion.candidate.bundle),
+                    champion_version=champion.number,
+                    config=trained.config,
+                    directory=trained.folder,
+                )
+            verdict = judge(self.history.spec, evaluation)
+            record.write_bytes(msgspec.json.encode(_Judged(evaluation=evaluation, verdict=verdict)))
+        judged = msgspec.json.decode(record.read_bytes(), type=_Judged)
+        return judged.evaluation, judged.verdict
+
+    def refit(self, trained: Trained) -> Trained:
+        """The same version, fitted on its holdout too."""
+        record = trained.folder / "refitted.json"
+        if not record.exists():
+            with self._frozen(self._rows(trained.moment, trained.day, trained.config), trained.folder) as made:
+                candidate = refit(
+                    self.history.spec,
+                    made,
+                    trained.candidate,
+                    config=trained.config,
+                    directory=trained.folder,
+                    threads=self.threads,
+                )
+            record.write_bytes(msgspec.json.encode(_Made(training_set=made, candidate=candidate)))
+        candidate = msgspec.json.decode(record.read_bytes(), type=_Made).candidate
+        return replace(
+            trained,
+            candidate=candidate,
+            bundle=read_bundle(Path(candidate.bundle), sha256=candidate.bundle_sha256),
+        )
+
+    def _rows(self, moment: datetime, day: date, config: TrainConfig) -> pl.DataFrame:
+        last = min(day, config.data.last or day)
+        frame = self.history.training_rows(moment, first=config.data.first, last=last)
+        if frame.is_empty():
+            raise TrainingError(f"No label was known on {day}.", fix="Begin the replay later.", day=str(day))
+        return frame
+
+    @contextmanager
+    def _frozen(self, frame: pl.DataFrame, folder: Path) -> Iterator[TrainingSet]:
+        """The training set as a file, for as long as it is read: a year of them would fill the disk."""
         history = self.history
-        # Left by a run that was stopped.
-        shutil.rmtree(folder, ignore_errors=True)
         versions = {f"features/{history.spec.name}": history.version}
         made = freeze(history.spec, frame, directory=folder, versions=versions, fingerprint=history.fingerprint)
-        candidate = train(history.spec, made, config=config, directory=folder, threads=self.threads)
-        # Its rows are in the history; a year of training sets would fill the disk.
-        Path(made.path).unlink()
-        record.write_bytes(msgspec.json.encode(_Made(training_set=made, candidate=candidate)))
+        try:
+            yield made
+        finally:
+            Path(made.path).unlink(missing_ok=True)
 
     def _key(self, frame: pl.DataFrame, config: TrainConfig) -> str:
         spec = self.history.spec
         what = {
             "rows": digest(frame),
             "features": self.history.fingerprint,
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", exclude_defaults=True),
             "trainer": spec.trainer.model_dump(mode="json"),
             "params": merged_params(spec, config),
             "split": spec.split.model_dump(mode="json"),
             "libraries": {name: installed(name) for name in ("lightgbm", "numpy", "polars", "pilotage")},
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:24]
-
-
-class _Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What the cache remembers of a training."""
-
-    training_set: TrainingSet
-    candidate: Candidate
