@@ -123,7 +123,8 @@ def collect(
             )
         except CommitConflict:
             continue  # Another run told some of it: what is new is another question now.
-        return replace(collected, lake_version=commit.version)
+        if commit.rows:  # None, where the other run was first with this very sequence.
+            return replace(collected, lake_version=commit.version)
     raise CommitConflict(
         f"{table}: others kept appending outcomes of {about.source}.", fix="Run it again.", table=table
     )
