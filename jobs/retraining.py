@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from assets.lineage import model_key
 from assets.metadata import table
-from jobs.decisions import PRIORITY, URGENT
+from jobs.decisions import PRIORITY, URGENT, metadata_of
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
 from pilotage.spec import ModelSpec
 
@@ -52,6 +53,7 @@ def retraining_jobs(models: Mapping[str, ModelSpec]) -> Iterator[dg.JobDefinitio
     """One to ask for each model, and one that puts right."""
     for spec in models.values():
         yield _ask_job(spec)
+        yield _watch_job(spec)
     yield _put_right_job(models)
 
 
@@ -97,6 +99,47 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
     )
     def job() -> None:
         ask()
+
+    return job
+
+
+def watch_job_name(model: str) -> str:
+    return f"watch_{model}"
+
+
+def _watch_job(spec: ModelSpec) -> dg.JobDefinition:
+    name = watch_job_name(spec.name)
+
+    @dg.op(name=f"compare_champions_of_{spec.name}", required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
+    def compare(context: dg.OpExecutionContext) -> None:
+        from pilotage.release.retraining.watch import look
+
+        platform: PlatformHome = context.resources.platform
+        looked = look(spec, settings=platform.settings, lake=platform.lake, now=datetime.now(UTC))
+        context.log.info(f"{looked.did.replace('_', ' ')}: {looked.why}")
+        told = {"did": looked.did, "why": looked.why, **metadata_of(looked.state)}
+        if tests := looked.evidence.get("tests"):
+            told["tests"] = table(tests)
+        context.add_output_metadata(told)
+        if looked.did in ("rolled_back", "killed"):
+            context.log_event(
+                dg.AssetObservation(
+                    model_key(spec.name, "registered_version"),
+                    description=f"{looked.did.replace('_', ' ')}: {looked.why}",
+                    metadata=told,
+                )
+            )
+
+    @dg.job(
+        name=name,
+        description=(
+            f"Holds the champion of {spec.title.lower()} against the one before it, which goes on predicting unheard, "
+            "and against its limit: takes it back, or lets the fallback take over. A sensor launches it."
+        ),
+        tags={DECISION: "watch", MODEL: spec.name},
+    )
+    def job() -> None:
+        compare()
 
     return job
 

@@ -14,7 +14,8 @@ from sensors.failures import run_failures_sensor
 from sensors.heartbeat import heartbeat_sensor
 from sensors.new_files import new_files_sensor
 from sensors.prediction_log import prediction_log_sensor
-from sensors.retraining import reconcile_sensor, retraining_sensor
+from sensors.retraining import reconcile_sensor, retraining_sensor, watch_sensor
+from sensors.retraining_alarms import alarm_sensor as retraining_alarm_sensor
 from sensors.rollout import rollout_sensor
 
 
@@ -25,6 +26,8 @@ def all_sensors(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpe
     for spec in models.values():
         yield rollout_sensor(spec)
         yield retraining_sensor(spec)
+        yield retraining_alarm_sensor(spec)
+        yield watch_sensor(spec)
     yield reconcile_sensor(models)
     yield alias_sensor(models)
     yield run_failures_sensor()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from jobs.retraining import PUT_RIGHT, launches, stands, tags_of_attempt
+from jobs.retraining import PUT_RIGHT, launches, stands, tags_of_attempt, watch_job_name
 from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -109,6 +109,41 @@ def reconcile_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         window = int(now.timestamp() // 30)
         tags = {DECISION: PUT_RIGHT, "pilotage/looks_because": " ".join(found)[:250]}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(window), tags=tags)])
+
+    return watch
+
+
+def watch_sensor(spec: ModelSpec) -> dg.SensorDefinition:
+    """Looks at a champion against the one before it, or its limit, once an hour while there is something to compare."""
+
+    @dg.sensor(
+        name=watch_job_name(spec.name),
+        job_name=watch_job_name(spec.name),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Once an hour holds a new champion of {spec.title.lower()} against the one before, on labelled answers, "
+            "and takes it back if it does worse."
+        ),
+    )
+    def watch(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.release.champions import states
+        from pilotage.release.retraining.watch import to_do
+        from pilotage.release.stages import ModelState
+
+        state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
+        if (cause := to_do(spec, state)) is None:
+            return _skipped(f"No champion of {spec.name} is compared with the one before it, or with a limit.")
+        if running := context.instance.get_runs(
+            dg.RunsFilter(job_name=watch_job_name(spec.name), statuses=UNDER_WAY), limit=1
+        ):
+            return _skipped(f"Run {running[0].run_id[:8]} looks: {cause}.")
+        # Labels take hours to come, and each look is a run on record.
+        window = int(datetime.now(UTC).timestamp() // 3600)
+        key = f"{spec.name}-{state.sequence}-{window}"
+        return dg.SensorResult(
+            run_requests=[dg.RunRequest(run_key=key, tags={DECISION: "watch", "pilotage/looks_because": cause})]
+        )
 
     return watch
 

@@ -14,6 +14,7 @@ import click
 
 from pilotage.cli import decisions
 from pilotage.cli.alerts import alerts
+from pilotage.cli.retrain import retrain
 from pilotage.errors import ConfigError, PilotageError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -82,6 +83,8 @@ def train(model: str, config: Path | None) -> None:
 
     sys.exit(train(_settings(), model, config))
 
+
+cli.add_command(retrain)
 
 for _decision in decisions.COMMANDS:
     cli.add_command(_decision)

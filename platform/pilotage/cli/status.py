@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pilotage.cli import declared, home, servers
+from pilotage.cli import declared, home, retrain, servers
 from pilotage.cli.alerts import counts
 from pilotage.cli.console import out
+from pilotage.cli.retrain import retraining_of
 from pilotage.cli.stages import rows, stages_of
 from pilotage.settings import Settings
 
@@ -84,6 +85,7 @@ def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
         "champion": None if champion is None else _champion(champion, state),
         **stages_of(spec, state),
         "waiting_versions": sorted(waiting),
+        "retraining": retraining_of(spec, state),
         "versions": sorted(state.versions) if state else [],
         "releases": [
             {"version": past.version, "since": _iso(past.promoted_at), "by": past.actor, "why": past.why}
@@ -146,7 +148,7 @@ def _panel(model: dict[str, Any]) -> RenderableType:
             grid.add_row("at the gate", _metrics(champion["metrics"]))
         if model["waiting_versions"]:
             grid.add_row("waiting", f"version {', '.join(map(str, model['waiting_versions']))}")
-    for name, words, style in rows(model):
+    for name, words, style in [*rows(model), *retrain.words(model["retraining"])]:
         grid.add_row(name, Text(words, style=style))
     if model["last_refusal"]:
         refusal = model["last_refusal"]

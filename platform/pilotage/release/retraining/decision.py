@@ -31,14 +31,15 @@ class Signal:
     harmful: bool
     """Whether performance suffers, or must be expected to."""
     since: date | None = None
-    """First day of what is different; names the alarm together with the cause."""
+    """First day of what is different; part of the alarm's name."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values."""
+    """JSON values; ``name`` names the alarm, else its cause does."""
 
     @property
     def alarm(self) -> str:
         """Names it: the same alarm, found again, is the same name."""
-        return self.cause if self.since is None else f"{self.cause} since {self.since.isoformat()}"
+        named = str(self.evidence.get("name") or self.cause)
+        return named if self.since is None else f"{named} since {self.since.isoformat()}"
 
     def payload(self) -> dict[str, Any]:
         """As the evidence of a request."""

@@ -86,6 +86,10 @@ def _gave_up(event: Event) -> Alert:
     return _alert("needs_a_person", event, f"Retraining of {event.model} was given up: {event.cause}")
 
 
+def _called(event: Event) -> Alert:
+    return _alert("needs_a_person", event, f"{event.model} needs a person: {event.cause}"[:500])
+
+
 def _alias_edited(event: Event) -> Alert:
     alias, action = event.payload.get("alias"), event.payload.get("action")
     return _alert(
@@ -103,6 +107,7 @@ _ALERTS: Mapping[str, Callable[[Event], Alert]] = {
     "resumed": _plain("resumed", "was resumed"),
     "alias_edited": _alias_edited,
     "retrain_gave_up": _gave_up,
+    "person_called": _called,
 }
 
 

@@ -1,0 +1,146 @@
+"""What the monitoring assets found → a request to retrain, or a call for a person. Compares what they computed, and
+decides by ``should_retrain``; a run of ``retrain_<model>`` records it, so that the way from the alarm is on show.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.drift import EXPECTED, INPUTS
+from assets.labels import CHECKS as LABEL_CHECKS
+from assets.lineage import model_key
+from jobs.retraining import ask_job_name, wish
+from pilotage.run_tags import EVIDENCE
+from pilotage.spec import ModelSpec
+from resources.platform_home import PlatformHome
+
+if TYPE_CHECKING:
+    from pilotage.release.retraining.decision import Decision, Signal
+
+PROMISED = ("as_promised", "as_estimated")
+
+
+def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
+    """Reads the newest checks of drift, performance and labels of one model."""
+
+    @dg.sensor(
+        name=f"retraining_alarms_{spec.name}",
+        job_name=ask_job_name(spec.name),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            f"Asks for a retraining of {spec.title.lower()} when performance suffers, or drift says that it will; not "
+            "while labels are defective. Calls a person when retraining has not helped."
+        ),
+    )
+    def watch(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.release.champions import states
+        from pilotage.release.retraining.decision import should_retrain
+        from pilotage.release.stages import ModelState
+
+        state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
+        if state.champion is None:
+            return _skipped(f"{spec.name} has no champion that could get worse.")
+        found = list(_signals(context.instance, spec, state.champion.promoted_at, state.champion.version))
+        labels = list(_label_defects(context.instance, spec))
+        decision = should_retrain(spec, state, found, labels=labels, now=datetime.now(UTC))
+        if decision.do in ("nothing", "wait") or decision.signal is None:
+            return _skipped(decision.why)
+        about = "labels" if decision.do == "blocked" else decision.signal.alarm
+        if decision.do != "ask" and any(call.about == about for call in state.retraining.calls):
+            return _skipped(f"A person was called for {about}. {decision.why}")
+        return dg.SensorResult(run_requests=[_request(spec, decision, about)])
+
+    return watch
+
+
+def _request(spec: ModelSpec, decision: "Decision", about: str) -> dg.RunRequest:
+    signal = decision.signal
+    cause = signal.cause if signal else "manual"
+    occasion = f"{decision.do}: {about}, {decision.evidence.get('check_run', '')}"
+    evidence = {**decision.evidence, "alarm": about}
+    return dg.RunRequest(
+        run_key=f"{spec.name} {occasion}",
+        run_config=wish(
+            spec.name,
+            cause=cause,
+            actor="monitoring",
+            why=decision.why,
+            evidence=evidence,
+            once=occasion,
+            verdict=decision.do,
+        ),
+        tags={EVIDENCE: decision.why[:250]},
+    )
+
+
+def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, version: int) -> Iterator["Signal"]:
+    """What the checks say about the champion. One that was made before it became champion is about another."""
+    from pilotage.release.retraining.decision import Signal
+
+    failed = [
+        found for name in PROMISED if (found := _failed(instance, model_key(spec.name, "performance"), name, since))
+    ]
+    if failed:
+        yield Signal(
+            cause="performance",
+            why=" ".join(str(each["why"]) for each in failed),
+            harmful=True,
+            evidence={"name": f"performance of version {version}", "checks": failed, "check_run": failed[0]["run"]},
+        )
+    if spec.drift is None:
+        return
+    key = model_key(spec.name, "drift_report")
+    moved, suffers = (_failed(instance, key, name, since) for name in (INPUTS, EXPECTED))
+    if moved or suffers:
+        told = [each for each in (moved, suffers) if each]
+        changed = next((each["alarm_since"] for each in told if each.get("alarm_since")), None)
+        yield Signal(
+            cause="drift",
+            why=" ".join(str(each["why"]) for each in told),
+            harmful=suffers is not None,
+            since=date.fromisoformat(str(changed)[:10]) if changed else None,
+            evidence={"name": f"drift of version {version}", "checks": told, "check_run": told[0]["run"]},
+        )
+
+
+def _label_defects(instance: dg.DagsterInstance, spec: ModelSpec) -> Iterator[dict[str, Any]]:
+    """Defects that block: the checks of the labels that failed as errors."""
+    for name in LABEL_CHECKS:
+        found = _failed(instance, model_key(spec.name, "label_quality"), name)
+        if found is not None and found["severity"] == dg.AssetCheckSeverity.ERROR.value:
+            yield found
+
+
+def _failed(
+    instance: dg.DagsterInstance, key: dg.AssetKey, name: str, since: datetime | None = None
+) -> dict[str, Any] | None:
+    """What the newest evaluation of a check says, if it failed; JSON values."""
+    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key, name))
+    evaluation = record.evaluation if record is not None else None
+    if record is None or evaluation is None or evaluation.passed:
+        return None
+    if since is not None and record.create_timestamp < since.timestamp():
+        return None
+    metadata = {
+        field: value.value
+        for field in ("value", "threshold", "window", "top_columns", "measured", "limit", "alarm_since", "missed")
+        if (value := evaluation.metadata.get(field)) is not None and _plain(value.value)
+    }
+    return {
+        "check": name,
+        "why": evaluation.description or f"The check {name} failed.",
+        "severity": evaluation.severity.value,
+        "run": record.run_id,
+        **metadata,
+    }
+
+
+def _plain(value: object) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _skipped(reason: str) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=dg.SkipReason(reason))
