@@ -9,17 +9,17 @@ import errno
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import serving.worker
-from pilotage.runtime.log import PredictionLog
+import serving.build
 from pilotage.runtime.log.files import RealFiles
-from serving.build import build
+from pilotage.settings import Settings
+from pilotage.spec import ModelSpec
+from serving.worker import Core
+from tests.faults.bad_disk_switch import SWITCH
 from tests.faults.models import SPECS
-
-SWITCH = "bad-disk.json"
 
 
 class BadDisk(RealFiles):
@@ -81,11 +81,10 @@ class BadDisk(RealFiles):
         return OSError(number, os.strerror(number)) if self._random.random() < chance else None
 
 
-def _on_a_bad_disk(folder: Path, **arguments: Any) -> PredictionLog:
-    return PredictionLog(folder, filesystem=BadDisk(folder.parent / SWITCH), **arguments)
+def _on_a_bad_disk(specs: Mapping[str, ModelSpec], settings: Settings, **arguments: Any) -> Core:
+    return Core(specs, settings, filesystem=BadDisk(settings.home / SWITCH), **arguments)
 
 
-_make: Callable[..., PredictionLog] = _on_a_bad_disk
-serving.worker.PredictionLog = _make  # type: ignore[misc,assignment]
+serving.build.Core = _on_a_bad_disk  # type: ignore[assignment,misc]
 
-BadDiskService = build(SPECS, name="BadDiskService")
+BadDiskService = serving.build.build(SPECS, name="BadDiskService")

@@ -1,4 +1,4 @@
-"""What the fault suite shares: its seed, and a home with released models. ``make faults``; never part of ``make test``."""
+"""What the fault suite shares: its seed, and a home with released models. Run by ``make faults``, not ``make test``."""
 
 from __future__ import annotations
 

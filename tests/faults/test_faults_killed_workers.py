@@ -1,4 +1,4 @@
-"""kill -9, again and again, while clients go on asking: what was acknowledged is in the log, once, and then in the lake."""
+"""kill -9 again and again, while clients go on asking: what was acknowledged is in the log, and in the lake, once."""
 
 from __future__ import annotations
 
