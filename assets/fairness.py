@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.alarms import JUDGED, tell
 from assets.ingestion import validated_key
 from assets.lineage import model_asset, model_key
 from assets.metadata import table
@@ -38,7 +39,7 @@ def fairness_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         ],
         pool=f"monitoring_{spec.name}",
     )
-    def fairness(platform: PlatformHome) -> dg.MaterializeResult:
+    def fairness(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.answers import data_clock, read_answers
         from pilotage.monitoring.fairness import fairness as measure
         from pilotage.monitoring.fairness import with_groups
@@ -87,7 +88,7 @@ def fairness_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                     limit=200,
                 ),
             },
-            check_results=[alike_check(report)],
+            check_results=tell(context, platform, spec, [alike_check(report)], {CHECK: "fairness"}),
         )
 
     return fairness
@@ -110,5 +111,10 @@ def alike_check(report: "FairnessReport") -> dg.AssetCheckResult:
         passed=not report.unfair,
         severity=dg.AssetCheckSeverity.WARN,
         description=said,
-        metadata={"unfair": len(report.unfair), "compared": len(report.differences)},
+        metadata={
+            JUDGED: bool(report.differences),
+            "unfair": len(report.unfair),
+            "compared": len(report.differences),
+            "what_to_do": "docs/how-to/read-performance.md",
+        },
     )

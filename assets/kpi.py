@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.alarms import JUDGED, tell
 from assets.lineage import model_asset, model_key
 from assets.metadata import table
 from pilotage.spec import ModelSpec
@@ -34,7 +35,7 @@ def kpi_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         ],
         pool=f"monitoring_{spec.name}",
     )
-    def kpi(platform: PlatformHome) -> dg.MaterializeResult:
+    def kpi(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.answers import data_clock, read_answers
         from pilotage.monitoring.kpi import kpi_values
 
@@ -52,7 +53,8 @@ def kpi_asset(spec: ModelSpec) -> dg.AssetsDefinition:
             reasons=False,
         )
         values = kpi_values(answers, spec, window=WINDOW)
-        return dg.MaterializeResult(metadata=_kpi_metadata(spec, values), check_results=[target_check(spec, values)])
+        checks = tell(context, platform, spec, [target_check(spec, values)], {"meets_target": "performance"})
+        return dg.MaterializeResult(metadata=_kpi_metadata(spec, values), check_results=checks)
 
     return kpi
 
@@ -102,6 +104,7 @@ def target_check(spec: ModelSpec, values: "list[KpiValue]") -> dg.AssetCheckResu
         severity=dg.AssetCheckSeverity.WARN,
         description=said,
         metadata={
+            JUDGED: window is not None and window.value is not None and window.target is not None,
             "answers": 0 if window is None else window.answers,
             "what_to_do": "docs/how-to/read-performance.md",
         },

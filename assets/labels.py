@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from assets.alarms import JUDGED, tell
 from assets.ingestion import validated_key
 from assets.lineage import model_asset, model_key
 from assets.metadata import picture, table
@@ -23,6 +24,7 @@ CHECKS = {
     "unlabelled": "On no day so many will never have a label that the others are no fair picture of it.",
 }
 """One check for each kind of ``LabelDefect``."""
+ALERTS = dict.fromkeys(CHECKS, "label_quality") | {"late_labels": "label_lag"}
 
 
 def label_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -120,7 +122,7 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
                 "reasons": table({"reason": why, "predictions": n} for why, n in report.reasons.items()),
                 "plot: labels": picture("labels", draw_labels(spec, report)),
             },
-            check_results=[*_checks(report)],
+            check_results=tell(context, platform, spec, _checks(report), ALERTS),
         )
 
     return label_quality
@@ -153,6 +155,7 @@ def _checks(report: "LabelReport") -> list[dg.AssetCheckResult]:
                         if defect is not None
                         else {}
                     ),
+                    JUDGED: defect is not None or (report.rates != [] if name == "label_rate" else report.labelled > 0),
                     "what_to_do": "docs/how-to/send-outcomes.md",
                 },
             )

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.alarms import JUDGED, tell
 from assets.fairness import fairness_asset
 from assets.kpi import kpi_asset
 from assets.labels import label_assets
@@ -16,6 +17,7 @@ from resources.platform_home import PlatformHome
 if TYPE_CHECKING:
     from pilotage.monitoring.measured import PerformanceReport
 
+ALERTS = {"as_promised": "performance", "as_estimated": "performance"}
 WINDOW, LONG = 7, 28
 """Days, as ``pilotage.monitoring.performance.WINDOWS`` has them."""
 UNEXPECTED = 0.05
@@ -77,9 +79,8 @@ def _performance(spec: ModelSpec) -> dg.AssetsDefinition:
         metadata = _metadata(report)
         if report.table.height:
             metadata["plot: days"] = picture("days", draw_performance(spec, report.table))
-        return dg.MaterializeResult(
-            metadata=metadata, check_results=[promised_check(spec, report), estimated_check(report)]
-        )
+        checks = [promised_check(spec, report), estimated_check(report)]
+        return dg.MaterializeResult(metadata=metadata, check_results=tell(context, platform, spec, checks, ALERTS))
 
     return performance
 
@@ -186,6 +187,7 @@ def promised_check(spec: ModelSpec, report: "PerformanceReport") -> dg.AssetChec
         severity=dg.AssetCheckSeverity.WARN,
         description=said,
         metadata={
+            JUDGED: bool(rows),
             "missed": len(broken),
             "criteria": table(rows),
             "labelled": 0 if window is None else window.labelled,
@@ -197,13 +199,14 @@ def promised_check(spec: ModelSpec, report: "PerformanceReport") -> dg.AssetChec
 def estimated_check(report: "PerformanceReport") -> dg.AssetCheckResult:
     """Warns when the log loss was well above what was expected: then the world has changed, and not only the inputs."""
     record = next((e for e in report.estimates if e.metric == "log_loss"), None)
-    if record is None or record.days < WINDOW:
+    judged = record if record is not None and record.days >= WINDOW else None
+    if judged is None:
         passed, said = True, f"Fewer than {WINDOW} days with a known truth: nothing was judged."
     else:
-        passed = record.mean_error <= UNEXPECTED
+        passed = judged.mean_error <= UNEXPECTED
         said = (
-            f"Over {record.days} days the log loss was {record.mean_error:+.3f} nats off its estimate "
-            f"({record.mean_absolute_error:.3f} on average); up to {UNEXPECTED} more is put up with."
+            f"Over {judged.days} days the log loss was {judged.mean_error:+.3f} nats off its estimate "
+            f"({judged.mean_absolute_error:.3f} on average); up to {UNEXPECTED} more is put up with."
         )
     return dg.AssetCheckResult(
         check_name="as_estimated",
@@ -211,6 +214,7 @@ def estimated_check(report: "PerformanceReport") -> dg.AssetCheckResult:
         severity=dg.AssetCheckSeverity.WARN,
         description=said,
         metadata={
+            JUDGED: judged is not None,
             "days": 0 if record is None else record.days,
             "threshold": UNEXPECTED,
             **({} if record is None else {"mean_error": record.mean_error, "inside_range": record.inside}),
