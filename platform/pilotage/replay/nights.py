@@ -45,3 +45,41 @@ def days(first: date, last: date) -> Iterator[date]:
         raise ConfigError(f"The first day {first} is after the last {last}.", fix="Swap them.")
     for offset in range((last - first).days + 1):
         yield first + timedelta(days=offset)
+
+
+def scheduled(cron: str | None, morning: date) -> bool:
+    """Whether a nightly schedule is due on a morning. Only its days are looked at: a replay has one night a day.
+
+    Args:
+        cron: Five fields, as the spec declares it; ``None`` for never.
+        morning: Local day on which the night's work would begin.
+
+    Raises:
+        ConfigError: A field has a form that is not known here.
+    """
+    if cron is None:
+        return False
+    fields = cron.split()
+    if len(fields) != 5:
+        raise ConfigError(f"{cron!r} has {len(fields)} fields, not five.", fix="Write minute hour day month weekday.")
+    _, _, of_month, month, of_week = fields
+    by_month = of_month == "*" or morning.day in _numbers(of_month)
+    # In cron both 0 and 7 are Sunday.
+    by_week = of_week == "*" or morning.isoweekday() % 7 in {number % 7 for number in _numbers(of_week)}
+    both = by_month and by_week
+    either = by_month or by_week
+    # If both are given, either will do: so says cron.
+    day = either if "*" not in (of_month, of_week) else both
+    return day and (month == "*" or morning.month in _numbers(month))
+
+
+def _numbers(field: str) -> set[int]:
+    found: set[int] = set()
+    for part in field.split(","):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise ConfigError(
+                f"{field!r} in a schedule is no list of numbers and ranges.", fix="Write 1,3 or 1-5, without names."
+            )
+        found |= set(range(int(first), int(last or first) + 1))
+    return found

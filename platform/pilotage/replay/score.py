@@ -9,12 +9,13 @@ import numpy as np
 
 from pilotage.replay.history import History
 from pilotage.replay.season import Season
-from pilotage.training.metrics import Resamples, all_metrics, differences
+from pilotage.training.metrics import Resamples, all_metrics
 
 HINDSIGHT = timedelta(days=28)
 """How long after a promotion it is looked at whether it helped."""
-_RESAMPLES = 500
+_RESAMPLES = 1_000
 _CONFIDENCE = 0.95
+_EDGE = 1e-15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +91,36 @@ def hindsight(season: Season, last: date) -> list[Promotion]:
             continue
         rows = _outcomes(season.history, event.day + timedelta(days=1), until)
         frame = season.history.rows[rows]
-        ours, theirs = (by_number[number].bundle.score(frame) for number in (event.version, event.replaced))
-        labels, cost = season.history.labels[rows], season.history.spec.kpi.cost
+        pair = (event.version, event.replaced)
+        ours, theirs = (_losses(by_number[number].bundle.score(frame), season, rows) for number in pair)
         days = season.history.replay_days[rows]
-        clusters = days if len(np.unique(days)) > 1 else None
-        resamples = Resamples.draw(clusters, len(rows), count=_RESAMPLES, seed=1)
-        gap = differences(labels, ours, theirs, cost, resamples, confidence=_CONFIDENCE)
+        resamples = Resamples.draw(days if len(np.unique(days)) > 1 else None, len(rows), count=_RESAMPLES, seed=1)
+        gap = ours["log_loss"] - theirs["log_loss"]
+        drawn = resamples.sums(gap) / resamples.sums(np.ones(len(rows)))
+        low, high = np.quantile(drawn, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2])
         found.append(
             Promotion(
                 day=event.day,
                 version=event.version,
                 replaced=event.replaced,
                 rows=len(rows),
-                log_loss=gap["log_loss"].value,
-                low=gap["log_loss"].low,
-                high=gap["log_loss"].high,
-                expected_cost=gap["expected_cost"].value,
+                log_loss=float(gap.mean()),
+                low=float(low),
+                high=float(high),
+                expected_cost=float((ours["cost"] - theirs["cost"]).mean()),
             )
         )
     return found
+
+
+def _losses(probabilities: np.ndarray, season: Season, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Log loss (nats) and cost of each answer."""
+    labels, cost = season.history.labels[rows], season.history.spec.kpi.cost
+    of_truth = np.clip(np.where(labels, probabilities, 1 - probabilities), _EDGE, 1)
+    acting = probabilities >= cost.threshold
+    if_true = np.where(acting, cost.true_positive, cost.false_negative)
+    if_false = np.where(acting, cost.false_positive, cost.true_negative)
+    return {"log_loss": -np.log(of_truth), "cost": np.where(labels, if_true, if_false)}
 
 
 def _outcomes(history: History, first: date, last: date) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""What a replay asks of the running Dagster, over its GraphQL: launch a job, see how runs end. Imports no Dagster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from pilotage.errors import ConfigError, PilotageError, ReleaseError
+
+LOOK_S = 0.5
+"""Seconds between two looks at a run: a read of one row."""
+_ENDED = frozenset({"SUCCESS", "FAILURE", "CANCELED"})
+_LOCATION = "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename "
+_LOCATION += "... on RepositoryLocation { repositories { name jobs { name } } } } } } } }"
+_LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename
+  ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }"""
+_RUNS = """query($f: RunsFilter!, $n: Int!) { runsOrError(filter: $f, limit: $n) { __typename
+  ... on Runs { results { runId jobName status startTime endTime tags { key value } } } } }"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run of Dagster's."""
+
+    id: str
+    job: str
+    status: str
+    tags: dict[str, str]
+    started: float | None = None
+    """Seconds since 1970 UTC; ``None`` before."""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in _ENDED
+
+
+class Dagster:
+    """A client of one web server."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(timeout=60)
+        self._place: tuple[str, str] | None = None
+        self.jobs: frozenset[str] = frozenset()
+        """Names of the jobs there are; after ``connect``."""
+
+    def connect(self) -> None:
+        """Finds the project's jobs.
+
+        Raises:
+            ConfigError: Nobody answers there, or the project does not load.
+        """
+        entries = self._ask(_LOCATION, {})["workspaceOrError"]["locationEntries"]
+        for entry in entries:
+            for repository in (entry["locationOrLoadError"] or {}).get("repositories", []):
+                self._place = (entry["name"], repository["name"])
+                self.jobs = frozenset(job["name"] for job in repository["jobs"])
+                return
+        raise ConfigError(
+            f"Dagster at {self.url} has not loaded the project.", fix="See the log of its code location.", url=self.url
+        )
+
+    def launch(
+        self,
+        job: str,
+        *,
+        tags: Mapping[str, str],
+        config: Mapping[str, Any] | None = None,
+        assets: Sequence[Sequence[str]] = (),
+    ) -> str:
+        """Launches a job, or some of its assets; the id of its run.
+
+        Raises:
+            ReleaseError: It was not launched.
+        """
+        if self._place is None:
+            self.connect()
+        location, repository = self._place or ("", "")
+        params = {
+            "selector": {"repositoryLocationName": location, "repositoryName": repository, "jobName": job}
+            | ({"assetSelection": [{"path": list(path)} for path in assets]} if assets else {}),
+            "runConfigData": dict(config or {}),
+            "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
+        }
+        answer = self._ask(_LAUNCH, {"p": params})["launchRun"]
+        if answer["__typename"] != "LaunchRunSuccess":
+            raise ReleaseError(f"Dagster did not launch {job}: {answer}.", fix="See its web UI.", job=job)
+        return str(answer["run"]["runId"])
+
+    def runs(self, *, limit: int = 50, **filter_by: Any) -> list[Run]:
+        """Runs, the newest first; ``tags``, ``statuses``, ``pipelineName`` and ``runIds`` filter."""
+        if isinstance(filter_by.get("tags"), Mapping):
+            filter_by["tags"] = [{"key": key, "value": value} for key, value in filter_by["tags"].items()]
+        found = self._ask(_RUNS, {"f": filter_by, "n": limit})["runsOrError"]["results"]
+        return [
+            Run(
+                id=each["runId"],
+                job=each["jobName"],
+                status=each["status"],
+                tags={tag["key"]: tag["value"] for tag in each["tags"]},
+                started=each["startTime"],
+            )
+            for each in found
+        ]
+
+    def wait(self, run_ids: Sequence[str], *, within_s: float, stop: Callable[[], bool] = lambda: False) -> list[Run]:
+        """Waits until runs have ended.
+
+        Args:
+            run_ids: Which.
+            within_s: Seconds after which it is given up.
+            stop: Asked at each look; what has not ended by then goes on without us.
+
+        Raises:
+            ReleaseError: They have not.
+        """
+        deadline = time.monotonic() + within_s
+        while True:
+            found = self.runs(runIds=list(run_ids), limit=len(run_ids))
+            if stop() or (len(found) == len(run_ids) and all(run.ended for run in found)):
+                return found
+            if time.monotonic() > deadline:
+                late = [run.id[:8] for run in found if not run.ended]
+                raise ReleaseError(
+                    f"Runs {', '.join(late)} did not end within {within_s:.0f} s.", fix=f"Look at {self.url}/runs."
+                )
+            time.sleep(LOOK_S)
+
+    def run_url(self, run_id: str) -> str:
+        """Page of a run."""
+        return f"{self.url}/runs/{run_id}"
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        told: object = None
+        for _ in range(5):
+            try:
+                answer = self._client.post(f"{self.url}/graphql", json={"query": query, "variables": variables})
+                answer.raise_for_status()
+                content = answer.json()
+            except (httpx.HTTPError, ValueError) as error:
+                told = error
+                time.sleep(LOOK_S)
+                continue
+            if content.get("errors"):
+                raise PilotageError(
+                    f"Dagster refused a query: {content['errors'][0]['message']}", fix="Update Pilotage."
+                )
+            data: dict[str, Any] = content["data"]
+            return data
+        raise ConfigError(f"Dagster does not answer at {self.url}: {told}.", fix="Start it: pilotage up.", url=self.url)
