@@ -122,7 +122,9 @@ def _failed(
     evaluation = record.evaluation if record is not None else None
     if record is None or evaluation is None or evaluation.passed:
         return None
-    if since is not None and record.create_timestamp < since.timestamp():
+    # Not the record's own time, which has no fractions of a second.
+    made = record.event.timestamp if record.event is not None else record.create_timestamp
+    if since is not None and made < since.timestamp():
         return None
     metadata = {
         field: value.value

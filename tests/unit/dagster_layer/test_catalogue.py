@@ -55,10 +55,15 @@ JOBS = {
     "move_prediction_log",
     *(f"{job}_{model}" for job in ("skew", "score", "monitor") for model in ("flight_delay", "loan_approval")),
 }
+JOBS |= {f"{job}_{model}" for job in ("retrain", "watch") for model in ("flight_delay", "loan_approval")}
+JOBS |= {"reconcile_retraining"}
 SCHEDULES = {"hourly_audit", "nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
 SCHEDULES |= {"nightly_skew_flight_delay", "nightly_skew_loan_approval"}
 SCHEDULES |= {"nightly_monitoring_flight_delay", "nightly_monitoring_loan_approval"}
 SENSORS = {"new_files", "prediction_log", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
+SENSORS |= {f"{sensor}_flight_delay" for sensor in ("retrain", "retraining_alarms", "watch")}
+SENSORS |= {f"{sensor}_loan_approval" for sensor in ("retrain", "retraining_alarms", "watch")}
+SENSORS |= {"reconcile_retraining"}
 
 HEAVY = [
     *("bentoml", "deltalake", "duckdb", "evidently", "fairlearn", "great_expectations", "lightgbm"),

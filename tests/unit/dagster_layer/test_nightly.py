@@ -55,12 +55,15 @@ def test_a_model_without_features_is_skipped_with_the_reason(
     assert "no features/flight_delay in the lake yet" in answer.skip_message
 
 
-def test_a_model_that_was_never_trained_is_trained_and_the_run_says_its_cause(
+def test_a_model_that_was_never_trained_is_asked_for_and_the_wish_says_its_cause(
     instance: dg.DagsterInstance, lake: Lake, tmp_path: Path
 ) -> None:
     lake.replace("features/flight_delay", pl.DataFrame({"a": [1]}), note={})
     request = evaluate("nightly_flight_delay", instance, tmp_path)
-    assert request.tags == {CAUSE: "nightly", NIGHT: "2026-11-20"}
+    assert request.tags == {NIGHT: "2026-11-20"}
+    asked = request.run_config["ops"]["ask_for_retrain_flight_delay"]["config"]
+    assert (asked["cause"], asked["once"], asked["actor"]) == ("nightly", "2026-11-20", "schedule")
+    assert asked["why"] == "The night of 2026-11-20: features/flight_delay is at version 0, never trained on."
     assert request.run_key == "flight_delay-2026-11-20"
 
 

@@ -1,0 +1,241 @@
+"""From a wish to a run to a version, in Dagster: what sensors ask for, what runs record, and what is put right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from definitions import build_defs
+from jobs.retraining import wish
+from pilotage.data import sample
+from pilotage.policy import Retraining
+from pilotage.release.champions import states
+from pilotage.release.events import Draft, Event
+from pilotage.release.ledger import SqlLedger
+from pilotage.release.retraining import attempts
+from pilotage.release.stages import ModelState
+from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, EVIDENCE, MODEL, REQUEST
+from pilotage.settings import Settings
+from pilotage.testing.bundles import make_bundle
+from resources.platform_home import PlatformHome
+from resources.records import RecordIOManager
+from sensors.retraining import reconcile_sensor, retraining_sensor, watch_sensor
+from sensors.retraining_alarms import alarm_sensor
+from tests.unit.release.lives import draft, registered
+
+MODEL_NAME = "loan_approval"
+
+
+class House:
+    def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
+        self.settings = Settings.load().model_copy(update={"home": home})
+        self.instance = instance
+        self.platform = PlatformHome(home=str(home))
+
+    @cached_property
+    def defs(self) -> dg.Definitions:
+        return build_defs({"platform": self.platform, "io_manager": RecordIOManager(platform=self.platform)})
+
+    @cached_property
+    def spec(self) -> Any:
+        from assets.models import load_models
+
+        return load_models()[MODEL_NAME]
+
+    def run(self, job: str, *, raises: bool = True, **how: Any) -> dg.ExecuteInProcessResult:
+        return self.defs.resolve_job_def(job).execute_in_process(instance=self.instance, raise_on_error=raises, **how)
+
+    def asks(self, **values: Any) -> dg.ExecuteInProcessResult:
+        config = wish(MODEL_NAME, **{"why": "to see", "actor": "ada", **values})
+        return self.run(f"retrain_{MODEL_NAME}", run_config=config)
+
+    def tick(self, sensor: dg.SensorDefinition) -> Any:
+        context = dg.build_sensor_context(instance=self.instance, resources={"platform": self.platform})
+        answer: Any = sensor(context)
+        return answer
+
+    def said(self, sensor: dg.SensorDefinition) -> str:
+        reason: str = self.tick(sensor).skip_reason.skip_message
+        return reason
+
+    def requested(self) -> dg.RunRequest:
+        [request] = self.tick(retraining_sensor(self.spec)).run_requests
+        return request
+
+    def launched(self, request: dg.RunRequest, status: dg.DagsterRunStatus) -> dg.DagsterRun:
+        """A run as the daemon would have made it, in some state."""
+        tags = {**request.tags, MODEL: MODEL_NAME}
+        return self.instance.create_run_for_job(
+            self.defs.resolve_job_def(f"train_{MODEL_NAME}"), tags=tags, status=status
+        )
+
+    def happens(self, *drafts: Draft) -> None:
+        ledger = SqlLedger.of(self.settings)
+        for each in drafts:
+            ledger.append(each)
+        ledger.close()
+
+    @property
+    def events(self) -> list[Event]:
+        return SqlLedger(self.settings.ledger).events()
+
+    @property
+    def state(self) -> ModelState:
+        return states(settings=self.settings).get(MODEL_NAME, ModelState(model=MODEL_NAME))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield House(tmp_path / "home", instance)
+
+
+def test_nobody_asks_and_the_sensor_says_so(house: House) -> None:
+    assert house.said(retraining_sensor(house.spec)) == "Nobody asks for a retraining."
+    assert house.said(reconcile_sensor({MODEL_NAME: house.spec})) == "No attempt is lost. Running: none."
+    assert "no champion that could get worse" in house.said(alarm_sensor(house.spec))
+    assert house.said(watch_sensor(house.spec)).startswith("No champion of loan_approval is compared")
+
+
+def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -> None:
+    house.asks(cause="drift", why="incomes moved", actor="monitoring", evidence={"since": "2024-01-05"})
+    house.asks(why="a hunch")
+    request = house.requested()
+    assert request.run_key == "loan_approval-1-1"
+    assert request.tags == {
+        CAUSE: "drift+manual",
+        ACTOR: "ada",
+        REQUEST: "1",
+        ATTEMPT: "1",
+        EVIDENCE: "incomes moved a hunch",
+        "dagster/max_retries": "0",
+    }
+    assert request.run_config == {"resources": {"training": {"config": {"evaluation": {"better_by": 0.8}}}}}
+
+
+@pytest.mark.slow
+def test_a_request_is_carried_out_by_one_run_and_a_repeated_launch_trains_nothing(house: House) -> None:
+    sample.publish_loans(house.settings.loans)
+    house.run("ingest_loans")
+    house.asks()
+    request = house.requested()
+    result = house.run(f"train_{MODEL_NAME}", tags=request.tags, run_config=request.run_config)
+    [done] = house.state.retraining.closed
+    assert (done.outcome, done.version, done.attempts[0].run) == ("registered", 1, result.run_id)
+    assert house.said(retraining_sensor(house.spec)).endswith("the last one (1) ended as version 1.")
+    again = house.run(f"train_{MODEL_NAME}", tags=request.tags, raises=False)
+    failure = next(event for event in again.all_events if event.is_step_failure)
+    assert "Request 1 of loan_approval is over: registered" in str(failure.step_failure_data.error)
+    assert len(house.state.versions) == 1
+    # Somebody who repeats it in the UI wants another training.
+    repeated = {**request.tags, "dagster/parent_run_id": result.run_id}
+    assert house.run(f"train_{MODEL_NAME}", tags=repeated).success
+    assert len([event for event in house.events if event.kind in ("registered", "refused")]) == 2
+
+
+def test_a_run_that_was_asked_for_is_not_asked_for_again_however_often_the_sensor_looks(house: House) -> None:
+    house.asks()
+    request = house.requested()
+    house.launched(request, dg.DagsterRunStatus.NOT_STARTED)
+    for _ in range(2):
+        assert "was asked for attempt 1 of request 1." in house.said(retraining_sensor(house.spec))
+    assert house.said(reconcile_sensor({MODEL_NAME: house.spec})).startswith("No attempt is lost")
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_a_run_that_died_before_it_began_counts_and_the_next_one_has_another_key(
+    house: House, status: dg.DagsterRunStatus
+) -> None:
+    house.asks()
+    house.launched(house.requested(), status)
+    assert "reconcile_retraining sees to it" in house.said(retraining_sensor(house.spec))
+    [put_right] = house.tick(reconcile_sensor({MODEL_NAME: house.spec})).run_requests
+    assert "its attempt never began" in put_right.tags["pilotage/looks_because"]
+    house.run("reconcile_retraining")
+    [attempt] = house.state.retraining.open.attempts  # type: ignore[union-attr]
+    assert "never began" in str(attempt.failure)
+    assert "the next one begins at" in house.said(retraining_sensor(house.spec))
+
+
+def test_an_attempt_whose_run_vanished_is_put_right_and_after_the_last_a_person_is_needed(house: House) -> None:
+    house.asks()
+    policy = Retraining(retry_after=timedelta(0))
+    book = SqlLedger.of(house.settings)
+    for number in (1, 2, 3):
+        attempts.begin(MODEL_NAME, 1, run=f"gone-{number}", policy=policy, book=book)
+        result = house.run("reconcile_retraining")
+        assert result.success
+    book.close()
+    last = house.state.retraining.last
+    assert last is not None
+    assert (last.outcome, len(last.tried)) == ("gave_up", 3)
+    assert last.tried[0]["failure"] == "Run gone-1 is gone, and its attempt did not finish."
+    assert [event.kind for event in house.events].count("retrain_gave_up") == 1
+
+
+def test_a_run_that_lives_and_is_silent_loses_its_lease(house: House) -> None:
+    house.asks()
+    request = house.requested()
+    run = house.launched(request, dg.DagsterRunStatus.STARTED)
+    book = SqlLedger.of(house.settings)
+    attempts.begin(MODEL_NAME, 1, run=run.run_id, policy=Retraining(lease=timedelta(minutes=10)), book=book)
+    assert f"{MODEL_NAME} (attempt 1)" in house.said(reconcile_sensor({MODEL_NAME: house.spec}))
+    from jobs.retraining import launches, stands
+    from pilotage.release.retraining.reconcile import put_right
+
+    later = datetime.now(UTC) + timedelta(minutes=11)
+    seen = {"stand_of": stands(house.instance), "launched": launches(house.instance, MODEL_NAME)}
+    [lost] = put_right(MODEL_NAME, house.spec.retraining, book=book, now=later, **seen)
+    book.close()
+    assert lost.kind == "attempt_lost"
+    assert "has been silent" in lost.why
+
+
+def failed_check(house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN) -> None:
+    key = dg.AssetKey([MODEL_NAME, asset])
+    house.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata={}
+        )
+    )
+
+
+@pytest.fixture
+def in_use(house: House, tmp_path: Path) -> House:
+    sha256 = make_bundle(tmp_path / "bundle")
+    house.happens(
+        registered(MODEL_NAME, 1, bundle=str(tmp_path / "bundle"), sha256=sha256),
+        draft("promoted", 1, model=MODEL_NAME, how="by hand"),
+    )
+    return house
+
+
+def test_performance_that_suffers_asks_with_its_evidence(in_use: House) -> None:
+    assert in_use.said(alarm_sensor(in_use.spec)) == "No alarm is open."
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61, at least 0.78 was asked.")
+    [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
+    in_use.run(f"retrain_{MODEL_NAME}", run_config=request.run_config)
+    opened = in_use.state.retraining.open
+    assert opened is not None
+    assert (opened.causes, opened.asks[0].alarm) == (("performance",), "performance of version 1")
+    assert opened.asks[0].evidence["checks"][0]["check"] == "as_promised"
+    assert "is open for performance of version 1" in in_use.said(alarm_sensor(in_use.spec))
+
+
+def test_labels_that_may_not_be_learned_from_block_and_call_a_person_once(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.")
+    error = dg.AssetCheckSeverity.ERROR
+    failed_check(in_use, "label_quality", "label_rate", "97 % of the labels are true.", error)
+    [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
+    for _ in range(2):
+        in_use.run(f"retrain_{MODEL_NAME}", run_config=request.run_config)
+    assert in_use.state.retraining.open is None
+    [call] = in_use.state.retraining.calls
+    assert (call.about, call.evidence["labels"][0]["why"]) == ("labels", "97 % of the labels are true.")
+    assert in_use.said(alarm_sensor(in_use.spec)).startswith("A person was called for labels.")
