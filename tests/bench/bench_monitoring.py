@@ -49,7 +49,7 @@ def prepare(home: Path, days: int) -> None:
 
     def arrive(part: list[date]) -> None:
         ingest(source, lake=lake, settings=settings, days=part, run_id="bench")
-        validate(source, lake=lake, days=part, run_id="bench")
+        validate(source, lake=lake, reports=settings.reports, days=part, run_id="bench")
 
     def answer(part: list[date], number: int) -> None:
         rows = lake.scan("validated/flights").filter(pl.col("day").is_in(part)).sort("sched_dep_at").collect()
@@ -124,6 +124,12 @@ def look() -> None:
         print(f"  {name}, wall {seconds:.3f}")
 
 
+def call(*arguments: str, environment: dict[str, str]) -> str:
+    """What a process of its own printed."""
+    command = [sys.executable, "-m", "tests.bench.bench_monitoring", *arguments]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
 def main() -> None:
     for days in (LOOKED_BACK, LONGER):
         with tempfile.TemporaryDirectory() as folder:
@@ -132,11 +138,8 @@ def main() -> None:
             # Quiet, and as `pilotage up` has it: SQLite in the home.
             (home / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
             environment = os.environ | {"PILOTAGE_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
-            run = [sys.executable, "-m", "tests.bench.bench_monitoring"]
-            subprocess.run(
-                [*run, "prepare", str(home), str(days)], env=environment, check=True, stderr=subprocess.DEVNULL
-            )
-            told = [call("look") for _ in range(ROUNDS)]
+            call("prepare", str(home), str(days), environment=environment)
+            told = [call("look", environment=environment) for _ in range(ROUNDS)]
             best = min(told, key=lambda text: float(text.split()[1]))
             numbers = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in best.splitlines()}
             importing = numbers["import to load"] + numbers["import in steps"]

@@ -104,7 +104,8 @@ def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | N
         (reason.is_null()).alias("_awaited"),
     )
     awaited = rows.group_by(DAY).agg(pl.col("_awaited").sum().alias("awaited")).collect()
-    ended = pl.col(DAY).cast(pl.Datetime("us")).dt.replace_time_zone(spec.time_zone) + timedelta(days=1)
+    # In every time zone a day is over twelve hours after it is in UTC.
+    ended = pl.col(DAY).cast(pl.Datetime("us")).dt.replace_time_zone("UTC") + timedelta(hours=36)
     # Of a day that is still under way the on-time half is known first, and its rate is no rate.
     settled = (pl.col("labels") >= spec.outcomes.coverage * pl.col("awaited")) | (ended + spec.outcomes.within <= now)
     return daily_rates(rows).join(awaited, on=DAY, how="left").filter(settled).select("day", "labels", "positives")

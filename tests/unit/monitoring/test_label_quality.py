@@ -20,7 +20,7 @@ from pilotage.monitoring.label_rates import FEWEST_REFERENCE, LIMITS, daily_rate
 from pilotage.monitoring.labels import collect
 from pilotage.monitoring.plots import draw_labels
 from tests.unit.monitoring.logs import outcome
-from tests.unit.monitoring.used_world import TOOK, Used
+from tests.unit.monitoring.used_world import TOOK, Used, used_spec
 
 
 @cache
@@ -141,6 +141,18 @@ def test_a_landed_day_with_a_rate_of_97_percent_blocks_retraining_though_nobody_
     assert defect.measured > 0.9 > defect.limit
     assert "labels are true" in defect.what
     assert defect.evidence["windows"]
+
+
+def test_days_are_those_of_the_models_time_zone(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=30, a_day=40, spec=used_spec(time_zone="America/New_York"))
+    used.serve()
+    used.tell()
+    collect(used.spec, settings=used.settings, lake=used.lake, now=used.now)
+    report = read_label_report(used.spec, settings=used.settings, lake=used.lake, now=used.now)
+    assert report.first == used.day(3)
+    assert report.last == used.day(29)
+    assert report.rates
+    assert report.defects == []
 
 
 def test_labels_that_say_the_opposite_of_what_the_model_ranks_are_inverted(used: Used) -> None:
