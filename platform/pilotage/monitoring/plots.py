@@ -71,7 +71,7 @@ def draw_labels(spec: ModelSpec, report: LabelReport) -> bytes:
         floor = floor + height.to_numpy()
     counts.set_ylabel("predictions", fontsize=9)
     if len(days):
-        counts.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
+        counts.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     _rates(rate, report.days, [found for found in report.rates if found.days == 1])
     for axis in (counts, rate):
         _date_ticks(axis)
