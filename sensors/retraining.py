@@ -14,6 +14,9 @@ from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.rollout import UNDER_WAY
 
+EVERY_S = 30
+"""Seconds between two looks at requests and attempts."""
+
 
 def retraining_sensor(spec: ModelSpec) -> dg.SensorDefinition:
     """Starts the next attempt of the open request, when it is due. To stop it stops the model's retraining."""
@@ -21,7 +24,7 @@ def retraining_sensor(spec: ModelSpec) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"retrain_{spec.name}",
         job_name=f"train_{spec.name}",
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             f"Starts a run of `train_{spec.name}` for the open request to retrain {spec.title.lower()}: one at a "
@@ -73,7 +76,7 @@ def reconcile_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
     @dg.sensor(
         name=PUT_RIGHT,
         job_name=PUT_RIGHT,
-        minimum_interval_seconds=30,
+        minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Notices retraining runs that failed, were cancelled, fell silent or vanished without finishing their "
@@ -106,7 +109,7 @@ def reconcile_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
             return _skipped(f"No attempt is lost. Running: {', '.join(running) or 'none'}.")
         if under_way := context.instance.get_runs(dg.RunsFilter(job_name=PUT_RIGHT, statuses=UNDER_WAY), limit=1):
             return _skipped(f"Run {under_way[0].run_id[:8]} sees to it. {' '.join(found)}")
-        window = int(now.timestamp() // 30)
+        window = int(now.timestamp() // EVERY_S)
         tags = {DECISION: PUT_RIGHT, "pilotage/looks_because": " ".join(found)[:250]}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(window), tags=tags)])
 
