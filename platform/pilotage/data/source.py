@@ -127,8 +127,8 @@ class SourceSpec(Declaration):
     """Share of rows in a batch that may break the contract and be quarantined before the batch is refused."""
     daily: Daily | None = None
     expected_every: timedelta | None = None
-    """By the wall clock, how long it may take until there is a new day, or of a table a new version, before an alert says
-    so; ``None`` for a source that is not live."""
+    """By the wall clock, how long until a new day (of a table: a new version) has to be there, lest an alert is raised;
+    ``None`` for a source that is not live."""
     expectations: tuple[Expectation, ...] = ()
 
     @field_validator("columns", mode="before")

@@ -178,10 +178,15 @@ def _short(text: str) -> str:
 def _plain(value: Any) -> Any:
     """Values as JSON has them. An alert must not get lost because a number in it is numpy's."""
     match value:
-        case None | bool() | int() | str():
+        case None | bool():
             return value
+        # Numpy's are subclasses, and no JSON encoder knows them.
+        case int():
+            return int(value)
+        case str():
+            return str(value)
         case float():
-            return value if math.isfinite(value) else str(value)
+            return float(value) if math.isfinite(value) else str(float(value))
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
