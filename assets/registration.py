@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 
@@ -17,6 +18,7 @@ from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig
 from pilotage.training.gate import judge
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
+from pilotage.training.refit import refit
 
 Events = Iterator["dg.Output[Registered] | dg.AssetObservation"]
 
@@ -33,14 +35,25 @@ def registration_events(
     """Records the candidate; a refused one leaves an observation and no materialization."""
     provenance = _provenance(context, settings)
     lease = held(context, spec, settings)
+    verdict = judge(spec, evaluation)
     with keeping(lease, checked=False):
+        if verdict.passed and spec.retraining.refit:
+            candidate = refit(
+                spec,
+                training_set,
+                candidate,
+                config=config,
+                directory=Path(candidate.bundle).parent,
+                threads=candidate.threads,
+                progress=context.log.info,
+            )
         result = record(
             spec,
             settings=settings,
             training_set=training_set,
             candidate=candidate,
             evaluation=evaluation,
-            verdict=judge(spec, evaluation),
+            verdict=verdict,
             provenance=provenance,
             config=config.model_dump(mode="json", exclude_defaults=True),
             lease=lease,
