@@ -160,6 +160,38 @@ def land(source: str, first: Any, last: Any) -> None:
     land(_settings(), source, first.date(), last.date())
 
 
+@cli.command(short_help="Send history through the running platform.")
+@click.argument("model")
+@click.option("--from", "first", type=DAY, required=True, help="First day, YYYY-MM-DD.")
+@click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
+@click.option("--speed", type=float, default=None, help="Replayed seconds a second. Default: as fast as it goes.")
+@click.option("--at-once", default=8, show_default=True, help="Requests that wait for their answer at most.")
+@click.option("--name", "label", default="year", show_default=True, help="Of the replay; the same one goes on.")
+@click.option("--api-key", default=None, help="Key with the roles predict, outcomes and read, if the service wants one.")
+def replay(
+    model: str, first: Any, last: Any, speed: float | None, at_once: int, label: str, api_key: str | None
+) -> None:
+    """Replay history day by day through the running platform, and report what it made of it.
+
+    Lands each day's files, sends its requests at their own prediction moments, tells outcomes when they became known,
+    does the night's work, and waits for the platform at each step. Ctrl-C stops it; the same command goes on.
+    """
+    from pilotage.cli.replay import replay
+
+    sys.exit(
+        replay(
+            _settings(),
+            model,
+            first=first.date(),
+            last=last.date(),
+            speed=speed,
+            at_once=at_once,
+            label=label,
+            api_key=api_key,
+        )
+    )
+
+
 @cli.group(cls=Commands, short_help="Verify the ledger of decisions.")
 def audit() -> None:
     """What an auditor asks of the ledger itself. See docs/how-to/answer-an-auditor.md."""

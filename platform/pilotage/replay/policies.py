@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 
 import polars as pl
 
 from pilotage.replay.season import Night
+from pilotage.replay.workshop import Trained
 from pilotage.training.config import TrainConfig
 
 PSI = 0.2
@@ -29,25 +31,31 @@ class Frozen:
 class Nightly:
     """Trains every night, and promotes whatever comes out."""
 
-    name = "nightly"
+    def __init__(self, config: TrainConfig, *, every: int = 1, all_rows: bool = False) -> None:
+        """Prepares it.
 
-    def __init__(self, config: TrainConfig, *, every: int = 1) -> None:
-        self._config = config
+        Args:
+            config: Of every training.
+            every: Nights from one training to the next.
+            all_rows: Whether nothing is held back: who always promotes needs no rows to judge on.
+        """
+        self.name = "nightly, all rows" if all_rows else "nightly"
+        self._train = _trainer(config, all_rows=all_rows)
         self._every = every
 
     def decide(self, night: Night) -> None:
         """Trains and promotes."""
         if night.day.toordinal() % self._every == 0:
-            night.promote(night.train("Every night.", config=self._config), "Always.")
+            night.promote(self._train(night, "Every night."), "Always.")
 
 
 class Threshold:
     """What the popular recipe does: when any input's PSI over the last week is above 0.2, train and promote."""
 
-    name = "threshold"
-
-    def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainConfig, *, all_rows: bool = False) -> None:
+        """See ``Nightly``."""
+        self.name = "threshold, all rows" if all_rows else "threshold"
+        self._train = _trainer(config, all_rows=all_rows)
 
     def decide(self, night: Night) -> None:
         """Compares the last seven days with the champion's reference sample."""
@@ -58,7 +66,13 @@ class Threshold:
         if moved[worst] > PSI:
             why = f"PSI of {worst} is {moved[worst]:.2f}, above {PSI}."
             night.note("alarm", None, why)
-            night.promote(night.train(why, config=self._config), "Always.")
+            night.promote(self._train(night, why), "Always.")
+
+
+def _trainer(config: TrainConfig, *, all_rows: bool) -> Callable[[Night, str], Trained]:
+    if all_rows:
+        return lambda night, why: night.fit_all(why, config=config)
+    return lambda night, why: night.train(why, config=config)
 
 
 def psi(reference: pl.Series, current: pl.Series) -> float:

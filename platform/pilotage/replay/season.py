@@ -21,7 +21,7 @@ from pilotage.replay.workshop import Trained, Workshop
 from pilotage.training.config import TrainConfig
 from pilotage.training.records import Evaluation, Verdict
 
-Did = Literal["trained", "promoted", "refused", "rolled_back", "alarm"]
+Did = Literal["trained", "passed", "promoted", "refused", "rolled_back", "alarm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,10 @@ class Night:
     def train(self, why: str, *, config: TrainConfig) -> Trained:
         """Trains a version on what is known by now."""
         return self.season.train(self, why, config=config)
+
+    def fit_all(self, why: str, *, config: TrainConfig) -> Trained:
+        """Trains a version that nobody will judge: on every row that is known by now."""
+        return self.season.fit_all(self, why, config=config)
 
     def judge(self, version: Trained) -> tuple[Evaluation, Verdict]:
         """What the platform's gate says to a version, beside the champion."""
@@ -154,6 +158,15 @@ class Season:
     def train(self, when: Night, why: str, *, config: TrainConfig) -> Trained:
         """See ``Night.train``."""
         made = self.workshop.train(len(self.trained) + 1, why, moment=when.moment, day=when.day, config=config)
+        self.trained.append(made)
+        self.events.append(Event(day=when.day, did="trained", version=made.number, why=why))
+        return made
+
+    def fit_all(self, when: Night, why: str, *, config: TrainConfig) -> Trained:
+        """See ``Night.fit_all``."""
+        first = self.trained[0]
+        recipe = self.workshop.train(0, why, moment=first.moment, day=first.day, config=config)
+        made = self.workshop.again(recipe, len(self.trained) + 1, why, moment=when.moment, day=when.day)
         self.trained.append(made)
         self.events.append(Event(day=when.day, did="trained", version=made.number, why=why))
         return made

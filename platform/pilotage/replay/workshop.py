@@ -138,23 +138,35 @@ class Workshop:
 
     def refit(self, trained: Trained) -> Trained:
         """The same version, fitted on its holdout too."""
-        record = trained.folder / "refitted.json"
+        return self._refitted(trained, trained, self._rows(trained.moment, trained.day, trained.config), "refitted")
+
+    def again(self, recipe: Trained, number: int, why: str, *, moment: datetime, day: date) -> Trained:
+        """A version's recipe, fitted on everything that was known at another moment."""
+        frame = self._rows(moment, day, recipe.config)
+        made = replace(recipe, number=number, why=why, moment=moment, day=day)
+        return self._refitted(made, recipe, frame, f"again-{digest(frame)[:16]}")
+
+    def _refitted(self, made: Trained, recipe: Trained, frame: pl.DataFrame, name: str) -> Trained:
+        folder = recipe.folder / name
+        record = folder / "made.json"
         if not record.exists():
-            with self._frozen(self._rows(trained.moment, trained.day, trained.config), trained.folder) as made:
+            self.progress(f"fits {frame.height:,} rows known in the night of {made.day}")
+            with self._frozen(frame, folder) as rows:
                 candidate = refit(
                     self.history.spec,
-                    made,
-                    trained.candidate,
-                    config=trained.config,
-                    directory=trained.folder,
+                    rows,
+                    recipe.candidate,
+                    config=recipe.config,
+                    directory=folder,
                     threads=self.threads,
                 )
-            record.write_bytes(msgspec.json.encode(_Made(training_set=made, candidate=candidate)))
-        candidate = msgspec.json.decode(record.read_bytes(), type=_Made).candidate
+            record.write_bytes(msgspec.json.encode(_Made(training_set=rows, candidate=candidate)))
+        known = msgspec.json.decode(record.read_bytes(), type=_Made)
         return replace(
-            trained,
-            candidate=candidate,
-            bundle=read_bundle(Path(candidate.bundle), sha256=candidate.bundle_sha256),
+            made,
+            candidate=known.candidate,
+            bundle=read_bundle(Path(known.candidate.bundle), sha256=known.candidate.bundle_sha256),
+            training_set_sha256=known.training_set.sha256,
         )
 
     def _rows(self, moment: datetime, day: date, config: TrainConfig) -> pl.DataFrame:
