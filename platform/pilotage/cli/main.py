@@ -167,9 +167,13 @@ def land(source: str, first: Any, last: Any) -> None:
 @click.option("--speed", type=float, default=None, help="Replayed seconds a second. Default: as fast as it goes.")
 @click.option("--at-once", default=8, show_default=True, help="Requests that wait for their answer at most.")
 @click.option("--name", "label", default="year", show_default=True, help="Of the replay; the same one goes on.")
-@click.option("--api-key", default=None, help="Key with the roles predict, outcomes and read, if the service wants one.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with a key of the roles predict, outcomes and read, if the service wants one.",
+)
 def replay(
-    model: str, first: Any, last: Any, speed: float | None, at_once: int, label: str, api_key: str | None
+    model: str, first: Any, last: Any, speed: float | None, at_once: int, label: str, api_key_file: Path | None
 ) -> None:
     """Replay history day by day through the running platform, and report what it made of it.
 
@@ -187,7 +191,7 @@ def replay(
             speed=speed,
             at_once=at_once,
             label=label,
-            api_key=api_key,
+            api_key=api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None,
         )
     )
 
