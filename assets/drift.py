@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pilotage.settings import Settings
 
 INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
-MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen")
+MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen", "truth")
 
 
 def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
@@ -27,7 +27,7 @@ def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
         (TRUTH, not any(each.raised for each in others), verdict.why, _measured(others)),
         (
             EXPECTED,
-            not (expected and expected.suffers),
+            not (verdict.alarm and expected and expected.suffers),
             (
                 "There are no predictions to tell from."
                 if expected is None

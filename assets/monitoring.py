@@ -43,7 +43,9 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
                 TRUTH, asset=key, description="Predictions and labels are as they were in the reference."
             ),
             dg.AssetCheckSpec(
-                EXPECTED, asset=key, description="By its own probabilities, the model should do no worse than it did."
+                EXPECTED,
+                asset=key,
+                description="While an alarm is open, the model should do no worse by its own probabilities.",
             ),
         ],
     )

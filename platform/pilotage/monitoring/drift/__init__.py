@@ -6,7 +6,7 @@
     learning   past days → thresholds, at a declared false-alarm rate
     incidents  days that are unlike the weeks before: told, and not learned from
     multivariate, expected   the columns together, and what the model should expect to lose
-    deciding   a window → verdict, with explicit state
+    deciding, window   a window → verdict, with explicit state
     observed, store, monitor   a model's rows, what is remembered, and all of it put together
 
 Nothing here retrains, promotes or sends an alert; ``evidently_report.py`` draws the page for people.
@@ -30,6 +30,7 @@ from pilotage.monitoring.drift.records import (
     Thresholds,
 )
 from pilotage.monitoring.drift.store import DriftStore, read_verdict
+from pilotage.monitoring.drift.window import Judged, judge_window
 
 __all__ = [
     "Bins",
@@ -41,6 +42,7 @@ __all__ = [
     "DriftVerdict",
     "ExpectedLoss",
     "Incident",
+    "Judged",
     "Multivariate",
     "Thresholds",
     "count",
@@ -48,6 +50,7 @@ __all__ = [
     "decide",
     "find_incidents",
     "fit_bins",
+    "judge_window",
     "learn",
     "measure",
     "measures",

@@ -73,6 +73,27 @@ class Bins(msgspec.Struct, frozen=True, kw_only=True):
         return [0, *(place + 1 for place, cut in enumerate(self.cuts) if cut.coarse), len(self.cuts) + 1]
 
 
+RANGES = 5
+"""Ranges of the prediction in which labels are counted apart."""
+
+
+def concept_bins(name: str) -> Bins:
+    """The bins of labels given predictions: ``1 false``, ``1 true``, ``2 false``, …; no label is null."""
+    levels = tuple(f"{place} {truth}" for place in range(1, RANGES + 1) for truth in ("false", "true"))
+    return Bins(name=name, role="concept", levels=levels, numeric=False)
+
+
+def concept_column(name: str, prediction: Bins, label: str) -> pl.Expr:
+    """The level of each row: the fifth of the reference's predictions that its own is in, and what became true."""
+    coarse = sorted({cut.at for cut in prediction.cuts if cut.coarse})
+    edges = coarse[1::2][: RANGES - 1]
+    said = pl.col(prediction.name)
+    place = pl.sum_horizontal([pl.lit(1, pl.Int64), *[(said > edge) for edge in edges]])
+    words = pl.when(pl.col(label)).then(pl.lit(" true")).otherwise(pl.lit(" false"))
+    known = pl.col(label).is_not_null() & said.is_not_null()
+    return pl.when(known).then(place.cast(pl.String) + words).alias(name)
+
+
 def fit_bins(frame: pl.LazyFrame, roles: dict[str, Role]) -> list[Bins]:
     """Fixes the bins of columns by the reference.
 

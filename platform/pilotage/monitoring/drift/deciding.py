@@ -30,7 +30,8 @@ from pilotage.monitoring.drift.records import (
 MATTERS = 0.05
 """Share of the model's gain that raised features must have together, for an alarm on inputs alone."""
 CLEAR_AFTER = 3
-"""Windows in a row below the lower bound that close an alarm."""
+"""Windows in a row below the lower bound that close an alarm, and at least as many as a window has days: then none of
+the days that raised it is in the window."""
 _THIN = 0.5
 """Of the learned windows' rows: with fewer, what rows alone do is added to what was learned."""
 
@@ -95,7 +96,7 @@ def decide(
 ) -> tuple[DriftVerdict, DriftState]:
     """Says what a window means, given what was said before.
 
-    A column is raised when it drifts, and stays so until it was below a lower bound (what half of the ordinary years
+    A column is raised when it drifts, and stays so until it was below a lower bound (what nine of ten ordinary years
     reach) for ``CLEAR_AFTER`` windows in a row: a value that flaps is one alarm. The alarm is open while raised
     features that make ``MATTERS`` of the model's gain, a prediction, a label, or the columns together are.
 
@@ -204,14 +205,14 @@ def _raised(
             raised[name] = Raised(since=before.since if before else day, calm=0, worst=worst)
         elif before is not None:
             windows = before.calm + 1 if calm else 0
-            if windows < CLEAR_AFTER:
+            if windows < max(CLEAR_AFTER, thresholds.window_days):
                 raised[name] = msgspec.structs.replace(before, calm=windows)
     # What could not be measured stays as it was.
     return raised | {name: each for name, each in state.raised.items() if name not in seen}
 
 
 def _calm(each: ColumnDrift, lower: float) -> bool:
-    """Below the lower bound: the level of half of the ordinary years, or 0.8 of a declared threshold."""
+    """Below the lower bound: what nine of ten ordinary years reach, or 0.8 of a declared threshold."""
     if each.score is not None and math.isfinite(lower):
         return each.score < lower
     return all(
@@ -285,6 +286,13 @@ def _told(each: ColumnDrift) -> str:
     if not beyond:
         return each.column
     _, name, worst = max(beyond, key=lambda one: one[0])
-    words = {"psi": "PSI", "ks": "KS", "wasserstein": "Wasserstein", "nulls": "null rate by", "unseen": "unseen levels"}
+    words = {
+        "psi": "PSI",
+        "ks": "KS",
+        "wasserstein": "Wasserstein",
+        "nulls": "null rate by",
+        "unseen": "unseen levels",
+        "truth": "label rate at equal predictions by",
+    }
     share = f", {each.importance:.0%} of the gain" if each.importance is not None else ""
     return f"{each.column} ({words[name]} {worst.value:.2g}, threshold {worst.threshold:.2g}{share})"

@@ -6,7 +6,8 @@ model goes on saying what it said, and only labels tell.
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import polars as pl
 
 from pilotage.monitoring.drift.counting import Days
@@ -49,10 +50,8 @@ def expected_loss(
         return None
     change = now[COST] - before[COST]
     null = thresholds.expected_cost
-    limit = declared_rise
-    if null is not None:
-        # The quantile of a Gumbel distribution.
-        limit = max(0.0, null.location - null.scale * float(np.log(thresholds.false_alarms_a_year)))
+    # What half of the ordinary years reach (the median of a Gumbel distribution): it qualifies an alarm, no more.
+    limit = declared_rise if null is None else max(0.0, null.location - null.scale * math.log(math.log(2)))
     return ExpectedLoss(
         cost=now[COST],
         reference_cost=before[COST],

@@ -14,7 +14,7 @@ import numpy as np
 
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days
-from pilotage.monitoring.drift.measures import measures
+from pilotage.monitoring.drift.measures import coarse_shares
 
 LONG, SHORTEST = 28, 7
 """Days before, at most and at least, that a day is compared with."""
@@ -23,7 +23,7 @@ JUMP = 0.2
 ROWS = 2.0
 """How many times fewer, or more, rows than on the day before with the fewest, or the most."""
 FARTHER = 2.0
-"""How many times farther the values are from the days before than any of these was."""
+"""How many times farther the values are from the days before than any of these was (total variation distance)."""
 MOST = 0.5
 """Share of the weight of all columns whose values have to be farther."""
 _DAY = timedelta(days=1)
@@ -38,7 +38,13 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_incidents(
-    days: Days, bins: Sequence[Bins], weights: Mapping[str, float], *, at_most: int, known: Iterable[date] = ()
+    days: Days,
+    bins: Sequence[Bins],
+    weights: Mapping[str, float],
+    *,
+    at_most: int,
+    known: Iterable[date] = (),
+    since: date | None = None,
 ) -> list[Incident]:
     """Looks at each day beside the weeks before it, in their order.
 
@@ -48,6 +54,7 @@ def find_incidents(
         weights: Column → what it matters.
         at_most: Days that an incident may last; the days of a longer one are given back.
         known: Days that were found before, when there was more before them.
+        since: Days before this one were looked at then, and are not again; ``None`` to look at all.
 
     Returns:
         The incidents, oldest first. The last one may still go on.
@@ -58,7 +65,11 @@ def find_incidents(
         before = [each for each in range(max(0, place - LONG), place) if each not in odd]
         if day in earlier:
             odd[place] = "Found before"
-        elif len(before) >= SHORTEST and (why := _unlike(days, bins, weights, place, np.array(before))):
+        elif (
+            (since is None or day >= since)
+            and len(before) >= SHORTEST
+            and (why := _unlike(days, bins, weights, place, np.array(before)))
+        ):
             odd[place] = why
         if place in odd and not _short(odd, place, at_most):
             # It lasts: from its first day on it was a change.
@@ -100,12 +111,13 @@ def _unlike(
                 told.append(
                     (share[place] - highest, f"{each.name}: {share[place]:.0%} {words}, at most {highest:.0%} before")
                 )
-        pool = counts[there].sum(axis=0)
-        usual = measures(each, pool - counts[there], counts[there])["js"].max()
-        if measures(each, pool, counts[place])["js"] > FARTHER * max(usual, 0.05):
+        shares = coarse_shares(each, counts)
+        pool = coarse_shares(each, counts[there].sum(axis=0))
+        apart = np.abs(shares[[*there, place]] - pool).sum(axis=1) / 2
+        if apart[-1] > FARTHER * max(apart[:-1].max(), 0.05):
             farther += weights[each.name]
     if told:
-        return max(told)[1]
+        return max(told, key=lambda one: one[0])[1]
     if farther > MOST * sum(weights.values()):
         return f"Values of columns that make {farther / sum(weights.values()):.0%} of the weight are far off"
     return None

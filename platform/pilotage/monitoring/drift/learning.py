@@ -175,8 +175,10 @@ def level(thresholds: Thresholds, columns: Iterable[str] | None = None) -> float
 
 
 def lower_level(thresholds: Thresholds) -> float:
-    """The score that half of the ordinary years reach: below it an alarm may be cleared."""
-    return float(np.median(np.max(list(thresholds.joint.values()), axis=0))) if thresholds.joint else math.inf
+    """The score that nine of ten ordinary years reach: below it an alarm may be cleared."""
+    if not thresholds.joint:
+        return math.inf
+    return float(np.quantile(np.max(list(thresholds.joint.values()), axis=0), 0.1, method="lower"))
 
 
 def threshold(thresholds: Thresholds, column: str, measure: str, season: int, reach: float) -> float:

@@ -20,10 +20,9 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days, count_days
-from pilotage.monitoring.drift.deciding import decide, measure
-from pilotage.monitoring.drift.expected import LEAST, MEANS, expected_loss
+from pilotage.monitoring.drift.expected import LEAST, MEANS
 from pilotage.monitoring.drift.importance import gain_shares
-from pilotage.monitoring.drift.incidents import LONG, Incident, find_incidents
+from pilotage.monitoring.drift.incidents import LONG, find_incidents
 from pilotage.monitoring.drift.learning import column_weights, learn
 from pilotage.monitoring.drift.multivariate import ROWS, past_effects, tell_apart
 from pilotage.monitoring.drift.observed import (
@@ -37,14 +36,13 @@ from pilotage.monitoring.drift.observed import (
 )
 from pilotage.monitoring.drift.records import DriftState, DriftVerdict, Multivariate, Thresholds
 from pilotage.monitoring.drift.store import DriftStore, Reference
+from pilotage.monitoring.drift.window import UNDATED, judge_window
 from pilotage.release.champions import champion
 from pilotage.release.stages import Release
 from pilotage.runtime.bundle import read_bundle
 from pilotage.settings import Settings
 from pilotage.spec import Drift, ModelSpec
 
-UNDATED = date(1, 1, 1)
-"""The one day of rows that have none."""
 SEEN = 5_000
 """Rows of the window, and of the reference, that are kept for a person to look at."""
 
@@ -143,39 +141,30 @@ class _Look:
                 fix="Choose days that have rows.",
                 model=self.spec.name,
             )
-        incidents = self._incidents(seen, bins, reference, state)
-        odd = {day for each in incidents for day in each.days}
-        window = seen.only(window_days)
-        compared = window.without(odd)
-        if not compared.days:
-            compared = window
-        columns = measure(used, compared, bins, reference.thresholds, reference.importance)
         features = self.observer.features
-        drawn = [(day, rows.select(features)) for day, rows in samples if day in compared.days]
-        together = self._together(store, reference, drawn, rate) if self.policy.multivariate else None
+        kept = {day: rows.select(features) for day, rows in samples}
         cost = self.spec.kpi.cost
-        expected = expected_loss(
+
+        def together(compared: Days) -> Multivariate | None:
+            drawn = [(day, kept[day]) for day in compared.days]
+            return self._together(store, reference, drawn, rate) if self.policy.multivariate else None
+
+        verdict, later, compared = judge_window(
             used,
-            compared,
-            reference.thresholds,
-            declared_rise=LEAST
-            * min(cost.false_positive - cost.true_negative, cost.false_negative - cost.true_positive),
-        )
-        dated = [day for day in compared.days if day != UNDATED]
-        verdict, later = decide(
-            columns,
+            seen,
+            bins,
             reference.thresholds,
             state,
-            days=window_days if dated else [],
-            rows=int(compared.rows.sum()),
-            reference_rows=int(used.rows.sum()),
-            expected=expected,
-            multivariate=together,
-            incident=sorted({day for day in state.incidents if day not in seen.days} | odd),
-            incident_why=incidents[-1].why if incidents else "",
+            days=window_days,
+            importance=reference.importance,
+            incident_days=self.policy.incident_days,
+            declared_rise=LEAST
+            * min(cost.false_positive - cost.true_negative, cost.false_negative - cost.true_positive),
+            together=together,
         )
         store.keep(verdict, later)
-        shown = pl.concat([rows for _, rows in drawn]) if drawn else self.observer.bundle.reference.clear()
+        drawn = [kept[day] for day in compared.days]
+        shown = pl.concat(drawn) if drawn else self.observer.bundle.reference.select(features).clear()
         return DriftReport(
             verdict=verdict,
             state=later,
@@ -225,15 +214,6 @@ class _Look:
                 unknown = np.array([day > late for day in days.days]) | (counts[:, :-1].sum(axis=1) == 0)
                 counts[unknown] = 0
         return days
-
-    def _incidents(self, seen: Days, bins: list[Bins], reference: Reference, state: DriftState) -> list[Incident]:
-        return find_incidents(
-            seen,
-            bins,
-            column_weights(bins, reference.importance),
-            at_most=self.policy.incident_days,
-            known=state.incidents,
-        )
 
     # What is learned once a version
 

@@ -13,7 +13,7 @@ import polars as pl
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError
 from pilotage.features.build import DAY, LABEL
-from pilotage.monitoring.drift.bins import Bins, Role, fit_bins
+from pilotage.monitoring.drift.bins import Bins, Role, concept_bins, concept_column, fit_bins
 from pilotage.monitoring.drift.expected import expected_columns
 from pilotage.monitoring.log_frames import feature_column
 from pilotage.monitoring.outcomes import label as with_label
@@ -30,7 +30,6 @@ LEAST_LOGGED = 200
 """Logged predictions of a window below which the features table says more."""
 READ_ROWS = 500_000
 """Rows of the log that are held at once, unless one day has more."""
-_QUINTILES = 5
 _DAY = timedelta(days=1)
 
 Frames = Iterator[tuple[date, pl.DataFrame]]
@@ -62,18 +61,7 @@ class Observer:
         bins = fit_bins(rows.lazy(), self.roles())
         if not rows[self.label].count():
             return [each for each in bins if each.name != self.label]
-        cut = next(each for each in bins if each.name == self.prediction)
-        told = rows.with_columns(self.concept_column(cut))
-        return [*bins, *fit_bins(told.lazy(), {self.concept: "concept"})]
-
-    def concept_column(self, prediction: Bins) -> pl.Expr:
-        """Quintile of the prediction with the label, as text: ``3 true``; null without a label."""
-        coarse = sorted({cut.at for cut in prediction.cuts if cut.coarse})
-        edges = coarse[1::2][: _QUINTILES - 1]
-        quintile = pl.sum_horizontal([pl.lit(1, pl.Int64), *[(pl.col(self.prediction) > edge) for edge in edges]])
-        words = pl.when(pl.col(self.label)).then(pl.lit(" true")).otherwise(pl.lit(" false"))
-        known = pl.col(self.label).is_not_null() & pl.col(self.prediction).is_not_null()
-        return pl.when(known).then(quintile.cast(pl.String) + words).alias(self.concept)
+        return [*bins, concept_bins(self.concept)]
 
     def of_features(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Rows of the features table, with what the champion says to them."""
@@ -103,7 +91,10 @@ class Observer:
         names = {each.name for each in bins}
         cut = next(each for each in bins if each.name == self.prediction)
         for day, rows in frames:
-            yield day, rows.with_columns(self.concept_column(cut)) if self.concept in names else rows
+            yield (
+                day,
+                rows.with_columns(concept_column(self.concept, cut, self.label)) if self.concept in names else rows,
+            )
 
 
 def feature_frames(observer: Observer, lake: Lake, days: Sequence[date]) -> Frames:

@@ -109,7 +109,7 @@ class ExpectedLoss(msgspec.Struct, frozen=True, kw_only=True):
     cost_change: float
     """Difference of the two."""
     threshold: float | None
-    """Rise from which performance is expected to suffer."""
+    """Rise from which performance is expected to suffer: what half of the ordinary years reach once."""
     log_loss: float
     """Entropy of the predictions, nats."""
     reference_log_loss: float
