@@ -12,7 +12,7 @@ import polars as pl
 from pilotage.data.lake import Lake
 from pilotage.monitoring.labels import SLACK, label_source, source_rows
 from pilotage.monitoring.log_frames import feature_column, request_column
-from pilotage.monitoring.outcomes import contested, label
+from pilotage.monitoring.outcomes import agreed
 from pilotage.monitoring.predictions import read_log, read_outcomes, read_shadows
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
@@ -91,24 +91,17 @@ def read_answers(
 
     Returns:
         ``_READ``'s columns and those of ``spec.slices``, ordered by time, with ``day``; ``stage`` is one of ``STAGES``;
-        ``label``, ``label_known_at``, ``contested`` (then ``label`` is null: nobody knows) and ``no_label_reason``.
+        ``label``, ``label_known_at`` and ``contested`` as in ``outcomes.agreed``; and ``no_label_reason``.
     """
     since = datetime.combine(first, datetime.min.time(), UTC) - SLACK
     columns = None if everything else [*_READ, *_there(spec, settings, lake, since)]
     log = read_log(settings, spec.name, lake=lake, since=since, columns=columns, spec=spec)
     log = log.with_columns(local_day(spec).alias("day")).filter(pl.col("day").is_between(first, last))
     outcomes = read_outcomes(settings, spec.name, lake=lake, since=since)
-    truth = label(log.select("prediction_id", "entity", "moment"), outcomes, known_by=known_by)
-    disputed = contested(log, outcomes, known_by=known_by)["prediction_id"].unique()
-    is_disputed = pl.col("prediction_id").is_in(disputed.implode())
+    truth = agreed(log.select("prediction_id", "entity", "moment"), outcomes, known_by=known_by)
     log = (
-        log.join(
-            truth.select("prediction_id", "label", "label_known_at"),
-            on="prediction_id",
-            how="left",
-            maintain_order="left",
-        )
-        .with_columns(contested=is_disputed, label=pl.when(~is_disputed).then("label"))
+        log.join(truth, on="prediction_id", how="left", maintain_order="left")
+        .with_columns(pl.col("contested").fill_null(value=False))
         .with_columns(
             stage=pl.when(pl.col("answered_by").is_in([RULE, NOTHING]))
             .then("answered_by")

@@ -51,6 +51,8 @@ SCHEMA: dict[str, pl.DataType] = {
 }
 """One row per ``DayPerformance`` and metric; null where there is no such number (nothing labelled, one class, no
 bound)."""
+_SAME = 1e-6
+"""Squared errors of a day that differ by less are the same, summed in another order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,18 +202,22 @@ def _news(answers: pl.DataFrame, before: pl.DataFrame) -> list[date]:
     if answers.is_empty():
         return []
     usable = pl.col("label").is_not_null() & pl.col("probability").is_not_null()
+    counts = ("answers", "labelled", "contested", "unlabelled")
     now = answers.group_by(DAY).agg(
         pl.len().cast(pl.Int64).alias("answers"),
         usable.sum().cast(pl.Int64).alias("labelled"),
         pl.col("contested").sum().cast(pl.Int64),
         pl.col("no_label_reason").count().cast(pl.Int64).alias("unlabelled"),
+        # Counts don't tell that one label became another; what they lose does.
+        ((pl.col("probability") - pl.col("label").cast(pl.Float64)) ** 2).sum().alias("_loss"),
     )
     then = (
-        before.filter((pl.col("days") == 1) & pl.col("slice_column").is_null() & (pl.col("metric") == METRICS[0]))
+        before.filter((pl.col("days") == 1) & pl.col("slice_column").is_null() & (pl.col("metric") == "brier"))
         .group_by(DAY)
-        .agg(pl.col("answers", "labelled", "contested", "unlabelled").sum())
+        .agg(pl.col(counts).sum(), (pl.col("value") * pl.col("labelled")).sum().alias("_lost"))
     )
-    same = now.join(then, on=[DAY, "answers", "labelled", "contested", "unlabelled"], how="semi")[DAY]
+    both = now.join(then, on=[DAY, *counts], how="inner")
+    same = both.filter((pl.col("_loss") - pl.col("_lost")).abs() < _SAME)[DAY]
     return sorted({*now.filter(~pl.col(DAY).is_in(same.implode()))[DAY], now[DAY].max()})
 
 

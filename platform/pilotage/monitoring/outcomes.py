@@ -2,9 +2,9 @@
 
 An outcome with a prediction's id is about that prediction; one with an entity is about every prediction of that entity
 whose moment is not after it became known. Of the outcomes about one prediction, the first that became known counts, and
-none is thrown away: what the others are is told by their status. Where tellers end up saying different things, a label
-counts all the same, and is contested: rollouts need labels that never change, and what measures a model leaves such
-predictions out. Where outcomes come from is not known here.
+none is thrown away: what the others are is told by their status. That is what rollouts go by, whose labels must never
+change. What measures a model goes by what is known best: the last words of all who told it (``agreed``); where these
+differ, the prediction is contested. Where outcomes come from is not known here.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def resolve(
     )
 
 
-def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: datetime | None = None) -> pl.DataFrame:
-    """What was told about the predictions whose truth is disputed: somebody's last word is not the label that counts.
+def agreed(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: datetime | None = None) -> pl.DataFrame:
+    """What all who told it say by now of each prediction: their last words, in the order in which they were received.
 
-    A teller is who told it: an API key, or a source. One that corrects itself disputes what it said first.
+    A teller is who told it: an API key, or a source. One that corrects itself is taken at its last word.
 
     Args:
         predictions: As for ``label``.
@@ -102,30 +102,53 @@ def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: da
         known_by: Leaves out what became known later (UTC).
 
     Returns:
-        One row per prediction and outcome about it, in the order in which they became known: ``prediction_id``,
-        ``entity``, ``outcome_id``, ``caller``, ``label``, ``known_at``, ``received_at`` and ``counts``.
+        One row per prediction that something was told about: ``prediction_id``, ``contested`` (tellers differ),
+        ``label`` (null where contested) and ``label_known_at`` (when it first became known that it is so).
     """
+    pairs = _told(predictions, outcomes, known_by)
+    words = pairs.unique(["prediction_id", "caller"], keep="last", maintain_order=True)
+    verdict = words.group_by("prediction_id", maintain_order=True).agg(
+        (pl.col("label").n_unique() > 1).alias("contested"), pl.col("label").first().alias("_agreed")
+    )
+    same = pairs.join(verdict, on="prediction_id", how="inner").filter(pl.col("label") == pl.col("_agreed"))
+    first = same.group_by("prediction_id").agg(pl.col("known_at").min().alias("label_known_at"))
+    settled = pl.col("contested").not_()
+    return verdict.join(first, on="prediction_id", how="left", maintain_order="left").select(
+        "prediction_id",
+        "contested",
+        pl.when(settled).then("_agreed").alias("label"),
+        pl.when(settled).then("label_known_at").alias("label_known_at"),
+    )
+
+
+def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: datetime | None = None) -> pl.DataFrame:
+    """Everything that was told about the predictions that are contested. Arguments as for ``agreed``.
+
+    Returns:
+        One row per prediction and outcome about it, in the order in which they were received: ``prediction_id``,
+        ``entity``, ``outcome_id``, ``caller``, ``label``, ``known_at``, ``received_at`` and ``last_word``.
+    """
+    pairs = _told(predictions, outcomes, known_by).with_columns(
+        (pl.col("outcome_id") == pl.col("outcome_id").last().over("prediction_id", "caller")).alias("last_word")
+    )
+    differ = pl.col("label").filter("last_word").n_unique().over("prediction_id") > 1
+    entities = predictions.select("prediction_id", "entity").unique("prediction_id", keep="first")
+    return (
+        pairs.filter(differ)
+        .join(entities, on="prediction_id", how="left", maintain_order="left")
+        .select("prediction_id", "entity", "outcome_id", "caller", "label", "known_at", "received_at", "last_word")
+        .sort("prediction_id", maintain_order=True)
+    )
+
+
+def _told(predictions: pl.DataFrame, outcomes: pl.DataFrame, known_by: datetime | None) -> pl.DataFrame:
+    """Each prediction with each outcome about it and its teller, in the order in which they were received."""
     told = _distinct(outcomes)
     if known_by is not None:
         told = told.filter(pl.col("known_at") <= known_by)
     who = told.select("outcome_id", "caller")
-    pairs = (
-        _pairs(predictions, told)
-        .join(who, on="outcome_id", how="left", maintain_order="left")
-        .with_columns(
-            (pl.col("outcome_id") == pl.col("outcome_id").first().over("prediction_id")).alias("counts"),
-            pl.col("label").first().over("prediction_id").alias("_label"),
-            pl.col("label").last().over("prediction_id", "caller").alias("_last_word"),
-        )
-    )
-    disputed = (pl.col("_last_word") != pl.col("_label")).any().over("prediction_id")
-    entities = predictions.select("prediction_id", "entity").unique("prediction_id", keep="first")
-    return (
-        pairs.filter(disputed)
-        .join(entities, on="prediction_id", how="left", maintain_order="left")
-        .select("prediction_id", "entity", "outcome_id", "caller", "label", "known_at", "received_at", "counts")
-        .sort("prediction_id", *_FIRST, maintain_order=True)
-    )
+    pairs = _pairs(predictions, told).join(who, on="outcome_id", how="left")
+    return pairs.sort("received_at", "known_at", "outcome_id", "prediction_id")
 
 
 def _distinct(outcomes: pl.DataFrame) -> pl.DataFrame:

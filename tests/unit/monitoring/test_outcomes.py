@@ -11,22 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.monitoring.log_frames import frame_of
-from pilotage.monitoring.outcomes import PATIENCE, STATUSES, label, resolve
+from pilotage.monitoring.outcomes import PATIENCE, STATUSES, agreed, contested, label, resolve
 from pilotage.runtime.answer import OutcomeRecord, PredictionRecord
 from tests.unit.monitoring.logs import at, outcome, prediction
 
 NOW = datetime(2024, 3, 2, 12, tzinfo=UTC)
 
 told = st.builds(
-    lambda number, about, by_id, label, known, received: outcome(
+    lambda number, about, by_id, label, known, received, caller: outcome(
         number,
         prediction_id=f"p{about:05d}" if by_id else None,
         entity=None if by_id else {"order_id": f"A-{about}"},
         label=label,
         known_at=at(known),
         received_at=at(received),
+        caller=caller,
     ),
     st.integers(0, 6), st.integers(0, 4), st.booleans(), st.booleans(), st.integers(0, 5), st.integers(0, 5),
+    st.sampled_from(["key-1", "source:orders"]),
 )  # fmt: skip
 answered = st.builds(
     lambda number, about, moment: prediction(
@@ -157,3 +159,42 @@ def test_a_label_that_counts_is_changed_by_no_outcome_that_became_known_later(
     before = label(predictions(*made), outcomes(*said)).select("prediction_id", "label")
     after = dict(label(predictions(*made), outcomes(*said, late)).select("prediction_id", "label").iter_rows())
     assert dict(before.iter_rows()).items() <= after.items()
+
+
+@given(st.lists(answered, max_size=5), st.lists(told, max_size=8), st.randoms(use_true_random=False))
+def test_what_all_agree_on_is_that_of_brute_force_in_whatever_order_things_are_read(
+    made: list[PredictionRecord], said: list[OutcomeRecord], order: random.Random
+) -> None:
+    made, said = distinct(made, "prediction_id"), distinct(said, "outcome_id")
+    shuffled = order.sample(said, len(said))
+    found = {row["prediction_id"]: row for row in agreed(predictions(*made), outcomes(*shuffled, *said)).to_dicts()}
+    disputed = contested(predictions(*made), outcomes(*shuffled, *said))
+    for asked in made:
+        about = sorted(truth(asked, said), key=lambda o: (o.received_at, o.known_at, o.outcome_id))
+        words = {o.caller: o.label for o in about}
+        if not words:
+            assert asked.prediction_id not in found
+            continue
+        row, differ = found[asked.prediction_id], len(set(words.values())) > 1
+        rows = disputed.filter(pl.col("prediction_id") == asked.prediction_id)
+        assert row["contested"] == differ
+        assert rows["outcome_id"].to_list() == ([o.outcome_id for o in about] if differ else [])
+        assert {*rows.filter("last_word")["caller"]} == (set(words) if differ else set())
+        if differ:
+            assert (row["label"], row["label_known_at"]) == (None, None)
+        else:
+            [label] = set(words.values())
+            assert row["label"] == label
+            known = min(o.known_at for o in about if o.label == label)
+            assert row["label_known_at"] == datetime.fromtimestamp(known / 1e6, UTC)
+
+
+def test_one_that_corrects_itself_is_taken_at_its_last_word_whatever_time_it_names() -> None:
+    made = predictions(prediction(1))
+    said = outcomes(
+        outcome(1, label=True, known_at=at(9), received_at=at(10)),
+        outcome(2, prediction_id="p00001", label=False, known_at=at(5), received_at=at(20)),
+    )
+    [row] = agreed(made, said).to_dicts()
+    assert (row["label"], row["contested"]) == (False, False)
+    assert contested(made, said).is_empty()

@@ -165,6 +165,25 @@ def test_a_second_look_measures_only_days_of_which_more_is_known(tmp_path: Path)
     assert {e.metric: e.days for e in report.estimates} == dict.fromkeys(set(METRICS) - {"calibration_error"}, 5)
 
 
+def test_a_day_is_measured_again_when_labels_swap_though_their_counts_stay(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=3, a_day=30)
+    where = {"settings": used.settings, "lake": used.lake, "now": used.now}
+    used.serve()
+    used.tell()
+    collect(used.spec, **where)
+    update_performance(used.spec, run_id="r1", **where)
+    before = read_performance(used.lake, "tiny").filter(pl.col("days") == 1, pl.col("metric") == "brier")
+    first = used.orders.filter(pl.col("day") == used.day(0), ~pl.col("cancelled"))
+    late, on_time = first.filter("is_late")["order_id"][0], first.filter(~pl.col("is_late"))["order_id"][0]
+    swapped = pl.col("order_id").is_in([late, on_time])
+    used.tell(used.orders.with_columns(is_late=pl.when(swapped).then(~pl.col("is_late")).otherwise("is_late")))
+    collect(used.spec, **where)
+    assert update_performance(used.spec, run_id="r2", **where).measured == [used.day(0), used.day(2)]
+    after = read_performance(used.lake, "tiny").filter(pl.col("days") == 1, pl.col("metric") == "brier")
+    assert before["labelled"].to_list() == after["labelled"].to_list()
+    assert before["value"].to_list() != after["value"].to_list()
+
+
 def test_estimates_are_held_against_settled_days_alone(tmp_path: Path) -> None:
     used = Used(tmp_path, days=3, a_day=30)
     used.serve()
