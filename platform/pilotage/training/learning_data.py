@@ -32,7 +32,7 @@ def narrowed(spec: ModelSpec, frame: pl.DataFrame, parts: Parts, data: DataConfi
     kept = rows[(frame[EVENT_TIME].gather(rows) >= begins).to_numpy()]
     if len(kept) == 0:
         raise TrainingError(
-            f"No row of {spec.name} to train on is {begins:%Y-%m-%d} or later: calibration and holdout take "
+            f"No row of {spec.name} to train on is from {begins:%Y-%m-%d} or later: calibration and holdout take "
             "what is newer.",
             fix="Learn from an earlier day on, or wait for more data.",
             learn_from=begins.isoformat(),
