@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from assets.alerts import alerts_asset
 from assets.ingestion import source_assets
 from assets.ledger import ledger_asset
 from assets.lineage import model_assets
@@ -41,7 +42,7 @@ def all_assets(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec
         made += skew_assets(spec)
         made += performance_assets(spec)
         made += scoring_assets(spec, sources)
-    return [*made, *log_assets(models), ledger_asset()]
+    return [*made, *log_assets(models), ledger_asset(), alerts_asset()]
 
 
 def _label_sources(model: ModelSpec) -> set[str]:

@@ -208,21 +208,20 @@ def as_data(alarm: Alarm) -> dict[str, Any]:
 
 
 def _show(alarms: list[Alarm], silences: list[Silence]) -> None:
-    from rich.table import Column, Table
     from rich.text import Text
 
     console = out()
     if not alarms:
         console.print("No alarm is open.")
-    else:
-        table = Table(Column("no.", no_wrap=True), "tier", "about", "what", "since", "raised", "looked after by")
-        for alarm in alarms:
-            about = " ".join(part for part in (alarm.key.kind, alarm.key.model, alarm.key.subject) if part)
-            by = alarm.acknowledged.who if alarm.acknowledged else "nobody" if alarm.open else alarm.ended_why
-            cells = (about, alarm.alert.summary, f"{alarm.opened_at:%Y-%m-%d %H:%M}", str(alarm.count), by)
-            style = _STYLES[alarm.tier] if alarm.open else "dim"
-            table.add_row(str(alarm.number), Text(alarm.tier, style=style), *(Text(cell) for cell in cells))
-        console.print(table)
+    for alarm in alarms:
+        about = " ".join(part for part in (alarm.key.kind, alarm.key.model, alarm.key.subject) if part)
+        times = f", raised {alarm.count} times" if alarm.count > 1 else ""
+        by = f"looked after by {alarm.acknowledged.who}" if alarm.acknowledged else "nobody looks after it"
+        state = by if alarm.open else f"over: {alarm.ended_why}"
+        style = _STYLES[alarm.tier] if alarm.open else "dim"
+        console.print(Text.assemble((f"{alarm.number:>4} ", "bold"), (f"{alarm.tier:<11} ", style), about))
+        console.print(Text(f"     {alarm.alert.summary}"))
+        console.print(Text(f"     since {alarm.opened_at:%Y-%m-%d %H:%M} UTC{times}; {state}", style="dim"))
     for each in silences:
         about = f"kind {each.kind}, model {each.model}, subject {each.subject}"
         words = f"Silence {each.number} until {each.until:%Y-%m-%d %H:%M} UTC: {about}. {each.who}: {each.why}"

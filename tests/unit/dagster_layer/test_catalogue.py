@@ -32,7 +32,7 @@ MONITORED = ("label_quality", "performance", "kpi")
 SERVED = ("predictions", "shadows", "outcomes", "serving_skew", "scores")
 
 ASSETS = {f"{layer}/{source}" for layer in ("raw", "validated", "quarantine") for source in SOURCES}
-ASSETS |= {"ledger", "prediction_log"}
+ASSETS |= {"ledger", "prediction_log", "alerts"}
 ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for step in SERVED}
 ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for step in MONITORED}
 ASSETS |= {"flight_delay/source_outcomes", "loan_approval/fairness"}
@@ -56,14 +56,14 @@ JOBS = {
     *(f"{job}_{model}" for job in ("skew", "score", "monitor") for model in ("flight_delay", "loan_approval")),
 }
 JOBS |= {f"{job}_{model}" for job in ("retrain", "watch") for model in ("flight_delay", "loan_approval")}
-JOBS |= {"reconcile_retraining"}
+JOBS |= {"reconcile_retraining", "deliver_alerts"}
 SCHEDULES = {"hourly_audit", "nightly_tables", "nightly_flight_delay", "nightly_loan_approval"}
 SCHEDULES |= {"nightly_skew_flight_delay", "nightly_skew_loan_approval"}
 SCHEDULES |= {"nightly_monitoring_flight_delay", "nightly_monitoring_loan_approval"}
 SENSORS = {"new_files", "prediction_log", "rollout_flight_delay", "rollout_loan_approval", "aliases"}
 SENSORS |= {f"{sensor}_flight_delay" for sensor in ("retrain", "retraining_alarms", "watch")}
 SENSORS |= {f"{sensor}_loan_approval" for sensor in ("retrain", "retraining_alarms", "watch")}
-SENSORS |= {"reconcile_retraining"}
+SENSORS |= {"reconcile_retraining", "heartbeat", "alerts", "run_failures"}
 
 HEAVY = [
     *("bentoml", "deltalake", "duckdb", "evidently", "fairlearn", "great_expectations", "lightgbm"),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pilotage.errors import ConfigError
@@ -167,15 +167,12 @@ def send(receiver: Receiver, message: Message) -> str | None:
             body_format=apprise.NotifyFormat.TEXT,
             log_level=logging.WARNING,
         )
+        why = None if result else "; ".join(entry.message for entry in result.logs())
     except Exception as error:  # noqa: BLE001, RUF100 - a hundred plugins, each with its own ways to fail
         return _without_secrets(f"{type(error).__name__}: {error}", receiver.address)
-    return None if result else _without_secrets(_reason(result), receiver.address)
-
-
-def _reason(result: Any) -> str:
-    """What the plugin said, if it said something."""
-    lines = [str(getattr(entry, "message", entry)) for entry in (getattr(result, "logs", None) or [])]
-    return "; ".join(lines)[:300] or "it did not take the message"
+    if why is None:
+        return None
+    return _without_secrets(why, receiver.address)[:300] or "it did not take the message"
 
 
 def _without_secrets(text: str, address: str) -> str:

@@ -119,4 +119,5 @@ def _alert(kind: str, event: Event, summary: str, **evidence: Any) -> Alert:
         subject=f"event {event.sequence}",
         evidence={"event": event.sequence, "at": event.at, "by": event.actor, "version": event.version, **evidence},
         run_url=str(event.payload.get("run_url") or ""),
+        occurrence=str(event.sequence),
     )
