@@ -202,6 +202,31 @@ def test_reading_a_ledger_that_is_not_there_does_not_create_it(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_took_the_ledgers_place_is_read_and_one_that_went_away_is_missed(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    backup = tmp_path / "backup.db"
+    reader, writer = SqlLedger.of(settings), SqlLedger.of(settings)
+    writer.append(draft(1))
+    with sqlite3.connect(tmp_path / "ledger.db") as there, sqlite3.connect(backup) as copy:
+        there.backup(copy)
+    there.close()
+    copy.close()
+    writer.append(draft(2))
+    assert [event.payload["number"] for event in reader.events()] == [1, 2]
+    writer.close()
+    for path in tmp_path.glob("ledger.db*"):
+        if path.suffix != ".lock":
+            path.unlink()
+    for use in (reader.events, lambda: reader.append(draft(3))):
+        # Not an empty ledger, nor a new one: a service would forget what was killed.
+        with pytest.raises(LedgerUnavailable, match="event 2 is noted"):
+            use()
+    assert not (tmp_path / "ledger.db").exists()
+    backup.rename(tmp_path / "ledger.db")
+    assert [event.payload["number"] for event in reader.events()] == [1]
+    reader.close()
+
+
 def test_it_is_written_ahead_and_an_edit_by_hand_shows(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     ledger = SqlLedger(f"sqlite:///{path}")

@@ -57,7 +57,8 @@ class PlanFeed:
         self._ledger = ledger
         self._states: dict[str, ModelState] = {}
         self._plans: dict[str, Plan] = {}
-        self._last = 0
+        self._head: tuple[int, str] | None = None
+        """Number and hash of the last event that was read."""
 
     def __call__(self) -> dict[str, Plan]:
         """What to serve, now, for every model that the ledger knows.
@@ -66,9 +67,17 @@ class PlanFeed:
             LedgerUnavailable: The ledger can't be read.
             ReleaseError: It holds what this version of the platform can't understand.
         """
-        if events := self._ledger.events(after=self._last):
+        # With the last one that is known: a ledger that was replaced, by a backup say, has another there, or none.
+        events = self._ledger.events(after=self._head[0] - 1 if self._head else 0)
+        if self._head is not None:
+            if events and (events[0].sequence, events[0].hash) == self._head:
+                del events[0]
+            else:
+                events = self._ledger.events()
+                self._states, self._plans = {}, {}
+        if events:
             self._states = fold(events, self._states)
-            self._last = events[-1].sequence
+            self._head = events[-1].sequence, events[-1].hash
             self._plans |= {name: plan_of(self._states[name]) for name in {event.model for event in events}}
         return dict(self._plans)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pilotage.errors import LedgerConflict, LedgerUnavailable
 from pilotage.release import ledger_sql
 from pilotage.release.events import PLAIN, Draft, Event, from_row, read_key, refuse_unkeyed, seal, to_row
-from pilotage.release.head import advance
+from pilotage.release.head import advance, read_head
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -67,6 +67,8 @@ class SqlLedger:
         """
         self._url = ledger_sql.parse_url(url)
         self._file = ledger_sql.file_of(self._url)
+        self._identity: tuple[int, int] | None = None
+        """Of the file that is open."""
         self._key = key
         self._head = head
         self._created = False
@@ -92,6 +94,9 @@ class SqlLedger:
         for _ in range(_ATTEMPTS):
             try:
                 with self._named():
+                    self._follow_file()
+                    if self._file is not None and self._identity is None:
+                        self._require_beginning()
                     self._create()
                 with self._named(), self._engine.begin() as connection:
                     event = self._insert(connection, draft, expected)
@@ -141,7 +146,7 @@ class SqlLedger:
 
     def events(self, *, after: int = 0) -> list[Event]:
         """See ``Ledger``. A ledger that nobody wrote to has no events, and reading does not create it."""
-        found = []
+        found: list[Event] = []
         for row in self.rows(after=after):
             try:
                 found.append(from_row(row))
@@ -151,6 +156,8 @@ class SqlLedger:
                     fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md.",
                     sequence=row["sequence"],
                 ) from error
+        if not found and after == 0:
+            self._require_beginning()
         return found
 
     def rows(self, *, after: int | None = None, limit: int | None = None) -> list[dict[str, Any]]:
@@ -158,7 +165,8 @@ class SqlLedger:
         import sqlalchemy as sa
 
         with self._named():
-            if not self._created and self._file is not None and not self._file.exists():
+            self._follow_file()
+            if self._file is not None and self._identity is None:
                 return []
             with self._engine.connect() as connection:
                 columns = self._columns or ledger_sql.columns(connection, self._table)
@@ -175,6 +183,35 @@ class SqlLedger:
     def close(self) -> None:
         """Closes the connections."""
         self._engine.dispose()
+
+    def _follow_file(self) -> None:
+        """A SQLite file that was moved away or replaced stays open, and would be read on for ever."""
+        if self._file is None:
+            return
+        try:
+            there = self._file.stat()
+            identity = (there.st_dev, there.st_ino)
+        except FileNotFoundError:
+            identity = None
+        if identity != self._identity:
+            if self._identity is not None:
+                self._engine.dispose()
+                self._created, self._columns = False, []
+            self._identity = identity
+
+    def _require_beginning(self) -> None:
+        """A ledger without events is a new one, unless events were noted outside of it: then it is lost, or elsewhere.
+
+        Raises:
+            LedgerUnavailable: It is.
+        """
+        if self._head is not None and (noted := read_head(self._head)) is not None:
+            where = self._url.render_as_string(hide_password=True)
+            raise LedgerUnavailable(
+                f"The ledger at {where} is empty or not there, and event {noted.sequence} is noted in {self._head}.",
+                fix="Restore it: docs/how-to/back-up-and-restore.md.",
+                url=where,
+            )
 
     @contextmanager
     def _named(self) -> Iterator[None]:

@@ -70,7 +70,7 @@ class Responder:
         Raises:
             UnknownModel: There is no such model.
             InvalidRequest: The request breaks the contract.
-            ModelNotReady: No version was ever released, or none could be loaded yet.
+            ModelNotReady: No version was ever released.
         """
         asked = Asked(request, request_id, caller, time.perf_counter_ns())
         board = self._boards.get(model) or self._missing(model)
@@ -78,6 +78,8 @@ class Responder:
         if board.plan.killed is not None:
             return _killed(desk, board, asked)
         turn = self._turn(desk, board, request)
+        if turn is None:
+            return _unloaded(desk, board, asked)
         loaded = turn.loaded
         if not loaded.breaker.allows():
             return self._fall_back(desk, board, asked, turn, None)
@@ -112,6 +114,8 @@ class Responder:
         if board.plan.killed is None:
             for index, row in enumerate(rows):
                 turn = self._turn(desk, board, row) if version is None else _numbered(board, version)
+                if turn is None:
+                    break
                 turns.setdefault(turn.loaded.version, []).append((index, turn))
         for members in turns.values():
             loaded = members[0][1].loaded
@@ -145,11 +149,11 @@ class Responder:
         except PilotageError as error:
             return error
 
-    def _turn(self, desk: Desk, board: Board, request: Any) -> Turn:
-        """The version whose turn it is.
+    def _turn(self, desk: Desk, board: Board, request: Any) -> Turn | None:
+        """The version whose turn it is; ``None`` if none could be loaded yet, of a model that was released.
 
         Raises:
-            ModelNotReady: There is none.
+            ModelNotReady: It was not.
         """
         drawn_by = None
         if (canary := board.canary) is not None and (canary.segment is None or canary.segment.takes(request)):
@@ -160,6 +164,8 @@ class Responder:
             return Turn(board.champion, "champion", drawn_by)
         if board.previous is not None:
             return Turn(board.previous, "previous_champion", drawn_by)
+        if board.plan.champion is not None:
+            return None
         raise self._not_ready(board.model)
 
     def _fall_back(self, desk: Desk, board: Board, asked: Asked, turn: Turn, error: Exception | None) -> Drafted:
@@ -260,6 +266,11 @@ def _numbered(board: Board, version: int) -> Turn:
 def _killed(desk: Desk, board: Board, asked: Asked) -> Drafted:
     ruled = rule_of(desk.spec, board, asked.request)
     return desk.draft_rule(board, asked, None, ruled, (f"the model was killed: {board.plan.killed}", *ruled.reasons))
+
+
+def _unloaded(desk: Desk, board: Board, asked: Asked) -> Drafted:
+    ruled = rule_of(desk.spec, board, asked.request)
+    return desk.draft_rule(board, asked, None, ruled, ("no version could be loaded yet", *ruled.reasons))
 
 
 def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:

@@ -117,4 +117,17 @@ def test_the_feed_reads_only_what_is_new() -> None:
     assert feed() == first
     ledger.append(registered("other", 1))
     assert set(feed()) == {"m", "other"}
-    assert ledger.read == [6, 0, 1]
+    # The last one that is known comes again each time: it says whether this is still the same ledger.
+    assert ledger.read == [6, 1, 2]
+
+
+def test_a_ledger_that_was_replaced_is_followed_from_its_beginning() -> None:
+    ledger, backup = InMemoryLedger(lambda: START), InMemoryLedger(lambda: START)
+    for each in TWO_CHAMPIONS:
+        ledger.append(each)
+    for each in [*TWO_CHAMPIONS[:-1], draft("killed")]:
+        backup.append(each)
+    feed = PlanFeed(ledger)
+    assert feed()["m"].killed is None
+    ledger._events = backup.events()
+    assert feed()["m"].killed == "killed for a reason"
