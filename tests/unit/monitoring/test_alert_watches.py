@@ -266,6 +266,8 @@ def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() ->
         ("rolled_back", {"version": 3, "actor": "ada"}),
         ("killed", {"actor": "ada"}),
         ("refused", {"payload": {"reasons": ["auc is too low"]}}),
+        ("person_called", {"payload": {"about": "as_promised", "evidence": {"tried": 2}}}),
+        ("retrain_gave_up", {}),
     )
     now = datetime.now(UTC)
     watch = DecisionsWatch(ledger=book, now=now, seen=None)
@@ -277,6 +279,8 @@ def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() ->
         ("rolled_back", "information"),
         ("killed", "critical"),
         ("refused", "information"),
+        ("needs_a_person", "critical"),
+        ("needs_a_person", "critical"),
     ]
     assert watch.look().alerts == ()
     assert DecisionsWatch(ledger=book, now=now + timedelta(days=2), seen=None).look().alerts == ()

@@ -87,7 +87,13 @@ def _gave_up(event: Event) -> Alert:
 
 
 def _called(event: Event) -> Alert:
-    return _alert("needs_a_person", event, f"{event.model} needs a person: {event.cause}"[:500])
+    return _alert(
+        "needs_a_person",
+        event,
+        f"{event.model} needs a person: {event.cause}",
+        about=event.payload.get("about"),
+        found=event.payload.get("evidence") or {},
+    )
 
 
 def _alias_edited(event: Event) -> Alert:
@@ -117,7 +123,7 @@ def _alert(kind: str, event: Event, summary: str, **evidence: Any) -> Alert:
         summary,
         model=event.model,
         subject=f"event {event.sequence}",
-        evidence={"event": event.sequence, "at": event.at, "by": event.actor, "version": event.version, **evidence},
+        evidence={**evidence, "event": event.sequence, "at": event.at, "by": event.actor, "version": event.version},
         run_url=str(event.payload.get("run_url") or ""),
         occurrence=str(event.sequence),
     )
