@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pilotage.settings import Settings
 
 INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
+INCIDENT = "no_incident"
 MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen", "truth")
 
 
@@ -22,7 +23,7 @@ def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
     others = [each for each in verdict.columns if each.role != "input"]
     expected, together = verdict.expected_loss, verdict.multivariate
     moved = any(each.raised for each in inputs) or bool(together and together.drifted)
-    results = [
+    results: list[tuple[str, bool, str, dict[str, Any]]] = [
         (INPUTS, not moved, verdict.why, _measured(inputs)),
         (TRUTH, not any(each.raised for each in others), verdict.why, _measured(others)),
         (
@@ -38,6 +39,7 @@ def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
             else {"value": expected.cost_change, "threshold": expected.threshold, "expected_cost": expected.cost},
         ),
     ]
+    results.append((INCIDENT, not verdict.incident, verdict.why, {"days": span(verdict.incident)}))
     shared = {
         "window": _window(verdict),
         "alarm": verdict.alarm,

@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.drift import EXPECTED, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page
+from assets.drift import EXPECTED, INCIDENT, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page
 from assets.lineage import model_asset, model_key
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
@@ -41,6 +41,9 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
             ),
             dg.AssetCheckSpec(
                 TRUTH, asset=key, description="Predictions and labels are as they were in the reference."
+            ),
+            dg.AssetCheckSpec(
+                INCIDENT, asset=key, description="No day of the window is unlike all of the weeks before it."
             ),
             dg.AssetCheckSpec(
                 EXPECTED,

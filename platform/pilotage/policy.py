@@ -131,7 +131,7 @@ class Drift(Declaration):
 
     def declared(self) -> dict[str, float]:
         """Measure → threshold while there is too little history to learn from; all of them conservative."""
-        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1}
+        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.1}
 
 
 class TrainOn(Declaration):

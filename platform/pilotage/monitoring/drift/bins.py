@@ -18,8 +18,9 @@ from pilotage.errors import DataError
 FINE, COARSE = 50, 10
 """Quantiles of the reference at which a numeric column is cut: for KS and Wasserstein, and for PSI and Jensen-Shannon.
 A KS distance is exact at the cuts, so it is off by 1/50 at most."""
-BEYOND = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Cuts beyond the reference's extremes, in its scale. What lies further out counts as if it lay at the last of them:
+BEYOND = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Cuts beyond the outermost quantiles (2 and 98 %), in the reference's scale. What lies further out
+counts as if it lay at the last of them:
 an outlier of 1e6 then moves Wasserstein's distance as little as one of eight scales does."""
 RARE = 0.01
 """Levels with less than this share of the reference are one bin: a hundred rare levels would add up to mere noise."""
@@ -152,12 +153,10 @@ def _quantiles(frame: pl.LazyFrame, name: str, role: Role, step: int) -> Bins:
     spread = (at(3, 4) - at(1, 4)) / 1.349
     if not spread:  # Of what is not in the tails, as the outlier of 1e6 would be.
         spread = float(ordered.clip(at(1, 1000), at(999, 1000)).std(ddof=0) or 0.0)  # type: ignore[arg-type]
-    low, high = float(ordered[0]), float(ordered[-1])
-    reach = max(min(spread, high - low), 0.0)
-    outer = [low - far * reach for far in reversed(BEYOND)], [high, *(high + far * reach for far in BEYOND)]
-    places = sorted({*fine, *outer[1], *outer[0]}) if reach else sorted({*fine, low, high})
-    # Values that take more than one quantile, and the lowest one, which would else be in a bin with what is below it.
-    heavy = {value for value in fine if fine.count(value) > 1} | {low, high}
+    low, high = fine[0], fine[-1]
+    outer = {high + far * spread for far in BEYOND} | {low - far * spread for far in BEYOND}
+    places = sorted({*fine, *outer}) if spread else sorted(set(fine))
+    heavy = {value for value in fine if fine.count(value) > 1}
     cuts: list[Cut] = []
     for place in places:
         if place in heavy:

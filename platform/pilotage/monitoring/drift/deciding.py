@@ -110,7 +110,7 @@ def decide(
         expected: What the model should expect to lose.
         multivariate: The columns together.
         incident: Days that are an incident, all of them so far.
-        incident_why: What is unlike on them.
+        incident_why: What is unlike on them, and what is done about it.
     """
     last = days[-1] if days else None
     repeated = state.through is not None and last is not None and last <= state.through
@@ -268,7 +268,7 @@ def _why(
         said.append("The truth itself moved, which no estimate from the inputs shows: look at measured performance.")
     if incident:
         one, several = f"{incident[0]} is an incident", f"{incident[0]} … {incident[-1]} are an incident"
-        said.append(f"{one if len(incident) == 1 else several} ({incident_why}), not compared and not learned from.")
+        said.append(f"{one if len(incident) == 1 else several} ({incident_why}).")
     if not thresholds.enough:
         said.append(thresholds.why)
     return " ".join(said)

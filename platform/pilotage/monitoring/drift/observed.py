@@ -5,6 +5,7 @@ From the features table, where the champion's answers are computed, or from the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 
@@ -46,6 +47,9 @@ class Observer:
     def __init__(self, bundle: Bundle, cost: CostMatrix) -> None:
         self.bundle, self.cost = bundle, cost
         self.features = list(bundle.view.schema)
+        # The log holds pseudonyms of what identifies a person: their levels are nobody's, and nothing to compare.
+        personal = {field.name for field in bundle.request if field.personal}
+        self.compared = [name for name in self.features if name not in personal]
         taken = set(self.features)
         self.prediction, self.label, self.concept = (
             f"({name})" if name in taken else name for name in (PREDICTION, LABEL, CONCEPT)
@@ -53,7 +57,7 @@ class Observer:
 
     def roles(self) -> dict[str, Role]:
         """Columns that are counted as they are."""
-        roles: dict[str, Role] = dict.fromkeys(self.features, "input")
+        roles: dict[str, Role] = dict.fromkeys(self.compared, "input")
         return roles | {self.prediction: "prediction", self.label: "label"}
 
     def fit(self, rows: pl.DataFrame) -> list[Bins]:
@@ -166,8 +170,9 @@ def _parts(days: Sequence[date], rows: Mapping[date, int]) -> Iterator[list[date
 
 
 def label_delay(spec: ModelSpec) -> timedelta:
-    """How long the labels of a day take, at most."""
-    return spec.split.embargo if isinstance(spec.split, TimeSplit) else timedelta(0)
+    """How long the labels of a day take, at most; whole days, since the day's last row waits longest."""
+    embargo = spec.split.embargo if isinstance(spec.split, TimeSplit) else timedelta(0)
+    return _DAY * math.ceil(embargo / _DAY)
 
 
 def last_days(last: date, count: int) -> list[date]:

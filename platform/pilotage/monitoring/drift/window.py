@@ -70,8 +70,10 @@ def judge_window(
     odd = {day for each in incidents for day in each.days}
     window = recent.only(days)
     compared = window.without(odd)
+    why = f"{incidents[-1].why}; told, not compared and not learned from" if incidents else ""
     if not compared.days:
         compared = window
+        why = f"{incidents[-1].why}; the window has no other days, so they are compared" if incidents else ""
     verdict, later = decide(
         measure(reference, compared, bins, thresholds, importance),
         thresholds,
@@ -82,6 +84,6 @@ def judge_window(
         expected=expected_loss(reference, compared, thresholds, declared_rise=declared_rise),
         multivariate=together(compared),
         incident=sorted({day for day in state.incidents if day not in recent.days} | odd),
-        incident_why=incidents[-1].why if incidents else "",
+        incident_why=why,
     )
     return Judged(verdict, later, compared)
