@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 
 from pilotage.replay.season import Night
@@ -80,19 +81,20 @@ def psi(reference: pl.Series, current: pl.Series) -> float:
 
     The platform's own is in ``pilotage.monitoring``; it counts nulls and knows its noise.
     """
-    before, now = reference.drop_nulls(), current.drop_nulls()
+    both = before, now = reference.drop_nulls(), current.drop_nulls()
     if before.is_empty() or now.is_empty():
         return 0.0
     if before.dtype == pl.String:
-        shares = [dict(series.value_counts(normalize=True).iter_rows()) for series in (before, now)]
+        shares = [_shares(series.to_numpy()) for series in both]
     else:
         quantiles = [before.quantile(part / _BINS, "linear") for part in range(1, _BINS)]
         edges = sorted({float(edge) for edge in quantiles if edge is not None})
-        labels = [str(number) for number in range(len(edges) + 1)]
-        shares = [
-            dict(series.cast(pl.Float64).cut(edges, labels=labels).cast(pl.String).value_counts(normalize=True).rows())
-            for series in (before, now)
-        ]
-    bins = sorted(set(shares[0]) | set(shares[1]))
+        shares = [_shares(np.searchsorted(edges, series.cast(pl.Float64).to_numpy(), side="left")) for series in both]
+    bins = set(shares[0]) | set(shares[1])
     pairs = [(max(shares[0].get(one, 0.0), _LEAST), max(shares[1].get(one, 0.0), _LEAST)) for one in bins]
     return math.fsum((after - share) * math.log(after / share) for share, after in pairs)
+
+
+def _shares(values: np.ndarray) -> dict[object, float]:
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), (counts / counts.sum()).tolist(), strict=True))
