@@ -10,6 +10,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from pilotage.errors import TrainingError
 from pilotage.spec import CostMatrix
+from pilotage.training import metrics
 from pilotage.training.metrics import Resamples, all_metrics, differences, reliability, with_intervals, worse_by
 
 COST = CostMatrix(true_positive=1, false_positive=1, true_negative=0, false_negative=3)  # Acts from 1/3 on.
@@ -39,19 +40,21 @@ def test_they_agree_with_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> No
 def test_a_resample_measures_what_the_rows_repeated_would(case: tuple[np.ndarray, np.ndarray], seed: int) -> None:
     labels, predicted = case
     resamples = Resamples.draw(None, len(labels), count=50, seed=seed)
-    drawn = with_intervals(labels, predicted, COST, resamples, confidence=0.9999)
+    # All of it: anything less interpolates between the two lowest, which may be far apart.
+    drawn = with_intervals(labels, predicted, COST, resamples, confidence=1.0)
     each = []
     for weights in resamples.weights.astype(int):
         rows = np.repeat(np.arange(len(labels)), weights)
         each.append(all_metrics(labels[rows], predicted[rows], COST))
     for name in ("log_loss", "brier", "expected_cost"):
-        values = [found[name] for found in each]
+        # The interval holds its own value, also where that lies beside all that was drawn.
+        values = [*(found[name] for found in each), drawn[name].value]
         assert drawn[name].low == pytest.approx(min(values), abs=1e-3)
         assert drawn[name].high == pytest.approx(max(values), abs=1e-2)
     aucs = [found["auc"] for found in each if "auc" in found]
     if len(aucs) == 50:
-        assert drawn["auc"].low == pytest.approx(np.quantile(aucs, 0.00005), abs=1e-9)
-        assert drawn["auc"].high == pytest.approx(np.quantile(aucs, 0.99995), abs=1e-9)
+        assert drawn["auc"].low == pytest.approx(min(*aucs, drawn["auc"].value), abs=1e-9)
+        assert drawn["auc"].high == pytest.approx(max(*aucs, drawn["auc"].value), abs=1e-9)
 
 
 def test_calibration_error_is_the_gap_by_bins_of_equal_mass() -> None:
@@ -186,3 +189,22 @@ def test_the_reliability_curve_has_every_row_once() -> None:
 def test_worse_means_lower_for_auc_and_higher_for_the_rest() -> None:
     assert worse_by("auc", 0.7, 0.8) == pytest.approx(0.1)
     assert worse_by("brier", 0.7, 0.8) == pytest.approx(-0.1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 40), st.integers(20, 200), st.integers(1, 30), st.integers(0, 10**6))
+def test_auc_resampled_by_few_clusters_is_bit_by_bit_that_of_the_rows(
+    clusters: int, rows: int, distinct: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.random(rows) < 0.4
+    predicted = random.integers(0, distinct + 1, rows) / (distinct + 1)
+    member = random.integers(0, clusters, rows)
+    member[:2] = (0, 1)
+    resamples = Resamples.draw(member, rows, count=30, seed=seed)
+    order = np.argsort(predicted, kind="stable")
+    truth, scores = labels[order].astype(float), predicted[order]
+    starts = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
+    by_rows = metrics._ranked(truth, resamples.weights[:, resamples.member[order]], starts)
+    by_clusters = metrics._ranked_blocks(truth, resamples.member[order], starts, resamples.weights)
+    assert np.array_equal(by_rows, by_clusters, equal_nan=True)
