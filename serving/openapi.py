@@ -44,7 +44,7 @@ _REQUEST_ID = {
     "name": "x-request-id",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "maxLength": 100},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"^[A-Za-z0-9_.:/=+@,~|#-]+$"},
     "description": "Names the request. Sent again with the same content, it gets the stored answer; one log row.",
 }
 _EXPLAIN = {
@@ -240,7 +240,7 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
     }
 
     def admin(what: str, words: str, body: Schema = why) -> dict[str, Any]:
-        refused = ("401", "403", "404", "409", "422", "503")
+        refused = ("401", "403", "404", "409", "413", "415", "422", "429", "500", "503", "504")
         return {"post": _post("Operation", words, what, "operate", (body, stands), refused, [model])}
 
     def text(words: str, operation: str) -> dict[str, Any]:
@@ -321,5 +321,3 @@ def _get(
 
 def _error(code: str, schema: str) -> dict[str, Any]:
     return {"description": _ERRORS[code], "content": {"application/json": {"schema": ref(schema)}}}
-
-

@@ -157,7 +157,7 @@ def outcome_schemas(spec: ModelSpec) -> tuple[Schema, Schema]:
         "type": "object",
         "additionalProperties": False,
         "required": ["label"],
-        "properties": {**beside, "entity": entity_schema(spec)},
+        "properties": {**beside, "entity": {**entity_schema(spec), "type": ["object", "null"]}},
         "description": f"{spec.label.name}: {spec.label.description} Give the prediction_id or the entity.",
     }
     many = {
@@ -203,7 +203,8 @@ def invocation_schemas(spec: ModelSpec) -> tuple[Schema, Schema]:
     }
     body = {
         "oneOf": [
-            {"type": "object", "required": [form], "properties": {form: forms[form]}} for form in invocations.FORMS
+            {"type": "object", "additionalProperties": False, "required": [form], "properties": {form: forms[form]}}
+            for form in invocations.FORMS
         ],
         "example": {"dataframe_records": [example_of(spec)]},
     }
