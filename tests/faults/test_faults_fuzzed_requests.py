@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pilotage.runtime.access.keyfile import create_key
 from tests.faults.world import World
 
 REQUESTS = 10_000
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(3000)
 def test_no_fuzzed_request_breaks_the_service_or_its_word(
     tmp_path: Path, seed: int, tell: Callable[[str], None]
 ) -> None:
     world = World(tmp_path / "home", workers=1)
     report = tmp_path / "report.ndjson"
-    with world.serving() as serving:
-        before = serving.workers()
-        page = serving.running.get("/docs.json").json()
-        operations = sum(len(methods) for methods in page["paths"].values())
-        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{serving.running.url}/docs.json"]
-        command += ["--checks", "all", "--seed", str(seed), "--max-examples", str(2 * REQUESTS // operations)]
-        command += ["--continue-on-failure", "--workers", "1", "--suppress-health-check", "all", "--no-color"]
-        command += ["--report", "ndjson", "--report-ndjson-path", str(report), "--request-timeout", "20"]
+    roles = ["predict", "outcomes", "read", "operate"]
+    _, key = create_key(world.settings.api_keys, "fuzzer", roles=roles, limit=None)
+    with world.serving(ready=False) as serving:
+        serving.running.until("/readyz")
+        client = serving.running.client
+        client.headers["authorization"] = f"Bearer {key}"
+        page = client.get(f"{serving.running.url}/docs.json").json()
+        declared = {
+            (method.upper(), path): set(operation["responses"])
+            for path, methods in page["paths"].items()
+            for method, operation in methods.items()
+        }
+        before = serving.until_complete()
+        # The page itself must be had without the fuzzer's patience; its operations get an equal share each.
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG)]
+        command += ["run", f"{serving.running.url}/docs.json", "--checks", "all", "--seed", str(seed)]
+        command += ["--max-examples", str(3 * REQUESTS // (2 * len(declared))), "--continue-on-failure"]
+        command += ["--header", f"Authorization:Bearer {key}", "--request-timeout", "20", "--no-shrink"]
+        command += ["--suppress-health-check", "all", "--report", "ndjson", "--report-ndjson-path", str(report)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         (tmp_path / "schemathesis.txt").write_text(done.stdout + done.stderr)
-        tell(f"schemathesis: exit code {done.returncode}\n{done.stdout[-6000:]}")
-        assert serving.workers()[0]["pid"] == before[0]["pid"], "no worker died"
+        answers = list(_answers(report))
+        told = Counter(status for status, _, _ in answers)
+        tell(f"{len(answers)} requests to {len(declared)} operations: {dict(sorted(told.items()))}")
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        assert len(answers) >= REQUESTS
+        undeclared = {
+            (status, label)
+            for status, label, _ in answers
+            if status >= 500 and str(status) not in declared[tuple(label.split(" ", 1))]
+        }
+        assert (undeclared, told[500]) == (set(), 0)
+        assert [body for _, _, body in answers if b"Traceback" in body] == []
+        assert [each["pid"] for each in serving.until_complete()] == [each["pid"] for each in before]
+    assert "Traceback" not in world.logs(), world.logs()[-5000:]
+
+
+def _answers(report: Path) -> Iterator[tuple[int, str, bytes]]:
+    """Status, operation and body of everything that was answered."""
+    for line in report.open():
+        found: dict[str, Any] = json.loads(line).get("ScenarioFinished", {}).get("recorder") or {}
+        for interaction in (found.get("interactions") or {}).values():
+            if response := interaction.get("response"):
+                content = (response.get("content") or {}).get("$base64", "")
+                yield response["status_code"], found["label"], base64.b64decode(content)
