@@ -99,7 +99,6 @@ def replay(
                 platform=platform,
                 sender=Sender(settings.service, name, at_once=at_once, api_key=api_key),
                 progress=progress,
-                lake=platform.lake,
                 first=first,
                 last=last,
                 speed=speed,

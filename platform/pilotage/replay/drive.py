@@ -17,17 +17,16 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
-from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError
 from pilotage.replay.landing import Archive
 from pilotage.replay.nights import days, night, replay_day, scheduled
 from pilotage.replay.progress import Answer, Progress
-from pilotage.replay.reaction import Platform
 from pilotage.replay.sender import Sender, Sent
+from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
 LATE_DAYS = 3
@@ -52,16 +51,33 @@ class Told:
 Tell = Callable[[Told], None]
 
 
+class Reacting(Protocol):
+    """The platform under replay: the running one (``reaction.Platform``), or one that a test carries out itself."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def taken_up(self, day: date, *, stop: Callable[[], bool]) -> str | None:
+        """Waits until what has landed can be asked about; how far the state knows, or ``None`` if told to stop."""
+
+    def log_moved(self, *, day: date, stop: Callable[[], bool]) -> list[str] | None:
+        """Waits until the day's answers are where monitoring reads them; ``None`` if told to stop."""
+
+    def night(
+        self, day: date, *, retraining_due: bool, said: Callable[[str], None], stop: Callable[[], bool]
+    ) -> dict[str, Any] | None:
+        """Waits for the nightly work; what came of it as JSON values, or ``None`` if told to stop."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drive:
     """One replay."""
 
     spec: ModelSpec
     archive: Archive
-    platform: Platform
+    platform: Reacting
     sender: Sender
     progress: Progress
-    lake: Lake
     first: date
     last: date
     speed: float | None = None

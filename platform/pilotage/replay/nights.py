@@ -1,7 +1,7 @@
-"""The clock of a replay: its days begin and end at the hour of the nightly work. No data, no decisions.
+"""The clock of a replay: its days begin and end at the hour before the nightly work. No data, no decisions.
 
-A replayed day *d* has the predictions made from 4:00 on its morning to 4:00 on the next, local time. Its night is that
-next 4:00: what was known by then decides, and what is decided answers from then on.
+A replayed day *d* has the predictions made from 3:00 on its morning to 3:00 on the next, local time. Its night is that
+next 3:00: what was known by then decides, and what is decided answers from then on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import polars as pl
 from pilotage.errors import ConfigError
 from pilotage.spec import ModelSpec
 
-HOUR = 4
-"""Local hour of the nightly work, as the shipped schedule has it."""
+HOUR = 3
+"""Local hour at which a day ends. The first flights leave at 5:00 and are predicted at 3:00, so a day has the predictions
+of its own flights; the shipped schedules begin their work within the hour that follows."""
 
 
 def night(spec: ModelSpec, day: date) -> datetime:
-    """When a day's nightly work is done: 4:00 local time of the next morning, as UTC."""
+    """When a day's nightly work is done: 3:00 local time of the next morning, as UTC."""
     local = datetime.combine(day + timedelta(days=1), clock(HOUR), ZoneInfo(spec.time_zone))
     return local.astimezone(UTC)
 

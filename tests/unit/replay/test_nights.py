@@ -25,11 +25,11 @@ def test_a_prediction_is_made_after_the_night_before_its_day_and_before_its_own(
     assert night(MODEL, day - timedelta(days=1)) <= moment < night(MODEL, day)
 
 
-def test_a_night_is_four_in_the_morning_in_winter_and_in_summer() -> None:
-    assert night(MODEL, date(2013, 3, 8)) == datetime(2013, 3, 9, 9, tzinfo=UTC)
+def test_a_night_is_three_in_the_morning_in_winter_and_in_summer() -> None:
+    assert night(MODEL, date(2013, 3, 8)) == datetime(2013, 3, 9, 8, tzinfo=UTC)
     # The clock was put forward on 10 March at 2:00.
-    assert night(MODEL, date(2013, 3, 9)) == datetime(2013, 3, 10, 8, tzinfo=UTC)
-    assert night(MODEL, date(2013, 11, 2)) == datetime(2013, 11, 3, 9, tzinfo=UTC)
+    assert night(MODEL, date(2013, 3, 9)) == datetime(2013, 3, 10, 7, tzinfo=UTC)
+    assert night(MODEL, date(2013, 11, 2)) == datetime(2013, 11, 3, 8, tzinfo=UTC)
 
 
 def test_days_are_given_from_the_first_to_the_last() -> None:
