@@ -17,10 +17,16 @@ from resources import default_resources
 quick.EVERY_S = 2
 reconcile.GRACE = timedelta(seconds=2)
 
-RETRAINING = Retraining(
-    at_most=1000, attempts=6, retry_after=timedelta(seconds=1), lease=timedelta(seconds=20), better_by=0, watch=None
-)
 EXECUTOR = os.environ.get("FAULTS_EXECUTOR")
+RETRAINING = Retraining(
+    at_most=1000,
+    attempts=6,
+    retry_after=timedelta(seconds=1),
+    # Between two steps nobody beats, and with a process a step each begins with half a minute of imports here.
+    lease=timedelta(seconds=240 if EXECUTOR == "multiprocess" else 20),
+    better_by=0,
+    watch=None,
+)
 SOURCES = load_sources()
 MODEL = load_models()["loan_approval"].model_copy(update={"retraining": RETRAINING})
 MODELS = {MODEL.name: MODEL}

@@ -14,18 +14,20 @@ from pilotage.release.retraining.records import Request
 from tests.faults.plant import Plant
 
 STEPS = ("features", "training_set", "trained_model", "evaluation", "registered_version")
-FAULTS = 6
-"""Faults a test draws: minutes. With another seed, others."""
+FAULTS, SLOW_FAULTS = 6, 3
+"""Faults a test draws: minutes. With another seed, others. Those with a process a step take four times as long."""
 
 pytestmark = pytest.mark.timeout(3600)
 
 
-def suffer(plant: Plant, victims: tuple[str, ...], draw: random.Random, tell: Callable[[str], None]) -> None:
+def suffer(
+    plant: Plant, victims: tuple[str, ...], draw: random.Random, tell: Callable[[str], None], *, faults: int
+) -> None:
     """Asks again and again, kills something at some step, and holds what comes of it to the promise."""
-    faults = [(draw.choice(victims), draw.choice(STEPS)) for _ in range(FAULTS)]
-    faults[: len(victims)] = [(victim, draw.choice(STEPS)) for victim in victims]
+    drawn = [(draw.choice(victims), draw.choice(STEPS)) for _ in range(faults)]
+    drawn[: len(victims)] = [(victim, draw.choice(STEPS)) for victim in victims]
     with plant.running():
-        for place, (victim, step) in enumerate(faults):
+        for place, (victim, step) in enumerate(drawn):
             occasion = f"fault {place}"
             number = plant.asks(occasion)
             plant.until(
@@ -67,10 +69,10 @@ def holds(plant: Plant, closed: Request) -> None:
 def test_a_request_ends_once_whatever_process_is_killed(
     tmp_path: Path, draw: random.Random, tell: Callable[[str], None]
 ) -> None:
-    suffer(Plant(tmp_path), ("daemon", "code_server", "run_worker"), draw, tell)
+    suffer(Plant(tmp_path), ("daemon", "code_server", "run_worker"), draw, tell, faults=FAULTS)
 
 
 def test_a_step_that_outlives_its_killed_run_records_nothing(
     tmp_path: Path, draw: random.Random, tell: Callable[[str], None]
 ) -> None:
-    suffer(Plant(tmp_path, executor="multiprocess"), ("run_worker", "step"), draw, tell)
+    suffer(Plant(tmp_path, executor="multiprocess"), ("run_worker", "step"), draw, tell, faults=SLOW_FAULTS)

@@ -36,10 +36,11 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
 
 def evaluate(name: str, instance: dg.DagsterInstance, home: Path) -> Any:
     schedule = next(item for item in all_schedules(load_sources(), load_models()) if item.name == name)
-    context = dg.build_schedule_context(
+    # Closed at once: its end brings back the instance before it, which must not be one that is gone by then.
+    with dg.build_schedule_context(
         instance=instance, scheduled_execution_time=NIGHT_OF, resources={"platform": PlatformHome(home=str(home))}
-    )
-    return schedule(context)
+    ) as context:
+        return schedule(context)
 
 
 def trained(instance: dg.DagsterInstance, model: str, versions: dict[str, int]) -> None:

@@ -56,8 +56,9 @@ class House:
         return self.run(f"retrain_{MODEL_NAME}", run_config=config)
 
     def tick(self, sensor: dg.SensorDefinition) -> Any:
-        context = dg.build_sensor_context(instance=self.instance, resources={"platform": self.platform})
-        answer: Any = sensor(context)
+        # Closed at once: its end brings back the instance before it, which must not be one that is gone by then.
+        with dg.build_sensor_context(instance=self.instance, resources={"platform": self.platform}) as context:
+            answer: Any = sensor(context)
         return answer
 
     def said(self, sensor: dg.SensorDefinition) -> str:
