@@ -73,7 +73,7 @@ class Progress:
                 "INSERT OR IGNORE INTO replay VALUES (?, ?, ?, ?, ?)",
                 (self.name, model, str(first), str(last), datetime.now(UTC).isoformat()),
             )
-        (found,) = self._db.execute("SELECT model, first, last FROM replay").fetchall()
+        (found,) = self._db.execute("SELECT model, first, last, began FROM replay").fetchall()
         if (found[0], found[1]) != (model, str(first)):
             self.close()
             raise ConfigError(
@@ -81,6 +81,8 @@ class Progress:
                 fix="Give this one another --name, or the same model and --from.",
                 path=str(path),
             )
+        self.began = datetime.fromisoformat(found[3])
+        """When the replay was first started (UTC)."""
         self._db.execute("UPDATE replay SET last = max(last, ?)", (str(last),))
 
     def close(self) -> None:

@@ -17,10 +17,11 @@ import httpx
 from pilotage.data.lake import Lake
 from pilotage.data.source import SourceSpec
 from pilotage.errors import ConfigError, ReleaseError, StateUnavailable
+from pilotage.release.retraining.due import due
 from pilotage.release.retraining.plan import training_of
 from pilotage.release.retraining.records import Request
 from pilotage.release.stages import ModelState
-from pilotage.replay.dagster_link import Dagster, Run
+from pilotage.replay.dagster_link import Dagster
 from pilotage.replay.nights import night
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, NIGHT, REQUEST
 from pilotage.settings import Settings
@@ -177,7 +178,7 @@ class Platform:
         """What the nightly schedule asks of the ledger, for a night of the replay."""
         from pilotage.release.retraining.requests import request
 
-        evidence = {"night": str(day), "known_by": night(self.spec, day).isoformat()}
+        evidence = {"night": str(day), "as_of": night(self.spec, day).isoformat()}
         request(
             self.spec.name,
             "nightly",
@@ -189,33 +190,43 @@ class Platform:
         )
 
     def _carried_out(self, request: Request, *, stop: Stop) -> dict[str, Any] | None:
-        """Sees a request to its end. Attempts start here: the sensor's limit counts days of the wall clock."""
-        while True:
+        """Sees a request to its end: starts its attempts as the sensor would, without waiting for its next tick."""
+        while not stop():
             state = self.state().retraining
             now = state.find(request.number)
-            if now is not None and now.outcome is not None:
-                return {"request": now.number, "outcome": now.outcome, "version": now.version, "why": now.why}
-            if now is None or (len(now.attempts) >= self.spec.retraining.attempts and now.running is None):
-                raise ReleaseError(
-                    f"Request {request.number} to retrain {self.spec.name} came to nothing.",
-                    fix=f"Look at {self.dagster.url}/runs.",
-                )
+            if now is None or now.outcome is not None:
+                told = {"outcome": now.outcome, "version": now.version, "why": now.why} if now else {"outcome": "gone"}
+                return {"request": request.number, **told}
+            wanted = due(self.spec.retraining, state, datetime.now(UTC))
             number = len(now.attempts) + (0 if now.running else 1)
-            tags = {REQUEST: str(now.number), ATTEMPT: str(number)}
-            runs = self.dagster.runs(tags=tags, limit=5)
-            if not runs:
-                training = training_of(self.spec, now, now=datetime.now(UTC))
-                run = self.dagster.launch(
-                    f"train_{self.spec.name}",
-                    tags={**tags, CAUSE: "+".join(now.causes), ACTOR: WHO, "dagster/max_retries": "0"},
-                    config={"resources": {"training": {"config": training}}} if training else {},
-                )
-                runs = [Run(id=run, job="", status="QUEUED", tags={})]
-            ended = self.dagster.wait([runs[0].id], within_s=PATIENCE_S, stop=stop)
-            if stop():
-                return None
-            if ended[0].status != "SUCCESS":
+            runs = self.dagster.runs(tags={REQUEST: str(now.number), ATTEMPT: str(number)}, limit=1)
+            if runs and not runs[0].ended:
+                self.dagster.wait([runs[0].id], within_s=PATIENCE_S, stop=stop)
+            elif runs or wanted.do == "give_up":
+                # A run is over and the ledger doesn't know yet how.
                 self._job("reconcile_retraining", {}, stop=stop)
+            elif wanted.do == "begin":
+                self._attempt(now, number)
+            elif wanted.at is None:
+                return {"request": now.number, "outcome": "waits", "version": None, "why": wanted.why}
+            else:
+                time.sleep(LOOK_S)
+        return None
+
+    def _attempt(self, request: Request, number: int) -> None:
+        training = training_of(self.spec, request, now=datetime.now(UTC))
+        self.dagster.launch(
+            f"train_{self.spec.name}",
+            tags={
+                REQUEST: str(request.number),
+                ATTEMPT: str(number),
+                CAUSE: "+".join(request.causes),
+                ACTOR: WHO,
+                # A crashed run is tried again by its request, which counts; not by Dagster as well.
+                "dagster/max_retries": "0",
+            },
+            config={"resources": {"training": {"config": training}}} if training else {},
+        )
 
     def _job(self, job: str, tags: Mapping[str, str], *, stop: Stop, must: bool = True) -> list[str] | None:
         return self._ended(self.dagster.launch(job, tags=tags), job, stop, must=must)

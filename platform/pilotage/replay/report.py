@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from pilotage.data.lake import Lake
 from pilotage.replay.progress import Progress
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
@@ -30,6 +32,21 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%}
 .quiet{color:#59636e}"""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nights:
+    """The replayed days that are over."""
+
+    began: datetime
+    """When the replay did."""
+    done: dict[date, tuple[datetime, dict[str, Any]]]
+    """Day → when its night's work was over, and its facts."""
+
+    def of(self, event: Event) -> date | None:
+        """The replayed day in whose night something happened; ``None`` for what was before the replay, or is after."""
+        after = [day for day, (at, _) in self.done.items() if at >= event.at]
+        return min(after, default=None) if event.at >= self.began else None
+
+
 def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, first: date, last: date) -> Path:
     """Writes ``<reports>/replay/<model>/<name>.html`` and returns its path.
 
@@ -42,14 +59,15 @@ def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, fir
     """
     answers = progress.answers()
     events = _events(spec.name, settings)
-    nights = {day: (at, facts) for day, step, at, facts in progress.facts() if step == "reacted"}
-    periods = _by(spec, answers, nights)
+    done = {day: (at, facts) for day, step, at, facts in progress.facts() if step == "reacted"}
+    nights = Nights(began=progress.began, done=done)
+    periods = _by(spec, answers, list(nights.done))
     folder = settings.reports / "replay" / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{progress.name}.html"
     parts = [
-        f"<h1>Replay of {html.escape(spec.title.lower())}</h1>",
-        f"<p>{first} to {last}: {len(nights)} days are over, {answers.height:,} requests were answered, "
+        f"<h1>Replay of {html.escape(spec.title[0].lower() + spec.title[1:])}</h1>",
+        f"<p>{first} to {last}: {len(nights.done)} days are over, {answers.height:,} requests were answered, "
         f"{answers['label'].count():,} outcomes told.</p>",
         "<h2>Performance and cost</h2>",
         _picture(spec, periods, events, nights),
@@ -57,7 +75,7 @@ def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, fir
         "<h2>Alarms</h2>",
         _table(_alarm_rows(settings, spec.name), empty="No alarm was raised."),
         "<h2>Retrainings</h2>",
-        _table(_retraining_rows(events, nights, periods), empty="None."),
+        _table(_retraining_rows(events, nights, answers, settings, spec), empty="None."),
         "<h2>Releases and rollbacks</h2>",
         _table(_release_rows(events, nights), empty="None."),
         "<h2>The service</h2>",
@@ -81,18 +99,18 @@ def measure(spec: ModelSpec, answers: pl.DataFrame) -> dict[str, float]:
     return {"rows": rows, "rate": late, **{str(name): value for name, value in found.items()}}
 
 
-def _by(spec: ModelSpec, answers: pl.DataFrame, nights: dict[date, Any]) -> list[tuple[date, date, dict[str, float]]]:
+def _by(spec: ModelSpec, answers: pl.DataFrame, days: Sequence[date]) -> list[tuple[date, date, dict[str, float]]]:
     """Metrics by day, or by week when there are more than 60 days."""
-    if not nights:
+    if not days:
         return []
-    step = timedelta(days=1 if len(nights) <= 60 else 7)
-    found, begin = [], min(nights)
-    while begin <= max(nights):
+    step = timedelta(days=1 if len(days) <= 60 else 7)
+    found, begin = [], min(days)
+    while begin <= max(days):
         end = begin + step - timedelta(days=1)
         inside = answers.filter(pl.col("day").is_between(pl.lit(str(begin)), pl.lit(str(end))))
         found.append((begin, end, measure(spec, inside)))
         begin += step
-    return [*found, (min(nights), max(nights), measure(spec, answers))]
+    return [*found, (min(days), max(days), measure(spec, answers))]
 
 
 def _performance_rows(periods: Sequence[tuple[date, date, dict[str, float]]]) -> list[dict[str, str]]:
@@ -114,7 +132,7 @@ def _picture(
     spec: ModelSpec,
     periods: Sequence[tuple[date, date, dict[str, float]]],
     events: Sequence[Event],
-    nights: dict[date, tuple[datetime, dict[str, Any]]],
+    nights: Nights,
 ) -> str:
     """Log loss and cost over the days, with the releases."""
     import io
@@ -137,7 +155,7 @@ def _picture(
         axis.set_ylabel(told)
         axis.grid(alpha=0.3)
         for event in events:
-            day = _replayed(event, nights)
+            day = nights.of(event)
             if event.kind in ("promoted", "rolled_back") and day is not None:
                 axis.axvline(day, color="tab:red" if event.kind == "rolled_back" else "tab:green", alpha=0.6)
     axes[0].set_title("Green: a promotion. Red: a rollback.", fontsize=9)
@@ -146,12 +164,6 @@ def _picture(
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
     return f'<img alt="Log loss and cost" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-
-
-def _replayed(event: Event, nights: dict[date, tuple[datetime, dict[str, Any]]]) -> date | None:
-    """The replayed day in whose night an event happened: by when that night's work was over."""
-    after = [day for day, (at, _) in nights.items() if at >= event.at]
-    return min(after, default=None)
 
 
 def _events(model: str, settings: Settings) -> list[Event]:
@@ -164,14 +176,14 @@ def _events(model: str, settings: Settings) -> list[Event]:
         book.close()
 
 
-def _release_rows(events: Iterable[Event], nights: dict[date, Any]) -> list[dict[str, str]]:
+def _release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str]]:
     shown = {
         "registered", "shadow_started", "canary_started", "promoted", "rolled_back", "rejected", "killed", "resumed",
     }  # fmt: skip
     told = [event for event in events if event.kind in shown or (event.version is not None and event.kind != "refused")]
     return [
         {
-            "replayed day": str(_replayed(event, nights) or "before"),
+            "replayed day": str(nights.of(event) or "before"),
             "event": event.kind.replace("_", " "),
             "version": "" if event.version is None else str(event.version),
             "by": event.actor,
@@ -182,10 +194,10 @@ def _release_rows(events: Iterable[Event], nights: dict[date, Any]) -> list[dict
 
 
 def _retraining_rows(
-    events: Sequence[Event], nights: dict[date, Any], periods: Sequence[tuple[date, date, dict[str, float]]]
+    events: Sequence[Event], nights: Nights, answers: pl.DataFrame, settings: Settings, spec: ModelSpec
 ) -> list[dict[str, str]]:
     rows = []
-    for day, (_, facts) in sorted(nights.items()):
+    for day, (_, facts) in sorted(nights.done.items()):
         if (done := facts.get("retraining")) is None:
             continue
         rows.append(
@@ -195,7 +207,7 @@ def _retraining_rows(
                 "ended as": str(done["outcome"]),
                 "version": str(done["version"] or ""),
                 "what it said": str(done["why"])[:300],
-                "did it help": _helped(done["version"], events, nights, periods),
+                "did it help": _helped(done["version"], events, nights, answers, settings, spec),
             }
         )
     return rows
@@ -204,8 +216,10 @@ def _retraining_rows(
 def _helped(
     version: int | None,
     events: Sequence[Event],
-    nights: dict[date, Any],
-    periods: Sequence[tuple[date, date, dict[str, float]]],
+    nights: Nights,
+    answers: pl.DataFrame,
+    settings: Settings,
+    spec: ModelSpec,
 ) -> str:
     """What became of a version that a retraining made, in words."""
     if version is None:
@@ -214,14 +228,41 @@ def _helped(
     promoted = next((event for event in fate if event.kind == "promoted"), None)
     if promoted is None:
         return fate[-1].kind.replace("_", " ") if fate else "waits"
-    day = _replayed(promoted, nights)
+    day = nights.of(promoted)
     if day is None:
         return "promoted"
-    before = [found["log_loss"] for first, last, found in periods[:-1] if last <= day and "log_loss" in found][-7:]
-    after = [found["log_loss"] for first, _, found in periods[:-1] if first > day and "log_loss" in found][:7]
-    if not before or not after:
+    previous = _before(promoted, events)
+    if previous is None:
         return f"promoted on {day}"
-    return f"promoted on {day}; log loss {np.mean(before):.4f} before, {np.mean(after):.4f} after"
+    return f"promoted on {day}; {_against(previous, promoted, answers, settings, spec)}"
+
+
+def _before(promoted: Event, events: Sequence[Event]) -> int | None:
+    """The champion that a promotion replaced."""
+    earlier = [event for event in events if event.kind in ("promoted", "rolled_back") and event.at < promoted.at]
+    return earlier[-1].version if earlier else None
+
+
+def _against(previous: int, promoted: Event, answers: pl.DataFrame, settings: Settings, spec: ModelSpec) -> str:
+    """A new champion beside the one before, which goes on predicting unheard, on the same requests; in words."""
+    from pilotage.monitoring.predictions import read_shadows
+
+    shadows = read_shadows(settings, spec.name, lake=Lake(settings.lake), since=promoted.at, version=previous)
+    if shadows.is_empty():
+        return f"version {previous} was not asked any more"
+    theirs = shadows.select("prediction_id", pl.col("probability").alias("theirs"))
+    both = answers.filter(pl.col("version") == promoted.version).join(theirs, on="prediction_id").drop_nulls("label")
+    if both.is_empty():
+        return "no outcome yet"
+    ours, before = (
+        measure(spec, both.with_columns(pl.col(name).alias("probability"))) for name in ("probability", "theirs")
+    )
+    gap, cost = ours["log_loss"] - before["log_loss"], (ours["expected_cost"] - before["expected_cost"]) * 1000
+    word = "it helped" if gap < 0 else "it did not help"
+    return (
+        f"{word}: on {both.height:,} requests that both answered, log loss {gap:+.4f} and cost {cost:+,.0f} a 1,000 "
+        f"against version {previous}"
+    )
 
 
 def _alarm_rows(settings: Settings, model: str) -> list[dict[str, str]]:

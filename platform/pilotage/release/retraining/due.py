@@ -40,14 +40,29 @@ def due(policy: Retraining, state: RetrainingState, now: datetime) -> Due:
         return Due(do="wait", why=f"{told}; its lease ends at {running.lease_until:%H:%M:%S} UTC.", at=None)
     if request.attempts:
         return _again(policy, request, now)
-    begun = state.begun_since(now - policy.per)
-    if len(begun) >= policy.at_most:
-        at = begun[policy.at_most - 1].began
-        at = at + policy.per if at else None
-        hours = policy.per.total_seconds() / 3600
-        why = f"{len(begun)} requests began within {hours:g} h, as many as may; it waits until {at:%Y-%m-%d %H:%M} UTC."
-        return Due(do="wait", why=why, at=at)
+    if (limited := _limited(policy, state, request, now)) is not None:
+        return limited
     return Due(do="begin", why=f"Request {request.number} ({', '.join(request.causes)}) is due.")
+
+
+def _limited(policy: Retraining, state: RetrainingState, request: Request, now: datetime) -> Due | None:
+    """The wait of a request that is one too many within ``per``; ``None`` if it is not.
+
+    A request that names the time of its data (a replay's night) is counted among those that do, by that time.
+    """
+    hours = policy.per.total_seconds() / 3600
+    if (as_of := request.as_of) is not None:
+        others = [each.as_of for each in state.closed if each.began is not None and each.as_of is not None]
+        count = sum(as_of - policy.per < other <= as_of for other in others)
+        why = f"{count} requests of the {hours:g} h before {as_of:%Y-%m-%d %H:%M} UTC began, as many as may."
+        return Due(do="wait", why=why) if count >= policy.at_most else None
+    begun = state.begun_since(now - policy.per)
+    if len(begun) < policy.at_most:
+        return None
+    at = begun[policy.at_most - 1].began
+    at = at + policy.per if at else None
+    why = f"{len(begun)} requests began within {hours:g} h, as many as may; it waits until {at:%Y-%m-%d %H:%M} UTC."
+    return Due(do="wait", why=why, at=at)
 
 
 def _again(policy: Retraining, request: Request, now: datetime) -> Due:
