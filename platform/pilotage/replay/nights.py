@@ -17,8 +17,8 @@ from pilotage.errors import ConfigError
 from pilotage.spec import ModelSpec
 
 HOUR = 3
-"""Local hour at which a day ends. The first flights leave at 5:00 and are predicted at 3:00, so a day has the predictions
-of its own flights; the shipped schedules begin their work within the hour that follows."""
+"""Local hour at which a day ends. The first flights leave at 5:00 and are predicted at 3:00, so a day has the
+predictions of its own flights; the shipped schedules begin their work within the hour that follows."""
 
 
 def night(spec: ModelSpec, day: date) -> datetime:

@@ -1,4 +1,4 @@
-"""The limit on retrainings counts the days of the data where a request names them: a replay's nights come by the minute."""
+"""The limit on retrainings counts days of the data where a request names them: a replay's nights last a minute."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -104,6 +104,12 @@ class Request:
         """When its first attempt did; ``None`` before."""
         return self.attempts[0].began if self.attempts else None
 
+    @property
+    def as_of(self) -> datetime | None:
+        """The time of the data that its newest ask is about, where it names one: that of a replay is long past."""
+        told = self.asks[-1].evidence.get("as_of")
+        return None if told is None else datetime.fromisoformat(str(told))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
