@@ -114,8 +114,9 @@ class Drift(Declaration):
     false_alarms_a_year: Annotated[float, Bounded(gt=0, le=12)] = 0.2
     """Alarms to expect in a year without drift, over all windows and all columns together. Thresholds are learned so
     that it holds, from past windows of the same model."""
-    block_days: Annotated[int, Bounded(ge=1, le=60)] = 7
-    """Days that belong together (weather lasts, weeks repeat) and are drawn together when thresholds are learned."""
+    block_days: Annotated[int, Bounded(ge=1, le=60)] | None = None
+    """Days that belong together (weather lasts, weeks repeat) and are drawn together when thresholds are learned.
+    ``None``: as many as the longest as-of window looks back, and a week at least."""
     incident_days: Annotated[int, Bounded(ge=0, le=14)] = 3
     """Longest incident (a storm, an outage): its days are told and left out. What lasts longer is compared."""
     multivariate: bool = True
@@ -131,7 +132,7 @@ class Drift(Declaration):
 
     def declared(self) -> dict[str, float]:
         """Measure → threshold while there is too little history to learn from; all of them conservative."""
-        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.1}
+        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.15}
 
 
 class TrainOn(Declaration):

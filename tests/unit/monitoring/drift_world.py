@@ -24,7 +24,7 @@ COST = CostMatrix(true_positive=700, false_positive=200, true_negative=0, false_
 IMPORTANCE = {"temp": 0.25, "delay": 0.45, "visib": 0.1, "distance": 0.08, "carrier": 0.1, "rush": 0.02}
 """Feature → share of the model's gain."""
 ROLES: dict[str, Role] = {**dict.fromkeys(IMPORTANCE, "input"), "prediction": "prediction", "label": "label"}
-DECLARED = {"psi": 0.25, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1}
+DECLARED = {"psi": 0.25, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.15}
 Change = Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]
 
 

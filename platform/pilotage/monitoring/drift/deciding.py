@@ -18,6 +18,7 @@ from pilotage.monitoring.drift.learning import level, lower_level, score, thresh
 from pilotage.monitoring.drift.measures import decided_on, measures, noise, null_rate
 from pilotage.monitoring.drift.records import (
     ColumnDrift,
+    ColumnNull,
     DriftState,
     DriftVerdict,
     ExpectedLoss,
@@ -173,7 +174,9 @@ def _step_down(found: list[ColumnDrift], thresholds: Thresholds, season: int) ->
 
 
 def _noisy(each: ColumnDrift, thresholds: Thresholds, season: int) -> bool:
-    """Whether its threshold was raised because the window has few rows: then only that one counts."""
+    """Whether its threshold was raised, because the window or the past has few rows: then only that one counts."""
+    if (null := thresholds.columns.get(each.column)) is None or null.scarce:
+        return True
     reach = level(thresholds)
     return any(
         measured.threshold is not None and measured.threshold > threshold(thresholds, each.column, name, season, reach)
@@ -192,7 +195,10 @@ def _raised(
     lower = lower_level(thresholds)
     raised: dict[str, Raised] = {}
     seen: set[str] = set()
-    now = [(each.column, each.drifted, _calm(each, lower), each.score or 0.0) for each in columns]
+    now = [
+        (each.column, each.drifted, _calm(each, lower, thresholds.columns.get(each.column)), each.score or 0.0)
+        for each in columns
+    ]
     if multivariate is not None:
         limit = multivariate.threshold
         calm = limit is None or multivariate.effect < 0.8 * limit
@@ -211,9 +217,9 @@ def _raised(
     return raised | {name: each for name, each in state.raised.items() if name not in seen}
 
 
-def _calm(each: ColumnDrift, lower: float) -> bool:
-    """Below the lower bound: what nine of ten ordinary years reach, or 0.8 of a declared threshold."""
-    if each.score is not None and math.isfinite(lower):
+def _calm(each: ColumnDrift, lower: float, null: ColumnNull | None) -> bool:
+    """Below the lower bound: what nine of ten ordinary years reach, or 0.8 of a threshold that was declared."""
+    if each.score is not None and null is not None and not null.scarce:
         return each.score < lower
     return all(
         measured.value is None or measured.threshold is None or measured.value < 0.8 * measured.threshold

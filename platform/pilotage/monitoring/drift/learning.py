@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +31,9 @@ WINDOWS = 365
 """Windows of a year: one a day."""
 AT_LEAST = 3
 """Windows, one after another, that the history must have room for."""
+PLENTY = 4
+"""Windows, one after another, from which on what was learned stands alone. Fewer have not seen enough of the world, so
+the declared threshold holds where it is the larger one."""
 A_YEAR = 365
 """Days of history from which seasons are told apart."""
 SEASON = 30
@@ -68,7 +71,7 @@ def learn(
         model: The model.
         version: The version whose reference it is.
         window_days: Length of a window, days.
-        block_days: Days that are drawn together, so that weather and weekdays stay what they are.
+        block_days: Days that are drawn together, so that what lasts, lasts; a third of the days at most.
         false_alarms_a_year: Alarms that may be expected in a year without drift, all columns together.
         importance: Feature → share of the model's gain, 0..1.
         declared: Measure → threshold to use if there is too little history.
@@ -106,6 +109,7 @@ def learn(
         drawn = _Years.draw(seen.days, window_days, block_days, years, seasonal, random)
         for each in group:
             null, largest = _column(each, seen.counts[each.name], drawn, weights[each.name])
+            null = msgspec.structs.replace(null, scarce=len(places) < PLENTY * window_days)
             nulls[each.name], joint[each.name] = null, largest
         if any(each.role == "prediction" for each in group):
             means |= {name: _mean(sums, drawn) for name, sums in seen.sums.items()}
@@ -121,6 +125,11 @@ def learn(
             f"Learned from {len(used.days)} days by comparing past windows of {window_days} days, in {years} simulated "
             f"years{', each month by itself' if seasonal else '; a year of history would tell seasons apart'}."
         )
+        if scarce := [name for name, null in nulls.items() if null.scarce]:
+            why += (
+                f" Fewer than {PLENTY * window_days} days have {_names(scarce, len(bins))}: declared thresholds hold "
+                "there where they are larger."
+            )
         if short:
             why += f" Declared thresholds hold for {', '.join(short)}: fewer than {shortest} days have them."
     return Thresholds(
@@ -187,7 +196,12 @@ def threshold(thresholds: Thresholds, column: str, measure: str, season: int, re
     if null is None:
         return thresholds.declared[measure]
     known = (null.seasons.get(season) or null.seasons[min(null.seasons)])[measure]
-    return max(SMALLEST[measure], known.location + known.scale * (reach - math.log(null.weight)))
+    learned = max(SMALLEST[measure], known.location + known.scale * (reach - math.log(null.weight)))
+    return max(learned, thresholds.declared[measure]) if null.scarce else learned
+
+
+def _names(names: Sequence[str], of: int) -> str:
+    return "any column" if len(names) == of else ", ".join(names)
 
 
 class _Years:
@@ -201,7 +215,8 @@ class _Years:
         cls, days: Sequence[date], window: int, block: int, years: int, seasonal: bool, random: np.random.Generator
     ) -> _Years:
         count, length = len(days), WINDOWS + window - 1
-        block = min(block, count)
+        # Of a few blocks no year can be made that differs from another.
+        block = min(block, max(window, count // AT_LEAST))
         blocks = math.ceil(length / block)
         if seasonal:
             # The block at a day of the simulated year begins near that day of some past year.
@@ -282,6 +297,3 @@ def _gumbel(largest: Floats, smallest: float, inflate: float) -> Null:
     """By the method of moments. What never varied gets the scale of the smallest effect that means something."""
     scale = max(float(largest.std()) * math.sqrt(6) / math.pi * inflate, smallest / 10, 1e-12)
     return Null(location=float(largest.mean()) - _EULER * scale, scale=scale)
-
-
-Kind = Literal["learned", "declared"]

@@ -21,7 +21,7 @@ from pilotage.monitoring.outcomes import label as with_label
 from pilotage.monitoring.predictions import read_log, read_outcomes
 from pilotage.runtime.bundle import Bundle
 from pilotage.settings import Settings
-from pilotage.spec import CostMatrix, ModelSpec, TimeSplit
+from pilotage.spec import CostMatrix, ModelSpec, TimeSplit, Window
 
 PREDICTION, CONCEPT = "prediction", "label_given_prediction"
 """Columns beside the features. A feature with such a name is told apart by ``(prediction)``."""
@@ -173,6 +173,12 @@ def label_delay(spec: ModelSpec) -> timedelta:
     """How long the labels of a day take, at most; whole days, since the day's last row waits longest."""
     embargo = spec.split.embargo if isinstance(spec.split, TimeSplit) else timedelta(0)
     return _DAY * math.ceil(embargo / _DAY)
+
+
+def block_days(spec: ModelSpec) -> int:
+    """Days that hang together: a mean over 28 days is nearly the same on the next one."""
+    reach = max((item.over for item in spec.asof if isinstance(item, Window)), default=timedelta(0))
+    return max(7, math.ceil(reach / _DAY))
 
 
 def last_days(last: date, count: int) -> list[date]:

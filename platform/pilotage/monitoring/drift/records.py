@@ -26,6 +26,8 @@ class ColumnNull(msgspec.Struct, frozen=True, kw_only=True):
     role: Role
     weight: float
     """What the column matters, 1 on average. A column of weight 2 may be half as unlikely."""
+    scarce: bool = False
+    """Whether there were few windows to learn from: then no threshold is below the declared one either."""
     seasons: dict[int, dict[str, Null]]
     """Month (or ``ALWAYS``) → measure → null."""
 
