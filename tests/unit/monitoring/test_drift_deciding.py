@@ -109,9 +109,9 @@ def test_features_that_hardly_matter_are_told_and_raise_no_alarm() -> None:
 
 
 def test_several_that_matter_little_matter_together() -> None:
-    (told,) = run([column(f"light{place}", 20.0, drifted=True, importance=0.02) for place in range(3)])
+    (told,) = run([column(f"light{place}", 20.0, drifted=True, importance=0.04) for place in range(3)])
     assert told.alarm
-    assert told.matters == pytest.approx(0.06)
+    assert told.matters == pytest.approx(0.12)
 
 
 def test_predictions_labels_and_the_columns_together_matter_by_themselves() -> None:

@@ -28,7 +28,7 @@ from pilotage.monitoring.drift.records import (
     Thresholds,
 )
 
-MATTERS = 0.05
+MATTERS = 0.1
 """Share of the model's gain that raised features must have together, for an alarm on inputs alone."""
 CLEAR_AFTER = 3
 """Windows in a row below the lower bound that close an alarm, and at least as many as a window has days: then none of
