@@ -140,15 +140,27 @@ class Season:
         self.versions = np.zeros(rows, dtype=np.int32)
         self.probabilities = np.full(rows, np.nan)
 
-    def run(self, first: date, last: date, *, tell: Callable[[date], None] = lambda _: None) -> Season:
-        """Trains the first champion in the night before ``first``, and goes through the days to ``last``.
+    def run(
+        self, first: date, last: date, *, champion: Trained | None = None, tell: Callable[[date], None] = lambda _: None
+    ) -> Season:
+        """Goes through the days.
+
+        Args:
+            first: First day.
+            last: Last day.
+            champion: The first champion; ``None`` to train one in the night before the first day.
+            tell: Called with each day that is over.
 
         Raises:
             TrainingError: A version could not be trained.
         """
         eve = first - timedelta(days=1)
         opening = Night(day=eve, moment=night(self.history.spec, eve), season=self)
-        self.champion = opening.train("The first champion.", config=self.config)
+        if champion is not None:
+            self.champion = champion
+            self.trained.append(champion)
+        else:
+            self.champion = opening.train("The first champion.", config=self.config)
         for day in days(first, last):
             self._answer(day)
             self.policy.decide(Night(day=day, moment=night(self.history.spec, day), season=self))

@@ -116,6 +116,33 @@ class Workshop:
             training_set_sha256=made_before.training_set.sha256,
         )
 
+    def adopt(self, bundle: Path, sha256: str, *, day: date, moment: datetime, config: TrainConfig) -> Trained:
+        """A version that was made elsewhere, such as the champion of a running platform, as number 1."""
+        opened = read_bundle(bundle, sha256=sha256)
+        facts = opened.manifest["training"]
+        candidate = Candidate(
+            model=self.history.spec.name,
+            bundle=str(bundle),
+            bundle_sha256=sha256,
+            params=facts["params"],
+            rounds=facts["rounds"],
+            threads=facts["threads"],
+            parts=facts["parts"],
+            boundaries={},
+            cross_validation=[],
+        )
+        return Trained(
+            number=1,
+            day=day,
+            moment=moment,
+            why="It was there.",
+            config=config,
+            folder=bundle.parent,
+            bundle=opened,
+            candidate=candidate,
+            training_set_sha256=facts["training_set_sha256"],
+        )
+
     def judge(self, trained: Trained, champion: Trained) -> tuple[Evaluation, Verdict]:
         """What the platform's gate says to a version, with all that it looks at."""
         against = champion.candidate.bundle_sha256[:16]
