@@ -1,4 +1,4 @@
-"""The nightly look at every model in use: outcomes collected, labels judged, performance, KPI and fairness measured."""
+"""The nightly look at every model in use: outcomes are collected, and labels, performance, KPI, fairness, drift judged."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -22,12 +22,14 @@ MONITORED_AT = "45 3 * * *"
 def monitoring_jobs(models: Mapping[str, ModelSpec]) -> Iterator["Job"]:
     """One job a model."""
     for spec in models.values():
+        steps = [*monitored_steps(spec), *(["drift_report"] if spec.drift else [])]
+        measured = ["performance", "KPI", *(["fairness"] if spec.protected else []), *(["drift"] if spec.drift else [])]
         yield dg.define_asset_job(
             f"monitor_{spec.name}",
-            selection=dg.AssetSelection.assets(*(model_key(spec.name, step) for step in monitored_steps(spec))),
+            selection=dg.AssetSelection.assets(*(model_key(spec.name, step) for step in steps)),
             description=(
                 f"Collects what became of the predictions of {spec.title.lower()}, judges the labels, and measures "
-                "performance and KPI" + (", and fairness." if spec.protected else ".")
+                f"{', '.join(measured[:-1])} and {measured[-1]}."
             ),
             tags={CAUSE: "manual", MODEL: spec.name},
         )
@@ -43,6 +45,7 @@ def _nightly(spec: ModelSpec) -> dg.ScheduleDefinition:
     about = label_source(spec)
     tables = [f"predictions/{spec.name}", f"shadows/{spec.name}", f"outcomes/{spec.name}"]
     tables += [] if about is None else [about.table]
+    tables += [] if spec.drift is None else [f"features/{spec.name}"]
 
     @dg.schedule(
         name=f"nightly_monitoring_{spec.name}",
@@ -50,7 +53,7 @@ def _nightly(spec: ModelSpec) -> dg.ScheduleDefinition:
         cron_schedule=MONITORED_AT,
         execution_timezone=spec.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Looks at {spec.title.lower()} in use, if there are new answers or new outcomes in the lake.",
+        description=f"Looks at {spec.title.lower()} in use, if there is something new to look at in the lake.",
     )
     def nightly_monitoring(
         context: dg.ScheduleEvaluationContext, platform: PlatformHome
