@@ -1,4 +1,4 @@
-"""The nightly look at every model in use: outcomes are collected, and labels, performance, KPI, fairness, drift judged."""
+"""The nightly look at every model in use: what became of its answers, and whether labels, inputs or groups moved."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
