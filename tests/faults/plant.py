@@ -155,6 +155,11 @@ class Plant:
             begun |= {str(entry.step_key).removeprefix(f"{MODEL}__") for entry in logs}
         return begun
 
+    def unfinished_runs(self) -> list[str]:
+        """Runs that Dagster takes for alive."""
+        over = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+        return [run.run_id for run in self.instance.get_runs() if run.status not in over]
+
     def forget_cursors(self) -> None:
         """As an operator may do who resets every sensor."""
         for state in self.instance.all_instigator_state():

@@ -44,10 +44,8 @@ def suffer(
             came = f"{len(closed.attempts)} attempts, {closed.outcome} {closed.version}"
             tell(f"{killed} {victim} killed at {step}: {came}")
             holds(plant, closed)
-        # What still lives of killed runs may try to commit; nothing of it may be recorded.
-        plant.until(
-            lambda: [*plant.look()["step"], *plant.look()["run_worker"]], lambda left: not left, what="all runs over"
-        )
+        # What still lives of killed runs may try to commit while others work; nothing of it may be recorded.
+        plant.until(plant.unfinished_runs, lambda left: not left, what="all runs over")
         for request in plant.state.closed:
             holds(plant, request)
         assert plant.state.open is None
