@@ -34,6 +34,25 @@ def test_nothing_is_ready_before_every_model_has_a_champion(tmp_path: Path) -> N
     assert (world.status("one")["version"], world.status("one")["problem"]) == (1, None)
 
 
+@pytest.mark.parametrize("damage", [False, True], ids=["loaded", "refused"])
+def test_it_says_when_all_that_the_first_plans_name_was_tried(tmp_path: Path, damage: bool) -> None:
+    world = world_of(tmp_path, "one", "two")
+    world.release("one", 1, damage=damage, look=False)
+    assert not world.follower.until_settled(0.0)
+    world.follower.follow()
+    assert not world.follower.until_settled(0.0), "a version has to be loaded first"
+    world.follower.load_missing()
+    assert world.follower.until_settled(0.0)
+
+
+def test_with_nothing_to_load_it_says_so_at_once_also_without_a_ledger(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.down = True
+    world.follower.start()
+    assert world.follower.until_settled(60.0)
+    world.follower.stop()
+
+
 def test_a_damaged_release_is_refused_and_the_version_before_goes_on(tmp_path: Path) -> None:
     world = world_of(tmp_path, "one")
     world.release("one", 1)

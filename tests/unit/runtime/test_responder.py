@@ -82,6 +82,22 @@ def test_a_model_that_nothing_was_released_of_is_not_ready(tmp_path: Path) -> No
         world.answer("one")
 
 
+def test_a_released_model_answers_by_its_rule_until_a_version_is_loaded_also_after_a_resume(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1, look=False)
+    world.follower.follow()
+    drafted = world.answer("one")
+    answer = drafted.answer
+    assert (answer.answered_by, answer.version, answer.probability) == ("rule", None, 0.6)
+    assert answer.reasons[0] == "no version could be loaded yet"
+    assert record_of(drafted).routed_version is None
+    many = world.responder.answer_many("one", [ORDER, {"amount": 1}], request_id="r", caller="k")
+    assert [type(each).__name__ for each in many] == ["Drafted", "InvalidRequest"]
+    assert not world.follower.ready()
+    world.follower.look()
+    assert world.answer("one").answer.answered_by == "model"
+
+
 # The fallback chain
 
 
