@@ -171,9 +171,11 @@ def main(home: Path) -> None:
 
 def _key(prepared: Prepared) -> str:
     """A key with a limit that this load does not reach."""
-    from pilotage.runtime.access.keys import create
+    from pilotage.runtime.access.caller import Limit
+    from pilotage.runtime.access.keyfile import create_key
 
-    return create(prepared.settings.api_keys, name="bench", roles=["predict"], rate=1e6, burst=10**6).secret
+    limit = Limit(per_second=100_000, burst=100_000)
+    return create_key(prepared.settings.api_keys, "bench", roles=["predict"], limit=limit)[1]
 
 
 if __name__ == "__main__":
