@@ -75,6 +75,7 @@ class PredictionLog:
         self._wake = threading.Lock()
         self._wake.acquire()
         self._asleep = False
+        self._rousing = False
         self._closing = False
         self._queue: list[_Queued] = []
         self._bytes = 0
@@ -197,10 +198,18 @@ class PredictionLog:
                 self._queue.append(_Queued(payloads, waiter))
                 self._bytes += size
                 self._records += len(payloads)
-                self._rouse()
+                if self._asleep and not self._rousing and self._loop is not None:
+                    # When all requests that came together are queued: one commit for them, and one change of threads.
+                    self._rousing = True
+                    self._loop.call_soon(self._rouse_soon)
                 return None
             self.refused += len(payloads)
         return reason
+
+    def _rouse_soon(self) -> None:
+        with self._lock:
+            self._rousing = False
+            self._rouse()
 
     def _rouse(self) -> None:
         """Wakes the thread if it sleeps; with the lock held."""
