@@ -16,8 +16,8 @@ install: ## make .venv from requirements.lock (every target below does it first)
 up: install ## land the sample data, train the first champions, start everything; Ctrl-C stops it
 	@$(BIN)/pilotage up $(ARGS)
 
-test: install ## run the tests
-	@$(BIN)/pytest $(ARGS)
+test: install ## run the tests, in two processes (in one, for a debugger: make test ARGS='-n 0 --pdb tests/unit')
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 faults: install ## break the running service in every way we know (minutes). One: make faults ARGS='-k disk --seed 7'
 	@$(BIN)/pytest tests/faults -s $(ARGS)

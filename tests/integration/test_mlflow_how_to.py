@@ -87,7 +87,7 @@ def test_the_pages_of_promote_and_notebook_work_to_the_letter(
 def test_the_request_on_the_service_page_is_one_that_the_model_takes() -> None:
     import json
 
-    [body] = re.findall(r"-d '(\{.*?\})'", SERVICE_PAGE, re.DOTALL)
+    body, *_ = re.findall(r"-d '(\{.*?\})'", SERVICE_PAGE, re.DOTALL)
     assert Contract(MODEL.request).frame([json.loads(body)]).height == 1
     in_notebook: dict[str, Any] = {}
     exec(re.search(r"request = \{.*?\n\}", PAGE, re.DOTALL).group(), in_notebook)  # type: ignore[union-attr]

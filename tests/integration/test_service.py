@@ -287,7 +287,10 @@ def test_a_life_from_no_champion_over_promotions_and_a_bad_bundle_to_a_clean_end
         assert (refusal.status_code, refusal.json()["error"]) == (503, "ModelNotReady")
 
         release_bundle(settings, "tiny", bundles[0], hashes[0], version=1)
-        first = running.until_answer(lambda: running.predict("tiny", ORDER), lambda answer: answer.status_code == 200)
+        # While it loads, the rule answers, and says so.
+        first = running.until_answer(
+            lambda: running.predict("tiny", ORDER), lambda answer: answer.json().get("answered_by") == "model"
+        )
         assert first.json()["probability"] == expected(bundles[0], ORDER)
         assert running.get("/readyz").status_code == 503, "the other model has no champion yet"
 
