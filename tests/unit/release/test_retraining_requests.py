@@ -278,8 +278,12 @@ def wants(desk: Desk, fences: list[int], draw: Callable[[Any], Any]) -> None:
         "refuse": lambda: desk.refuses(fence),
         "finish": lambda: attempts.finish("m", fence, "unchanged", why="same", book=desk.ledger),
         "fail": lambda: desk.fails(fence),
-        "unbegun": lambda: attempts.fail_unbegun(
-            "m", number, draw(st.integers(1, 3)), run="run-9", why="gone", book=desk.ledger
+        # Of a run that was launched: none is that is not due.
+        "unbegun": lambda: (
+            due(desk.policy, desk.state, desk.clock.now).do == "begin"
+            and attempts.fail_unbegun(
+                "m", number, draw(st.integers(1, desk.policy.attempts)), run="run-9", why="gone", book=desk.ledger
+            )
         ),
         "renew": lambda: attempts.renew("m", fence, lease=timedelta(minutes=1), book=desk.ledger),
         "give_up": lambda: attempts.give_up("m", policy=desk.policy, book=desk.ledger, now=desk.clock.now),
