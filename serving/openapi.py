@@ -138,7 +138,8 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
     common = ("401", "403", "409", "413", "415", "429", "500", "503", "504")
     of_protocol = ("400", *common)
     v2 = f"/v2/models/{name}"
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}}
+    number = {"type": "string", "pattern": "^[1-9][0-9]*$", "example": "1"}
+    version = {"name": "version", "in": "path", "required": True, "schema": number}
     infer = _post(
         "Open Inference Protocol",
         f"{spec.title}: tensors.",
