@@ -55,10 +55,10 @@ class House:
 
     def tick(self) -> Any:
         [schedule] = monitoring_schedules({"tiny": self.spec})
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=self.instance, scheduled_execution_time=self.used.now, resources=self.resources
-        )
-        return schedule(context)
+        ) as context:
+            return schedule(context)
 
 
 def home(path: Path, **changes: Any) -> Used:
