@@ -27,8 +27,8 @@ from pilotage.training.records import Candidate, TrainingSet
 from pilotage.training.split import Parts, effective_split, split
 from pilotage.training.train import REFERENCE_ROWS
 
-FOLDER = "refitted"
-"""In the run's folder, beside the judged ``bundle``."""
+FOLDER = Path("refitted", "bundle")
+"""In the run's folder, beside the judged ``bundle``. The registry keeps a bundle under its own folder's name."""
 
 
 def refit(
@@ -48,7 +48,7 @@ def refit(
         training_set: What the candidate was trained on.
         candidate: Judged, and passed.
         config: As for ``train``.
-        directory: The run's folder; ``refitted/`` in it is replaced.
+        directory: The run's folder; ``refitted/bundle/`` in it is replaced.
         threads: OpenMP threads; they do not change the bytes.
         progress: Called with short sentences.
 
