@@ -1,15 +1,17 @@
 """What a drift report says, as the UI shows it: checks, tables, a picture, the page and its copy in MLflow."""
 
 import base64
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.metadata import span, table
 from pilotage.spec import ModelSpec
+from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
-    from pilotage.monitoring.drift import DriftReport, DriftVerdict
+    from pilotage.monitoring.drift import DriftReport, DriftState, DriftVerdict
     from pilotage.settings import Settings
 
 INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
@@ -17,8 +19,14 @@ INCIDENT = "no_incident"
 MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen", "truth")
 
 
-def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
-    """The verdict as checks. Each warns: drift is a reason to look, never one to promote or to stop."""
+def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[dg.AssetCheckResult]:
+    """The verdict as checks. Each warns: drift is a reason to look, never one to promote or to stop.
+
+    Args:
+        verdict: What the window means.
+        since: Last day of the window that opened the alarm; ``None`` while none is open. By it the data of a retraining
+            is chosen that learns from what came after a change.
+    """
     inputs = [each for each in verdict.columns if each.role == "input"]
     others = [each for each in verdict.columns if each.role != "input"]
     expected, together = verdict.expected_loss, verdict.multivariate
@@ -43,6 +51,7 @@ def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
     shared = {
         "window": _window(verdict),
         "alarm": verdict.alarm,
+        "alarm_since": None if since is None else since.isoformat(),
         "what_to_do": "docs/how-to/read-drift.md",
     }
     return [
@@ -55,6 +64,74 @@ def drift_checks(verdict: "DriftVerdict") -> list[dg.AssetCheckResult]:
         )
         for name, passed, why, more in results
     ]
+
+
+def tell_drift(
+    context: dg.AssetExecutionContext,
+    platform: PlatformHome,
+    spec: ModelSpec,
+    verdict: "DriftVerdict",
+    state: "DriftState",
+) -> None:
+    """Raises and clears the alarms of drift and of incidents, as the newest window has them.
+
+    What is open is raised again by each window, and not only by the one that opened it: a run that was killed before
+    this line would otherwise have told nobody.
+
+    Args:
+        context: Says which run it was.
+        platform: Where the book of alarms is.
+        spec: The model.
+        verdict: What the window means.
+        state: What is remembered after it.
+    """
+    from pilotage.monitoring.alerts import Alert, AlertBook
+
+    if verdict.last is not None and state.through is not None and verdict.last < state.through:
+        context.log.info(f"{verdict.last} is not the newest window: no alarm changes.")
+        return
+    settings = platform.settings
+    about: dict[str, Any] = {"model": spec.name, "run_url": f"{settings.dagster_ui}/runs/{context.run.run_id}"}
+    shared = {"window": _window(verdict), "champion": verdict.version}
+    with AlertBook.of(settings) as book:
+        if verdict.alarm:
+            book.raise_(Alert.of("drift", verdict.why, evidence={**shared, **_evidence(verdict, state)}, **about))
+        else:
+            book.clear("drift", spec.name)
+        if verdict.incident:
+            days = span(verdict.incident)
+            book.raise_(
+                Alert.of(
+                    "incident",
+                    f"{spec.title}: {days} is unlike all of the weeks before. {verdict.why}",
+                    evidence={**shared, "days": days},
+                    # It stays in the window for a week, and is one thing that happened.
+                    occurrence=f"{verdict.incident[0]}",
+                    **about,
+                )
+            )
+        else:
+            book.clear("incident", spec.name)
+
+
+def _evidence(verdict: "DriftVerdict", state: "DriftState") -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "since": state.alarm_since,
+        "top_columns": verdict.raised[:10],
+        "share_of_gain": round(verdict.matters, 3),
+    }
+    told |= {
+        f"{name} of {each.column}": measured.value
+        for each in verdict.columns[:3]
+        for name, measured in each.measures.items()
+        if measured.threshold is not None and measured.value is not None and measured.value >= measured.threshold
+    }
+    if verdict.expected_loss is not None:
+        told |= {
+            "expected_cost_change": verdict.expected_loss.cost_change,
+            "performance_suffers": verdict.expected_loss.suffers,
+        }
+    return told
 
 
 def _measured(columns: list[Any]) -> dict[str, Any]:
@@ -81,6 +158,7 @@ def drift_metadata(report: "DriftReport") -> dict[str, Any]:
         "alarm": verdict.alarm,
         "why": verdict.why,
         "champion": verdict.version,
+        **({"alarm_since": report.state.alarm_since.isoformat()} if report.state.alarm_since else {}),
         "window": _window(verdict),
         "source": f"{report.source}: {report.why_source}",
         "rows": verdict.rows,

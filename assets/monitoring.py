@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.drift import EXPECTED, INCIDENT, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page
+from assets.drift import EXPECTED, INCIDENT, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page, tell_drift
 from assets.lineage import model_asset, model_key
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
@@ -72,6 +72,8 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
         told = drift_metadata(report)
         if config.report:
             told |= drift_page(context, spec, settings, report)
-        return dg.MaterializeResult(metadata=told, check_results=drift_checks(verdict))
+        tell_drift(context, platform, spec, verdict, report.state)
+        checks = drift_checks(verdict, since=report.state.alarm_since)
+        return dg.MaterializeResult(metadata=told, check_results=checks)
 
     return drift_report

@@ -18,6 +18,7 @@ from assets.monitoring import monitoring_assets
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
 from pilotage.features.state import microseconds
+from pilotage.monitoring.alerts import Alarm, AlertBook
 from pilotage.monitoring.drift import DriftReport, DriftStore, read_verdict, watch
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.evidently_report import write_html
@@ -265,6 +266,61 @@ def test_what_a_feature_matters_is_read_from_the_model_itself(house: House) -> N
 
 
 @pytest.mark.slow
+def looked_at(house: House, last: int | None = None) -> dict[str, Any]:
+    """The asset, without its page: what its checks say of the alarm."""
+    (asset,) = monitoring_assets(house.spec)
+    config: dict[str, Any] = {"report": False} | ({} if last is None else {"last": day_of(last).isoformat()})
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [asset],
+            instance=instance,
+            resources={"platform": PlatformHome(home=str(house.settings.home))},
+            run_config={"ops": {asset.op.name: {"config": config}}},
+        )
+    told = {each.check_name: each.metadata.get("alarm_since") for each in result.get_asset_check_evaluations()}
+    return {name: value and value.value for name, value in told.items()}
+
+
+def known_alarms(house: House) -> dict[str, Alarm]:
+    with AlertBook.of(house.settings) as book:
+        return {alarm.key.kind: alarm for alarm in book.alarms(open_only=False)}
+
+
+def test_an_alarm_is_in_the_book_from_the_window_that_opens_it_to_the_one_that_closes_it(house: House) -> None:
+    house.publish(range(REFERENCE, REFERENCE + 4), dearer)
+    house.publish(range(REFERENCE + 4, REFERENCE + 12))
+    since = day_of(REFERENCE + 1).isoformat()
+    house.watch(REFERENCE - 1)
+    assert set(looked_at(house, REFERENCE + 1).values()) == {since}
+    alarm = known_alarms(house)["drift"]
+    assert (alarm.key.model, alarm.tier, alarm.open, alarm.count) == ("tiny", "warning", True, 1)
+    assert "amount" in alarm.alert.summary
+    assert (alarm.alert.evidence["since"], alarm.alert.evidence["champion"]) == (since, 1)
+    assert "/runs/" in alarm.alert.run_url
+
+    looked_at(house, REFERENCE - 1)  # An older window, looked at again, changes nothing.
+    assert known_alarms(house)["drift"] == alarm
+
+    # A run that was killed after it decided, and before it told: the next one tells.
+    closed = next(last for last in range(REFERENCE + 2, REFERENCE + 12) if house.watch(last).verdict.cleared)
+    assert set(looked_at(house, closed).values()) == {None}
+    alarm = known_alarms(house)["drift"]
+    assert (alarm.open, alarm.episode) == (False, 1)
+
+
+def test_an_incident_is_one_alarm_of_its_own_until_the_window_has_left_it(house: House) -> None:
+    house.publish(range(REFERENCE, REFERENCE + 8))
+    house.publish(range(REFERENCE, REFERENCE + 1), lambda rows: rows.with_columns(amount=pl.lit(None, pl.Float64)))
+    looked_at(house, REFERENCE)
+    looked_at(house, REFERENCE + 1)
+    [alarm] = known_alarms(house).values()
+    assert (alarm.key.kind, alarm.open, alarm.count) == ("incident", True, 1)
+    assert alarm.alert.summary.startswith(f"{house.spec.title}: {day_of(REFERENCE)} is unlike all of the weeks before.")
+    looked_at(house, REFERENCE + WINDOW)
+    [alarm] = known_alarms(house).values()
+    assert not alarm.open
+
+
 @pytest.mark.timeout(240)
 def test_the_asset_tells_values_thresholds_and_the_window_with_a_picture_and_a_page(house: House) -> None:
     house.publish(range(REFERENCE, REFERENCE + 6), dearer)

@@ -58,7 +58,9 @@ KINDS: Mapping[str, Rule] = {
     "killed": Rule(tier="critical", ends="acknowledged", runbook="docs/runbooks/a-model-answers-wrongly.md"),
     "needs_a_person": Rule(tier="critical", ends="acknowledged"),
     # Warning.
-    "drift": Rule(tier="warning", clear_checks=2, clear_for=_LATER),
+    # Drift has its hysteresis in its windows: when it says that an alarm is over, it is.
+    "drift": Rule(tier="warning", clear_checks=1, clear_for=_ONCE),
+    "incident": Rule(tier="warning", clear_checks=1, clear_for=_ONCE),
     "performance": Rule(tier="warning", clear_checks=2, clear_for=_LATER),
     "fairness": Rule(tier="warning", clear_checks=2, clear_for=_LATER),
     "label_quality": Rule(tier="warning", clear_checks=2, clear_for=_LATER),
