@@ -63,7 +63,9 @@ def replay(
     from pilotage.replay.progress import Progress
     from pilotage.replay.reaction import Platform
     from pilotage.replay.report import write_report
+    from pilotage.replay.runs import Runs
     from pilotage.replay.sender import Sender
+    from pilotage.replay.spent import in_a_line
 
     if first > last:
         raise ConfigError(f"--from {first} is after --to {last}.", fix="Swap them.")
@@ -74,7 +76,7 @@ def replay(
         spec=spec,
         sources=sources,
         lake=Lake(settings.lake),
-        dagster=Dagster(settings.dagster_ui),
+        runs=Runs(dagster=Dagster(settings.dagster_ui)),
         headers=headers,
     )
     archive = archive_of(spec, sources)
@@ -106,11 +108,14 @@ def replay(
                 stop=orders,
             )
             finished = drive.run()
+        spent = in_a_line(progress.facts())
         path = write_report(spec, settings=settings, progress=progress, first=first, last=last)
     finally:
         progress.close()
     if not finished:
         click.echo("Stopped. The same command goes on from here.", err=True)
+    if spent:
+        click.echo(spent)
     click.echo(f"Report: {path}")
     return 0 if finished else STOPPED
 

@@ -20,7 +20,11 @@ _LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { _
   ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 _RUNS = """query($f: RunsFilter!, $n: Int!) { runsOrError(filter: $f, limit: $n) { __typename
-  ... on Runs { results { runId jobName status startTime endTime tags { key value } } } } }"""
+  ... on Runs { results { runId jobName status creationTime startTime endTime tags { key value } } } } }"""
+_LOOK = """mutation($s: SensorSelector!) { sensorDryRun(selectorData: $s) { __typename
+  ... on PythonError { message } ... on SensorNotFoundError { message }
+  ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
+    runRequests { jobName runConfigYaml tags { key value } } } } } }"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,12 +35,31 @@ class Run:
     job: str
     status: str
     tags: dict[str, str]
+    created: float | None = None
+    """Seconds since 1970 UTC at which it was asked for."""
     started: float | None = None
-    """Seconds since 1970 UTC; ``None`` before."""
+    """... at which its process began to work; ``None`` before."""
+    over: float | None = None
+    """... at which it ended; ``None`` before."""
 
     @property
     def ended(self) -> bool:
         return self.status in _ENDED
+
+    def facts(self) -> dict[str, Any]:
+        """For the record, as JSON values: which run, how it ended, and what of its time was start and work."""
+        start = None if self.created is None or self.started is None else round(self.started - self.created, 1)
+        work = None if self.started is None or self.over is None else round(self.over - self.started, 1)
+        return {"run": self.id, "job": self.job, "status": self.status, "start_s": start, "work_s": work}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A run that a sensor would ask for."""
+
+    job: str
+    config: dict[str, Any]
+    tags: dict[str, str]
 
 
 class Dagster:
@@ -78,9 +101,7 @@ class Dagster:
         Raises:
             ReleaseError: It was not launched.
         """
-        if self._place is None:
-            self.connect()
-        location, repository = self._place or ("", "")
+        location, repository = self._at()
         params = {
             "selector": {"repositoryLocationName": location, "repositoryName": repository, "jobName": job}
             | ({"assetSelection": [{"path": list(path)} for path in assets]} if assets else {}),
@@ -103,7 +124,9 @@ class Dagster:
                 job=each["jobName"],
                 status=each["status"],
                 tags={tag["key"]: tag["value"] for tag in each["tags"]},
+                created=each["creationTime"],
                 started=each["startTime"],
+                over=each["endTime"],
             )
             for each in found
         ]
@@ -131,12 +154,41 @@ class Dagster:
                 )
             time.sleep(LOOK_S)
 
+    def look(self, sensor: str) -> list[Wanted]:
+        """What a sensor would ask for now: it looks without waiting for its next tick, and launches nothing.
+
+        Raises:
+            ReleaseError: It can't be asked, or fails.
+        """
+        import yaml
+
+        location, repository = self._at()
+        selector = {"repositoryLocationName": location, "repositoryName": repository, "sensorName": sensor}
+        answer = self._ask(_LOOK, {"s": selector})["sensorDryRun"]
+        told = answer.get("evaluationResult") or {}
+        if answer["__typename"] != "DryRunInstigationTick" or told.get("error"):
+            why = (told.get("error") or answer).get("message")
+            raise ReleaseError(f"The sensor {sensor} could not look: {why}.", fix="See Dagster's web UI.")
+        return [
+            Wanted(
+                job=each["jobName"],
+                config=yaml.safe_load(each["runConfigYaml"]) or {},
+                tags={tag["key"]: tag["value"] for tag in each["tags"]},
+            )
+            for each in told["runRequests"] or []
+        ]
+
     def run_url(self, run_id: str) -> str:
         """Page of a run."""
         return f"{self.url}/runs/{run_id}"
 
     def close(self) -> None:
         self._client.close()
+
+    def _at(self) -> tuple[str, str]:
+        if self._place is None:
+            self.connect()
+        return self._place or ("", "")
 
     def _ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         told: object = None

@@ -2,8 +2,8 @@
 
 A replayed day: land what was known → the platform takes it up (files ingested, features built, state moved on) → send
 the day's requests at their own prediction moments → tell the outcomes that became known by its night → the nightly
-work (log moved, monitoring, retraining if its schedule says so, rollout) → the next day. Each step is written down, and
-done once; a replay that is stopped goes on where it was.
+work (monitoring, rollout, retraining if its schedule or an alarm says so) → the next day. Each step is written down,
+and done once; a replay that is stopped goes on where it was.
 
 The *granularity* is a day: a day's files are landed before its requests are sent. That gives nothing away. The service
 looks every request's state up as of the request's own prediction moment, in timelines that know when each fact became
@@ -14,6 +14,7 @@ of the service to the features that training sees).
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -57,11 +58,8 @@ class Reacting(Protocol):
     @property
     def settings(self) -> Settings: ...
 
-    def taken_up(self, day: date, *, stop: Callable[[], bool]) -> str | None:
+    def taken_up(self, day: date, *, stop: Callable[[], bool]) -> dict[str, Any] | None:
         """Waits until what has landed can be asked about; how far the state knows, or ``None`` if told to stop."""
-
-    def log_moved(self, *, day: date, stop: Callable[[], bool]) -> list[str] | None:
-        """Waits until the day's answers are where monitoring reads them; ``None`` if told to stop."""
 
     def night(
         self, day: date, *, retraining_due: bool, said: Callable[[str], None], stop: Callable[[], bool]
@@ -100,16 +98,16 @@ class Drive:
                 ("landed", self._land),
                 ("answered", self._ask),
                 ("told", self._tell_outcomes),
-                ("moved", self._move),
                 ("reacted", self._react),
             ):
                 if self.stop():
                     return False
                 if not self.progress.done(day, step):
+                    began = time.monotonic()
                     facts = work(day)
                     if facts is None:
                         return False
-                    self.progress.finish(day, step, **facts)
+                    self.progress.finish(day, step, seconds=round(time.monotonic() - began, 1), **facts)
         return True
 
     def _land(self, day: date) -> dict[str, Any] | None:
@@ -122,8 +120,8 @@ class Drive:
             if earlier >= self.first:
                 written += self.archive.land(self.platform.settings.landing, earlier, known_by=known_by)
         self.tell(Told(day=day, doing=f"waits for the platform to take up {written} files"))
-        through = self.platform.taken_up(day, stop=self.stop)
-        return None if through is None else {"files": written, "state_through": through}
+        taken = self.platform.taken_up(day, stop=self.stop)
+        return None if taken is None else {"files": written, **taken}
 
     def _ask(self, day: date) -> dict[str, Any] | None:
         requests = self._requests(day)
@@ -180,11 +178,6 @@ class Drive:
         )
         self.progress.told(day, [(entity, by_entity[entity][0], _micros(by_entity[entity][1])) for entity, _ in untold])
         return {"outcomes": len(untold)}
-
-    def _move(self, day: date) -> dict[str, Any] | None:
-        self.tell(Told(day=day, doing="waits for the prediction log to be moved into the lake"))
-        moved = self.platform.log_moved(day=day, stop=self.stop)
-        return None if moved is None else {"runs": moved}
 
     def _react(self, day: date) -> dict[str, Any] | None:
         due = scheduled(self.spec.retraining.schedule, day + timedelta(days=1))

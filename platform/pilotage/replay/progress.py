@@ -20,7 +20,7 @@ import polars as pl
 
 from pilotage.errors import ConfigError
 
-STEPS = ("landed", "answered", "told", "moved", "reacted")
+STEPS = ("landed", "answered", "told", "reacted")
 """Steps of a replayed day, in their order."""
 
 _TABLES = """

@@ -18,7 +18,10 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
+from pilotage.release.stages import ModelState
+from pilotage.release.state import fold
 from pilotage.replay.progress import Progress
+from pilotage.replay.spent import by_run, by_step
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.training.metrics import all_metrics
@@ -43,8 +46,12 @@ class Nights:
 
     def of(self, event: Event) -> date | None:
         """The replayed day in whose night something happened; ``None`` for what was before the replay, or is after."""
-        after = [day for day, (at, _) in self.done.items() if at >= event.at]
-        return min(after, default=None) if event.at >= self.began else None
+        return self.at(event.at)
+
+    def at(self, moment: datetime) -> date | None:
+        """The replayed day that a moment of the clock on the wall (UTC) was part of."""
+        after = [day for day, (at, _) in self.done.items() if at >= moment]
+        return min(after, default=None) if moment >= self.began else None
 
 
 def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, first: date, last: date) -> Path:
@@ -73,13 +80,16 @@ def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, fir
         _picture(spec, periods, events, nights),
         _table(_performance_rows(periods), numbers=slice(1, None)),
         "<h2>Alarms</h2>",
-        _table(_alarm_rows(settings, spec.name), empty="No alarm was raised."),
+        _table(_alarm_rows(settings, spec.name, nights), empty="No alarm was raised."),
         "<h2>Retrainings</h2>",
         _table(_retraining_rows(events, nights, answers, settings, spec), empty="None."),
         "<h2>Releases and rollbacks</h2>",
         _table(_release_rows(events, nights), empty="None."),
         "<h2>The service</h2>",
         _table(_service_rows(answers), numbers=slice(1, None)),
+        "<h2>Where the time went</h2>",
+        _table(by_step(progress.facts()), numbers=slice(1, None)),
+        _table(by_run(progress.facts()), numbers=slice(1, None), empty=""),
         f'<p class="quiet">Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC from {html.escape(str(progress.path))} and the '
         "ledger.</p>",
     ]
@@ -196,21 +206,21 @@ def _release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str
 def _retraining_rows(
     events: Sequence[Event], nights: Nights, answers: pl.DataFrame, settings: Settings, spec: ModelSpec
 ) -> list[dict[str, str]]:
-    rows = []
-    for day, (_, facts) in sorted(nights.done.items()):
-        if (done := facts.get("retraining")) is None:
-            continue
-        rows.append(
-            {
-                "replayed day": str(day),
-                "request": str(done["request"]),
-                "ended as": str(done["outcome"]),
-                "version": str(done["version"] or ""),
-                "what it said": str(done["why"])[:300],
-                "did it help": _helped(done["version"], events, nights, answers, settings, spec),
-            }
-        )
-    return rows
+    state = fold(events).get(spec.name, ModelState(model=spec.name))
+    return [
+        {
+            "replayed day": str(request.asks[-1].evidence.get("night") or nights.at(request.opened) or "after"),
+            "request": str(request.number),
+            "asked by": ", ".join(request.causes),
+            "attempts": str(len(request.attempts)),
+            "ended as": str(request.outcome or "open").replace("_", " "),
+            "version": str(request.version or ""),
+            "what it said": request.why[:300],
+            "did it help": _helped(request.version, events, nights, answers, settings, spec),
+        }
+        for request in sorted(state.retraining.requests(), key=lambda each: each.number)
+        if request.opened >= nights.began
+    ]
 
 
 def _helped(
@@ -265,7 +275,7 @@ def _against(previous: int, promoted: Event, answers: pl.DataFrame, settings: Se
     )
 
 
-def _alarm_rows(settings: Settings, model: str) -> list[dict[str, str]]:
+def _alarm_rows(settings: Settings, model: str, nights: Nights) -> list[dict[str, str]]:
     from pilotage.monitoring.alerts.book import AlertBook
 
     with AlertBook.of(settings) as book:
@@ -276,6 +286,7 @@ def _alarm_rows(settings: Settings, model: str) -> list[dict[str, str]]:
             "kind": alarm.alert.kind,
             "about": alarm.alert.subject or alarm.alert.model or "the platform",
             "status": alarm.status,
+            "replayed day": str(nights.at(alarm.opened_at) or "before"),
             "raised": f"{alarm.count} times",
             "what": alarm.alert.summary[:300],
         }
