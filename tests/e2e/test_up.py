@@ -144,7 +144,7 @@ def test_status_tells_what_is_in_production_and_how_it_is_doing(running: Any, ho
     told = json.loads(house.run("status", "--json").stdout)
     assert told["up"]["pid"] == running.process.pid
     assert {server["name"]: server["healthy"] for server in told["servers"]} == dict.fromkeys(
-        ("Dagster", "Dagster daemon", "MLflow", "Reports", "Prediction service"), True
+        ("Dagster", "Dagster daemon", "Alerts watch", "MLflow", "Reports", "Prediction service"), True
     )
     flights = told["models"][0]
     assert flights["champion"]["version"] == 1

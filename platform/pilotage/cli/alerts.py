@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import sys
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -131,21 +130,24 @@ def test() -> None:
 
 @alerts.command(short_help="Look after the platform from outside, and tell people when it can't.")
 @click.option("--once", is_flag=True, help="Look once. Exit code 1 if the platform is silent.")
-def watch(once: bool) -> None:
+@click.option("--alive", is_flag=True, help="Only say whether a watch is at work. Exit code 1 if none is.")
+def watch(once: bool, alive: bool) -> None:
     """Look whether the platform still watches itself, each minute; raise an alarm and tell people where it does not.
 
-    Run it where the daemon's end does not end it too: another unit, another container. See docs/how-to/alerts.md.
+    `pilotage up` and docker-compose.yml run it. Elsewhere, run it where the daemon's end does not end it too. See
+    docs/how-to/alerts.md.
     """
-    from pilotage.monitoring.alerts.outside import look_from_outside
+    from pilotage.monitoring.alerts.outside import keep_watch, look_from_outside, watching
 
     settings = _settings()
-    while True:
-        silent = look_from_outside(settings, say=_complain)
-        if silent is not None:
-            _complain(silent)
-        if once:
-            sys.exit(0 if silent is None else 1)
-        time.sleep(60)
+    if not once and not alive:
+        keep_watch(settings, say=_complain)
+    wrong = f"The watch {trouble}." if alive and (trouble := watching(settings)) is not None else None
+    if once:
+        wrong = look_from_outside(settings, say=_complain)
+    if wrong is not None:
+        _complain(wrong)
+        sys.exit(1)
 
 
 def send_test(settings: Settings) -> int:

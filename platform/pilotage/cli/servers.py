@@ -82,6 +82,16 @@ def reports(settings: Settings) -> Program:
     )
 
 
+def watch(settings: Settings) -> Program:
+    """The watch over the watch, which tells people when the daemon can't. It leaves word in the home."""
+    from pilotage.monitoring.alerts.outside import watching
+
+    command = _tool("pilotage", "alerts", "watch")
+    return _program(
+        settings, name="Alerts watch", log="watch", command=command, url="", check=lambda: watching(settings)
+    )
+
+
 def service(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> Program:
     """The prediction service.
 
@@ -106,7 +116,7 @@ def served(settings: Settings) -> list[dict[str, Any]]:
 def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> list[dict[str, Any]]:
     """Asks every server once; one entry a server."""
     asked = []
-    programs = [make(settings) for make in (dagster, daemon, mlflow, reports)]
+    programs = [make(settings) for make in (dagster, daemon, watch, mlflow, reports)]
     for program in [*programs, service(settings, expected)]:
         trouble = program.check() if program.check else None
         asked.append({"name": program.name, "url": program.url, "healthy": trouble is None, "detail": trouble or ""})

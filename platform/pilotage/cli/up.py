@@ -103,6 +103,7 @@ class _Up:
         self._reports = add(servers.reports(settings))
         self._service = add(servers.service(settings, self._led))
         self._daemon = add(servers.daemon(settings))
+        self._alerts = add(servers.watch(settings))
         self._board.servers = self._supervisor.programs
         self._bootstrap = Bootstrap(settings, self._board, before_runs=self._runs_may_begin)
         self._trouble = ""
@@ -162,6 +163,7 @@ class _Up:
         # Its sensor would otherwise ingest the same days beside us.
         if self._runs_may_begin():
             start(self._daemon)
+            start(self._alerts)
 
     def _runs_may_begin(self) -> bool:
         """Waits until the web server answers: before that, it may still be making Dagster's database.

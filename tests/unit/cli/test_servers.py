@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_a_daemon_without_a_heartbeat_is_named(answers: Answers, settings: Setti
     answers.prepared["/graphql"] = [health(False), health(True)]
     daemon = servers.daemon(settings)
     assert [check(daemon), check(daemon)] == ["no heartbeat of sensor", None]
+
+
+def test_the_watch_over_alerts_is_well_once_it_has_looked(settings: Settings, tmp_path: Path) -> None:
+    watch = servers.watch(settings.model_copy(update={"home": tmp_path}))
+    assert check(watch) == "has not looked yet"
+    (tmp_path / "watch.json").write_text(json.dumps({"at": datetime.now(UTC).isoformat()}))
+    assert check(watch) is None
 
 
 def test_the_service_is_well_when_every_champion_is_served(answers: Answers, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from pilotage.runtime.access.keys import KeyRing
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import PREFIX, PROJECT, Settings
 
-OURS = ("code", "webserver", "daemon", "mlflow", "service")
+OURS = ("code", "webserver", "daemon", "watch", "mlflow", "service")
 
 
 @cache
@@ -87,7 +87,8 @@ def test_who_needs_a_secret_has_it_and_nobody_else():
     holders = {name: set(service["secrets"]) for name, service in services().items() if service.get("secrets")}
     assert holders == {
         "keys": {"api_keys"},
-        "code": {"ledger_key", "pseudonym_key"},
+        "code": {"ledger_key", "pseudonym_key", "receivers", "tls_certificate"},
+        "watch": {"receivers", "tls_certificate"},
         "service": {"ledger_key", "pseudonym_key"},
         "proxy": {"people", "tls_certificate", "tls_key"},
     }
@@ -96,6 +97,16 @@ def test_who_needs_a_secret_has_it_and_nobody_else():
         for setting, secret in (("LEDGER_KEY_FILE", "ledger_key"), ("PSEUDONYM_KEY_FILE", "pseudonym_key")):
             # The merge of two mappings is one level deep, and YAML's own does it.
             assert environment[f"PILOTAGE_{setting}"] == f"/run/secrets/{secret}"
+
+
+def test_who_tells_people_of_alarms_knows_whom_and_reaches_them_with_the_daemon_and_without():
+    for name in ("code", "watch"):
+        service = services()[name]
+        assert service["environment"]["PILOTAGE_ALERTS_FILE"] == "/run/secrets/receivers"
+        assert service["environment"]["PILOTAGE_CERTIFICATE_FILE"] == "/run/secrets/tls_certificate"
+        assert service["networks"] == ["back", "out"]
+        # The book of alarms, and the heartbeat that one writes and the other reads.
+        assert dict(mounts(service))["state"] == "/var/lib/pilotage"
 
 
 def test_the_service_reads_the_api_keys_that_operators_change_and_can_change_none():
@@ -203,7 +214,9 @@ print(json.dumps(told))
 @pytest.mark.slow
 def test_every_command_exists_and_knows_its_options():
     commands = {name: services()[name]["command"] for name in (*OURS, "migrate", "keys")}
-    commands |= {f"health of {name}": services()[name]["healthcheck"]["test"][1:] for name in ("code", "daemon")}
+    commands |= {
+        f"health of {name}": services()[name]["healthcheck"]["test"][1:] for name in ("code", "daemon", "watch")
+    }
     split: list[tuple[str, list[str], list[str]]] = []
     for name, command in commands.items():
         first = next((place for place, word in enumerate(command) if word.startswith("--")), len(command))

@@ -7,19 +7,26 @@ Dagster: what it is there for is that Dagster may be gone.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, PilotageError
 from pilotage.monitoring.alerts.alert import Alert
 from pilotage.monitoring.alerts.book import AlertBook
 from pilotage.monitoring.alerts.delivery import deliver
 from pilotage.monitoring.alerts.receivers import Send, send
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pilotage.settings import Settings
 
+EVERY = timedelta(minutes=1)
+"""From one look to the next."""
+ASLEEP = 3 * EVERY
+"""After which a watch that has not looked is not at work; the machine may have been suspended."""
 SILENT = timedelta(minutes=5)
 """After which the heartbeat counts as silent; it beats twice a minute."""
 OVERDUE = timedelta(minutes=5)
@@ -31,9 +38,67 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def keep_watch(
+    settings: Settings,
+    *,
+    clock: Callable[[], datetime] = _now,
+    wait: Callable[[float], None] = time.sleep,
+    tell: Send = send,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Looks each minute, until the process ends, and leaves word that it did.
+
+    Silence counts from when it began: who starts everything after a night is told of no night without a heartbeat. The
+    same holds after a machine was suspended. A database that can't be reached, or a heartbeat that can't be read, is
+    said and looked at again.
+
+    Args:
+        settings: Where everything is.
+        clock: Gives the time, UTC.
+        wait: Waits some seconds.
+        tell: How to reach a receiver.
+        say: Called with a sentence for whatever is wrong.
+    """
+    since = looked = clock()
+    while True:
+        if clock() - looked > ASLEEP:
+            since = clock()
+        looked = clock()
+        try:
+            if (silent := look_from_outside(settings, since=since, clock=clock, tell=tell, say=say)) is not None:
+                say(silent)
+            _note(settings, clock())
+        except PilotageError as error:
+            say(str(error))
+        wait(EVERY.total_seconds())
+
+
+def watching(settings: Settings, *, clock: Callable[[], datetime] = _now) -> str | None:
+    """``None`` if a watch is at work, else what is wrong in a few words. For health checks."""
+    try:
+        at = datetime.fromisoformat(json.loads(_note_file(settings).read_text(encoding="utf-8"))["at"])
+    except FileNotFoundError:
+        return "has not looked yet"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_note_file(settings)} can't be read: {error}"
+    ago = clock() - at
+    return f"looked last {ago / timedelta(minutes=1):.0f} minutes ago" if ago > ASLEEP else None
+
+
+def _note_file(settings: Settings) -> Path:
+    return settings.heartbeat.with_name("watch.json")
+
+
+def _note(settings: Settings, at: datetime) -> None:
+    staged = _note_file(settings).with_suffix(".new")
+    staged.write_text(json.dumps({"at": at.isoformat()}), encoding="utf-8")
+    staged.replace(_note_file(settings))
+
+
 def look_from_outside(
     settings: Settings,
     *,
+    since: datetime | None = None,
     clock: Callable[[], datetime] = _now,
     tell: Send = send,
     say: Callable[[str], None] = lambda _: None,
@@ -42,6 +107,7 @@ def look_from_outside(
 
     Args:
         settings: Where everything is.
+        since: From when on a heartbeat is to be expected; without it from the first one on.
         clock: Gives the time, UTC.
         tell: How to reach a receiver.
         say: Called with a sentence for each receiver that could not be told.
@@ -54,10 +120,11 @@ def look_from_outside(
         LedgerUnavailable: The alarms' database can't be used.
     """
     last = _last_beat(settings)
+    expected = max((each for each in (last, since) if each is not None), default=None)
     silent = None
     with AlertBook.of(settings, clock=clock) as book:
-        if last is not None and clock() - last > SILENT:
-            minutes = (clock() - last) / timedelta(minutes=1)
+        if expected is not None and clock() - expected > SILENT:
+            minutes = (clock() - expected) / timedelta(minutes=1)
             silent = f"The platform has not watched itself for {minutes:.0f} minutes: its daemon or its sensor is gone."
             evidence = {"last": last, "minutes": round(minutes, 1)}
             book.raise_(Alert.of("daemon_silent", silent, subject=_SUBJECT, evidence=evidence))
