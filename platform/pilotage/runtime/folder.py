@@ -20,6 +20,8 @@ from pilotage.errors import BundleCorrupt, PilotageError
 MANIFEST = "manifest.json"
 RESTORE = "Restore the bundle from the registry; never edit one."
 _MANIFEST_LIMIT = 1_000_000
+_FILE_LIMIT = 500_000_000
+"""Bytes. A model of 300 trees with 63 leaves has about two million."""
 
 
 def publish_folder(directory: Path, contents: Mapping[str, bytes]) -> None:
@@ -72,8 +74,11 @@ def read_verified(
             raise _corrupt(directory, f"{odd[0]} is missing, or should not be there", odd[0])
         contents = {}
         for name, facts in manifest["files"].items():
-            data = _read(directory / name, int(facts["bytes"]))
-            if len(data) != facts["bytes"] or sha256_of(data) != facts["sha256"]:
+            size = facts["bytes"]
+            if type(size) is not int or not 0 <= size <= _FILE_LIMIT:
+                raise _corrupt(directory, f"{name} can't have {size!r} bytes", name)
+            data = _read(directory / name, size)
+            if len(data) != size or sha256_of(data) != facts["sha256"]:
                 raise _corrupt(directory, f"{name} has other bytes than the manifest says", name)
             contents[name] = data
         return manifest, contents, digest
@@ -94,6 +99,8 @@ def as_corrupt(where: Path | str) -> Iterator[None]:
         TypeError,
         KeyError,
         AttributeError,
+        ArithmeticError,
+        RecursionError,
     ) as error:
         raise BundleCorrupt(
             f"The bundle in {where} can't be read: {type(error).__name__}: {error}.", fix=RESTORE

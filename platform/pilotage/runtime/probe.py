@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,31 +21,27 @@ from pilotage.runtime.row import RowPath, verify_rows
 
 _PATIENCE_S = 60.0
 """Seconds the child gets; it needs about one, and more on a machine that is busy."""
+_MOST_BYTES = 2 << 30
+"""What the child may ask for beside its code; it needs a quarter of a gigabyte, and a stack for each core."""
+_LAST_WORDS = 4096
+"""Bytes of what the child said that are kept. A parser can complain for as long as it lives."""
 
 
 def admit(directory: Path, *, sha256: str | None = None) -> Bundle:
     """Reads a bundle, and lets nothing of a bad one reach this process.
 
     Hashes first, then all of it in a child process, then here. The child and this process read by the same SHA-256, so
-    both see the same bytes.
+    both see the same bytes. Whatever the bytes make of the child, it ends, and takes no more memory than its share.
 
     Raises:
         BundleCorrupt: It is not fit to serve; the message says why.
     """
     digest = verify_files(directory, sha256=sha256)
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "pilotage.runtime.probe", str(directory), digest],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PATIENCE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BundleCorrupt(f"Reading the bundle in {directory} does not come to an end.", fix=RESTORE) from None
-    if child.returncode != 0:
-        said = child.stderr.decode(errors="replace").strip().splitlines()
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+    code, said = _try(directory, digest)
+    if code is None:
+        raise BundleCorrupt(f"Reading the bundle in {directory} does not come to an end.", fix=RESTORE)
+    if code != 0:
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise BundleCorrupt(
             f"The bundle in {directory} can't be served: a trial process ended with {how}"
             + (f", saying: {said[-1]}" if said else "."),
@@ -57,17 +54,62 @@ def admit(directory: Path, *, sha256: str | None = None) -> Bundle:
 
 def main(folder: str, sha256: str) -> int:
     """The child's part. Its exit code is the answer."""
-    with suppress(ImportError, ValueError, OSError):
-        # An abort here is expected; it need not leave a core file.
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _confine()
     try:
         _verify(read_bundle(Path(folder), sha256=sha256))
     except PilotageError as error:
         print(error.message, file=sys.stderr)
         return 1
     return 0
+
+
+def _try(directory: Path, digest: str) -> tuple[int | None, list[str]]:
+    """The child's exit code, ``None`` if it came to no end, and the last lines that it said."""
+    command = [sys.executable, "-m", "pilotage.runtime.probe", str(directory), digest]
+    late = threading.Event()
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
+    ) as child:
+
+        def end() -> None:
+            late.set()
+            child.kill()
+
+        watch = threading.Timer(_PATIENCE_S, end)
+        watch.daemon = True
+        watch.start()
+        said = b""
+        try:
+            while child.stderr is not None and (more := child.stderr.read(65536)):
+                said = (said + more)[-_LAST_WORDS:]
+            code = child.wait()
+        finally:
+            watch.cancel()
+    lines = said.decode(errors="replace").strip().splitlines()
+    return (None if late.is_set() and code < 0 else code), lines
+
+
+def _confine() -> None:
+    """Bounds this process, so that a hostile bundle costs the worker beside it nothing.
+
+    Of what a platform does not know, the parent's patience is left.
+    """
+    with suppress(ImportError):
+        import resource
+
+        for limit, most in (
+            # An abort here is expected; it need not leave a core file.
+            (resource.RLIMIT_CORE, 0),
+            # Not RLIMIT_AS: allocators and threads reserve several times what they use.
+            (resource.RLIMIT_DATA, _MOST_BYTES),
+            # Should the parent be gone by then.
+            (resource.RLIMIT_CPU, int(_PATIENCE_S)),
+        ):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(limit, (most, most))
+    with suppress(OSError):
+        # Where the machine has less than that, the kernel ends this process first, and never the worker.
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _verify(bundle: Bundle) -> None:
