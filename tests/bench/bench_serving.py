@@ -4,8 +4,9 @@
 
 Each server has one core, the clients the other; a closed loop at 1, 16 and 64 connections. Pilotage authenticates,
 limits, checks, looks up state, computes features, predicts, calibrates, decides, and has the record on disk before it
-answers. The others are sent finished features: a plain typed BentoML endpoint around the same Booster, ``mlflow models
-serve`` of a model with a signature, and a bare uvicorn handler that only parses and predicts.
+answers; more different requests are sent than it remembers answers of. The others are sent finished features: a plain
+typed BentoML endpoint around the same Booster, ``mlflow models serve`` of a model with a signature, and a bare uvicorn
+handler that only parses and predicts.
 Targets, by the server's CPU time a request: a quarter of BentoML's or less, a fifteenth of MLflow's or less, as near to
 twice the bare handler's as can be; p99 at 16 connections a tenth of BentoML's; median with one connection under 1 ms;
 memory a worker at most 1.3 times BentoML's.
@@ -57,12 +58,14 @@ def measure(server: Server, requests: list[bytes], connections: int, *, seconds:
 
 
 @contextmanager
-def pilotage(prepared: Prepared, work: Path, *, key: str | None = None) -> Iterator[Server]:
+def pilotage(
+    prepared: Prepared, work: Path, *, service: str = "tests.bench.serving.flight_service:FlightService"
+) -> Iterator[Server]:
     """The service, with one worker."""
     port = free_port()
     environment = {"PILOTAGE_HOME": str(prepared.settings.home), "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-m", "serving", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--service", "tests.bench.serving.flight_service:FlightService"]
+    command += ["--service", service]
     with started(
         command, port=port, ready="/readyz", cwd=ROOT, environment=environment, log=work / "pilotage.log"
     ) as server:

@@ -13,8 +13,9 @@ import polars as pl
 from pilotage.settings import Settings
 
 FIRST, LAST = date(2013, 1, 1), date(2013, 2, 28)
-ROWS = 1_000
-"""Different requests that are sent."""
+ROWS = 12_000
+"""Different requests that are sent: in turn, more than the service remembers answers of."""
+_FROM = date(2013, 2, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def prepare(home: Path) -> Prepared:
         candidate = train(MODEL, training_set, config=config, directory=work, threads=2)
         release_bundle(settings, MODEL.name, Path(candidate.bundle), candidate.bundle_sha256, version=1)
         done.write_text(json.dumps({"bundle": candidate.bundle}))
-    rows = lake.scan(f"features/{MODEL.name}", first=date(2013, 2, 20)).collect().sample(ROWS, seed=1)
+    rows = lake.scan(f"features/{MODEL.name}", first=_FROM).collect().sample(ROWS, seed=1)
     request = rows.select(pl.col(field.name) for field in MODEL.request).with_columns(
         pl.col(field.name).dt.strftime("%Y-%m-%dT%H:%M:%SZ") for field in MODEL.request if field.dtype.is_temporal()
     )
