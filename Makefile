@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test faults lint fmt bench replay-year lock screenshots reset clean distclean install
+.PHONY: help up test faults lint fmt bench replays replay-year lock screenshots reset clean distclean install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ lint: install ## ruff, mypy and the import layers
 fmt: install ## format, and fix what can be fixed
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
+
+replays: install ## replay two months, and hold it to the engine (hours). Less: REPLAY_TO=2013-03-10 make replays
+	@$(BIN)/pytest tests/replays -s $(ARGS)
 
 replay-year: install ## 2013 through a running `make up`, day by day (hours). Less: make replay-year ARGS='--to 2013-03-14'
 	@$(BIN)/pilotage replay flight_delay --from 2013-03-01 --to 2013-12-31 $(ARGS)

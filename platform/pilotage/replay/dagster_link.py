@@ -21,7 +21,7 @@ _LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) { _
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 _RUNS = """query($f: RunsFilter!, $n: Int!) { runsOrError(filter: $f, limit: $n) { __typename
   ... on Runs { results { runId jobName status creationTime startTime endTime tags { key value } } } } }"""
-_LOOK = """mutation($s: SensorSelector!) { sensorDryRun(selectorData: $s) { __typename
+_LOOK = """mutation($s: SensorSelector!) { sensorDryRun(selectorData: $s, cursor: null) { __typename
   ... on PythonError { message } ... on SensorNotFoundError { message }
   ... on DryRunInstigationTick { evaluationResult { skipReason error { message }
     runRequests { jobName runConfigYaml tags { key value } } } } } }"""
@@ -195,7 +195,11 @@ class Dagster:
         for _ in range(5):
             try:
                 answer = self._client.post(f"{self.url}/graphql", json={"query": query, "variables": variables})
-                answer.raise_for_status()
+                if answer.status_code >= 400:
+                    # It says what went wrong: in the data, or as plain text.
+                    told = f"{answer.status_code} {answer.text[:500]}"
+                    time.sleep(LOOK_S)
+                    continue
                 content = answer.json()
             except (httpx.HTTPError, ValueError) as error:
                 told = error

@@ -92,7 +92,7 @@ class Pilotage:
             return
         answers = self._answers(night, trial, night.champion, trial.since, night.day)
         if refused := breached(self._spec, answers):
-            night.note("refused", trial.version, f"In shadow: {'; '.join(refused)}.")
+            night.note("rejected", trial.version, f"In shadow: {'; '.join(refused)}.")
             self._shadow = None
         elif len(answers.ours) >= stage.predictions and int(answers.known.sum()) >= stage.outcomes:
             self._shadow = None

@@ -21,7 +21,8 @@ from pilotage.replay.workshop import Trained, Workshop
 from pilotage.training.config import TrainConfig
 from pilotage.training.records import Evaluation, Verdict
 
-Did = Literal["trained", "passed", "promoted", "refused", "rolled_back", "alarm"]
+Did = Literal["trained", "passed", "refused", "rejected", "promoted", "rolled_back", "alarm"]
+"""``refused``: by the gate. ``rejected``: in shadow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
