@@ -92,6 +92,8 @@ class Predict(Endpoint):
             waiting = time.perf_counter_ns()
         exchange.answer = drafted.answer = answer = await core.settle(drafted)
         logged = time.perf_counter_ns()
+        if answer.logged:
+            exchange.committed = (drafted.payload,)
         started, prepared = exchange.started, drafted.prepared_ns or decided
         exchange.seconds = seconds = (
             (parsed - started) * 1e-9,

@@ -1,6 +1,7 @@
 """One HTTP request, as the endpoints see it: who asks, what was sent, and how the answer gets out."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
@@ -30,6 +31,7 @@ class Exchange:
         "answer",
         "caller",
         "chose_id",
+        "committed",
         "core",
         "error",
         "kind",
@@ -60,6 +62,8 @@ class Exchange:
         """``Content-Type``, as sent."""
         self.length = 0
         self.traceparent: bytes | None = None
+        self.committed: Sequence[bytes] = ()
+        """Records of its predictions that are in the log."""
         self.caller: Caller
         self.patience: Patience
         self.model: str | None = None

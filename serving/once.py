@@ -59,10 +59,18 @@ async def _claimed(exchange: Exchange, endpoint: Replies, body: bytes, claim: Fr
     try:
         rendered = await endpoint.reply(exchange, body, claim.records if isinstance(claim, Logged) else None)
     except BaseException:
-        idempotency.abandon(claim)
+        _give_up(exchange, claim)
         raise
     if rendered.status >= 400:
-        idempotency.abandon(claim)
+        _give_up(exchange, claim)
     else:
         idempotency.finish(claim, msgspec.msgpack.encode((rendered.headers, rendered.body)), rendered.status)
     return rendered
+
+
+def _give_up(exchange: Exchange, claim: Fresh | Logged) -> None:
+    """The next one tries again; it is not logged again if it was."""
+    if exchange.committed:
+        exchange.core.idempotency.hand_on(claim, exchange.committed)
+    else:
+        exchange.core.idempotency.abandon(claim)

@@ -38,8 +38,10 @@ async def answer_rows(
         return [each.answer if isinstance(each, Drafted) else each for each in drafts]
     lost: PilotageError | None = None
     if drafted:
+        payloads = [each.payload for each in drafted]
         try:
-            await core.log.submit(*(each.payload for each in drafted))
+            await core.log.submit(*payloads)
+            exchange.committed = payloads
         except LogUnavailable as error:
             lost = error
     answers: list[Answer | PilotageError] = []

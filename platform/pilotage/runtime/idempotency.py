@@ -17,7 +17,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -55,6 +55,17 @@ class Stored(NamedTuple):
     status: int
 
 
+class _HandedOn(NamedTuple):
+    """It was logged, and its answer could not be written."""
+
+    records: bytes
+    """JSON list of the predictions."""
+
+
+_Outcome = Stored | _HandedOn | None
+"""What an owner leaves; ``None`` if nothing was logged."""
+
+
 class Pending(NamedTuple):
     """Somebody else is at it: ask again in a few milliseconds."""
 
@@ -70,8 +81,8 @@ class Idempotency:
     def __init__(self, requests: RequestsTable, *, report: Callable[[str], None]) -> None:
         self._requests = requests
         self._report = report
-        self._unsaved: dict[int, Stored | None] = {}
-        """Answers (or, for ``None``, requests given up) that the table did not take yet."""
+        self._unsaved: dict[int, _Outcome] = {}
+        """What the table did not take yet."""
         self._poke = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -162,6 +173,15 @@ class Idempotency:
         """
         self._settle_own(claim.row, None)
 
+    def hand_on(self, claim: Fresh | Logged, payloads: Sequence[bytes]) -> None:
+        """Gives a request up whose predictions are in the log: the next one is answered with them. Never raises.
+
+        Args:
+            claim: The request.
+            payloads: Its records, as they were submitted, in the order of the request's rows.
+        """
+        self._settle_own(claim.row, _HandedOn(b"[" + b",".join(payloads) + b"]"))
+
     def maintain(self, *, sync: bool = False) -> None:
         """What the thread does every second.
 
@@ -213,13 +233,13 @@ class Idempotency:
                 (life.token, content, row, NOBODY),
             )
             return Logged(row, decode_records(logged)) if taken.rowcount == 1 else None
-        if owner == life.token and (unsaved := self._unsaved.get(row)) is not None:
+        if owner == life.token and isinstance(unsaved := self._unsaved.get(row), Stored):
             return unsaved
         if not life.alive(owner):
             self._poke.set()
         return Pending()
 
-    def _settle_own(self, row: int, outcome: Stored | None) -> None:
+    def _settle_own(self, row: int, outcome: _Outcome) -> None:
         try:
             with self._requests.use() as (table, life):
                 _store(table, life, row, outcome)
@@ -242,13 +262,15 @@ class Idempotency:
             self._poke.clear()
 
 
-def _store(table: sqlite3.Connection, life: Lifeline, row: int, outcome: Stored | None) -> None:
-    if outcome is not None:
+def _store(table: sqlite3.Connection, life: Lifeline, row: int, outcome: _Outcome) -> None:
+    if isinstance(outcome, Stored):
         table.execute(
             "UPDATE requests SET status = ?, body = ?, logged = NULL WHERE id = ? AND owner = ?",
             (outcome.status, outcome.body, row, life.token),
         )
         return
+    if outcome is not None:
+        table.execute("UPDATE requests SET logged = ? WHERE id = ? AND owner = ?", (outcome.records, row, life.token))
     # What the log holds must be answered with, whoever asks next.
     table.execute("DELETE FROM requests WHERE id = ? AND owner = ? AND logged IS NULL", (row, life.token))
     table.execute(

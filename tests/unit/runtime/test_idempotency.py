@@ -161,6 +161,15 @@ def test_a_request_that_was_given_up_is_taken_by_the_next(host: Host) -> None:
     assert isinstance(take(other), Fresh)
 
 
+def test_a_request_that_was_logged_but_not_answered_is_answered_from_its_records(host: Host) -> None:
+    one, other = host.worker(), host.worker()
+    logged = (prediction("p-1"), prediction("p-2"))
+    one.hand_on(take(one), [encode(record) for record in logged])
+    claim = take(other)
+    assert isinstance(claim, Logged)
+    assert claim.records == logged
+
+
 def test_a_late_finish_of_a_request_that_was_given_up_reaches_no_other_request(host: Host) -> None:
     one = host.worker()
     late = take(one, "r-1")

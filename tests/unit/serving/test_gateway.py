@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -71,6 +71,21 @@ def test_the_same_id_at_the_same_time_is_answered_once(service: Hosted) -> None:
     answers = service.run(both())
     assert len({answer.content for answer in answers}) == 1
     assert len(service.predictions("at-once")) == 1
+
+
+def test_an_answer_that_could_not_be_written_after_it_was_logged_is_not_logged_again(
+    service: Hosted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> NoReturn:
+        raise RuntimeError("no answer can be written")
+
+    with monkeypatch.context() as breaking:
+        breaking.setattr("serving.endpoints.json_answer", broken)
+        assert service.predict(headers={"x-request-id": "unwritten"}).status_code == 500
+    [record] = service.predictions("unwritten")
+    again = service.predict(headers={"x-request-id": "unwritten"})
+    assert (again.status_code, again.json()["prediction_id"]) == (200, record.prediction_id)
+    assert len(service.predictions("unwritten")) == 1
 
 
 def test_a_request_that_was_wrong_may_be_sent_again_with_its_id(service: Hosted) -> None:
