@@ -50,5 +50,5 @@ def test_a_failing_job_over_a_range_of_days_is_heard_as_we_read_it(tmp_path: Pat
     assert done.returncode == 1
     assert heard == ["features", "9 days"]
     assert len(transcript.run_id) == 36
-    assert transcript.failed_step == "features"
+    assert transcript.failed_step == "features", done.stdout
     assert transcript.error == "ValueError: Seven is odd. Fix: Take eight."
