@@ -20,6 +20,8 @@ RETRIES = 8
 """Attempts of one request; the pauses between them add up to half a minute."""
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 8.0
+_LOOK_S = 0.2
+"""Seconds between two looks, in a pause, whether to stop."""
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 OUTCOMES_AT_ONCE = 500
 
@@ -110,8 +112,7 @@ class Sender:
 
         async with self._client() as client, _Group() as group:
             for position, (key, request_id, body) in enumerate(requests):
-                if (pause := pace(position)) > 0:
-                    await asyncio.sleep(pause)
+                await _sleep(pace(position), lambda: stop() or group.failed)
                 await slots.acquire()
                 if stop() or group.failed:
                     break
@@ -153,6 +154,13 @@ class Sender:
             fix="See that the service runs (pilotage up), and start the replay again: it goes on where it was.",
             path=path,
         )
+
+
+async def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
+    """Sleeps, but no longer than until it is told to stop: slowed down, a quiet hour of the night lasts minutes."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not stop():
+        await asyncio.sleep(min(left, _LOOK_S))
 
 
 class _Group:

@@ -141,6 +141,17 @@ def test_it_stops_when_it_is_told_to_and_waits_for_what_is_under_way(service: Se
     assert 5 <= sent < 40
 
 
+def test_it_stops_in_a_pause_too_however_long_that_is(service: Service) -> None:
+    found: list[Sent] = []
+    sent = Sender(service.url, "m", at_once=2).predict(
+        requests(3),
+        answered=found.append,
+        stop=lambda: len(found) == 1,
+        pace=lambda position: 3600.0 if position else 0.0,
+    )
+    assert sent == 1
+
+
 def test_outcomes_go_in_portions(service: Service) -> None:
     Sender(service.url, "m", at_once=2).tell([{"prediction_id": str(number), "label": True} for number in range(1203)])
     assert [one["prediction_id"] for one in service.outcomes] == [str(number) for number in range(1203)]
