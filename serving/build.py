@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from pilotage.runtime.baked import Baked
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+from serving.connections import bound_heads
 from serving.gateway import Gateway
 from serving.leash import die_with_parent
 from serving.protocols import decode
@@ -32,7 +33,8 @@ class HostedService(bentoml.Service[Any]):
     gateway: Callable[[ASGIApp], ASGIApp]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """The application that the worker serves."""
+        """The application that the worker serves, on connections that are bounded from their first byte."""
+        bound_heads()
         return self.gateway(super().to_asgi(is_main=is_main))
 
 

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pilotage.errors import InvalidRequest, NotAllowed, PilotageError, RateLimited, Unauthenticated, UnknownModel
+from pilotage.errors import (
+    InvalidRequest,
+    NotAllowed,
+    PilotageError,
+    RateLimited,
+    RequestTooLarge,
+    Unauthenticated,
+    UnknownModel,
+)
 from pilotage.runtime.access.admission import admit
 from pilotage.runtime.access.caller import Role
 from pilotage.spec import ModelSpec
@@ -123,7 +131,13 @@ class Gateway:
             wrong = InvalidRequest(f"The body is {exchange.kind.decode('latin-1')[:100]!r}.", fix=_NOT_JSON)
             await self._refuse(exchange, endpoint, wrong, status=415)
             return
-        await endpoint.answer(exchange)
+        try:
+            await endpoint.answer(exchange)
+        except (InvalidRequest, RequestTooLarge) as error:
+            # What has no rows to count was read all the same; but to be more than the key may ever send costs nothing.
+            if not endpoint.counted and "key" not in error.details:
+                core.limiter.take(caller)
+            raise
         core.metrics.requested(endpoint.route, exchange.status)
         if core.tracing is not None:
             _trace(exchange, endpoint.route)

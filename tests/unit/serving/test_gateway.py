@@ -250,6 +250,18 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) ->
         assert batch.status_code == 413, "more rows than the key can ever send"
 
 
+@pytest.mark.parametrize("path", ["/tiny/predict/batch", "/tiny/invocations", "/v2/models/tiny/infer"])
+def test_a_body_without_rows_counts_as_one_request_of_its_key(tmp_path: Path, path: str) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        limit = Limit(per_second=0.01, burst=3)
+        _, key = create_key(service.settings.api_keys, "broken", roles=["predict"], limit=limit)
+        service.core.ring.refresh()
+        headers = {"authorization": f"Bearer {key}", **JSON}
+        statuses = [service.post(path, content=b"{", headers=headers).status_code for _ in range(4)]
+        assert statuses[3] == 429
+        assert 429 not in statuses[:3]
+
+
 # Bounds
 
 
