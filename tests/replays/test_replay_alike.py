@@ -1,7 +1,8 @@
 """The real replay and its engine-only form decide alike: the same nights, the same training sets, the same verdicts.
 
 A minute a day, so `make test` leaves it out: `make replays` runs it over two months, and over less with
-``REPLAY_TO=2013-03-10``. It starts a platform of its own, on ports of its own.
+``REPLAY_TO=2013-03-10``. It starts a platform of its own, on ports of its own; or takes what was replayed already, in the
+home that ``REPLAY_HOME`` names.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ pytestmark = pytest.mark.timeout(12 * 3600)
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """A platform that has replayed the days, and still runs."""
+    if (replayed := os.environ.get("REPLAY_HOME")) is not None:
+        yield Settings(home=Path(replayed))
+        return
     home = tmp_path_factory.mktemp("alike")
     ports = [_free_port() for _ in range(4)]
     names = ("DAGSTER_PORT", "MLFLOW_PORT", "SERVICE_PORT", "REPORTS_PORT")

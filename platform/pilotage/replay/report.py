@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;border-bottom:1px solid #d8dee4;text-align:left}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}img{max-width:100%}h2{margin-top:2.2rem}
-.quiet{color:#59636e}"""
+td:first-child{white-space:nowrap}.quiet{color:#59636e}"""
+_MARKS = {
+    "promoted": ("tab:green", "-"),
+    "rolled_back": ("tab:red", "-"),
+    "refused": ("0.5", ":"),
+    "rejected": ("0.5", ":"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +58,13 @@ class Nights:
         """The replayed day that a moment of the clock on the wall (UTC) was part of."""
         after = [day for day, (at, _) in self.done.items() if at >= moment]
         return min(after, default=None) if moment >= self.began else None
+
+    def words(self, moment: datetime) -> str:
+        """The same for a table."""
+        if moment < self.began:
+            return "before"
+        day = self.at(moment)
+        return "not over yet" if day is None else str(day)
 
 
 def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, first: date, last: date) -> Path:
@@ -166,10 +179,12 @@ def _picture(
         axis.grid(alpha=0.3)
         for event in events:
             day = nights.of(event)
-            if event.kind in ("promoted", "rolled_back") and day is not None:
-                axis.axvline(day, color="tab:red" if event.kind == "rolled_back" else "tab:green", alpha=0.6)
-    axes[0].set_title("Green: a promotion. Red: a rollback.", fontsize=9)
-    figure.autofmt_xdate()
+            if event.kind in _MARKS and day is not None:
+                colour, style = _MARKS[event.kind]
+                axis.axvline(day, color=colour, linestyle=style, alpha=0.6)
+    axes[0].set_title("Green: a promotion. Red: a rollback. Grey: a candidate that was refused.", fontsize=9)
+    axes[1].yaxis.set_major_formatter("{x:,.0f}")
+    axes[1].set_xticks(days[:: -(-len(days) // 12)], [f"{day:%-d %b}" for day in days[:: -(-len(days) // 12)]])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     plt.close(figure)
@@ -193,7 +208,7 @@ def _release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str
     told = [event for event in events if event.kind in shown or (event.version is not None and event.kind != "refused")]
     return [
         {
-            "replayed day": str(nights.of(event) or "before"),
+            "replayed day": nights.words(event.at),
             "event": event.kind.replace("_", " "),
             "version": "" if event.version is None else str(event.version),
             "by": event.actor,
@@ -209,7 +224,7 @@ def _retraining_rows(
     state = fold(events).get(spec.name, ModelState(model=spec.name))
     return [
         {
-            "replayed day": str(request.asks[-1].evidence.get("night") or nights.at(request.opened) or "after"),
+            "replayed day": str(request.asks[-1].evidence.get("night") or nights.words(request.opened)),
             "request": str(request.number),
             "asked by": ", ".join(request.causes),
             "attempts": str(len(request.attempts)),
@@ -282,12 +297,12 @@ def _alarm_rows(settings: Settings, model: str, nights: Nights) -> list[dict[str
         alarms = book.alarms(open_only=False)
     return [
         {
+            "replayed day": nights.words(alarm.opened_at),
             "tier": alarm.alert.tier,
             "kind": alarm.alert.kind,
             "about": alarm.alert.subject or alarm.alert.model or "the platform",
             "status": alarm.status,
-            "replayed day": str(nights.at(alarm.opened_at) or "before"),
-            "raised": f"{alarm.count} times",
+            "raised": "once" if alarm.count == 1 else f"{alarm.count} times",
             "what": alarm.alert.summary[:300],
         }
         for alarm in alarms
