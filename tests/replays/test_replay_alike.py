@@ -1,8 +1,8 @@
 """The real replay and its engine-only form decide alike: the same nights, the same training sets, the same verdicts.
 
 A minute a day, so `make test` leaves it out: `make replays` runs it over two months, and over less with
-``REPLAY_TO=2013-03-10``. It starts a platform of its own, on ports of its own; or takes what was replayed already, in the
-home that ``REPLAY_HOME`` names.
+``REPLAY_TO=2013-03-10``. It starts a platform of its own, on ports of its own; or takes what was replayed already, in
+the home that ``REPLAY_HOME`` names.
 """
 
 from __future__ import annotations
