@@ -67,7 +67,11 @@ def estimate(
     p = np.asarray(probabilities, dtype=np.float64)
     if len(p) == 0:
         return Estimated(answers=0, metrics={})
-    if_true, if_false = _losses(p, cost)
+    answers = pl.DataFrame({"p": p})
+    if_true, if_false = (
+        {name: answers.select(each)[:, 0].to_numpy() for name, each in losses.items()}
+        for losses in _losses(pl.col("p"), cost)
+    )
     expected = {name: float((p * if_true[name] + (1 - p) * if_false[name]).mean()) for name in if_true}
     generator = np.random.default_rng(seed)
     labels = generator.random((draws, len(p))) < p
@@ -112,20 +116,31 @@ def estimate_records(days: pl.DataFrame) -> list[EstimateRecord]:
     return records
 
 
-def _losses(p: np.ndarray, cost: CostMatrix) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Metric → loss of each answer if its label is true, and if it is false. As ``training.metrics`` defines them."""
-    clipped = np.clip(p, _EDGE, 1 - _EDGE)
-    acting = p >= cost.threshold
+def expected_losses(probability: pl.Expr, cost: CostMatrix) -> dict[str, pl.Expr]:
+    """Metric → what an answer of this probability is expected to lose; their mean is what some answers are.
+
+    Args:
+        probability: 0..1, calibrated; null gives null.
+        cost: What decisions cost; acting from its threshold on.
+    """
+    if_true, if_false = _losses(probability, cost)
+    return {name: probability * if_true[name] + (1 - probability) * if_false[name] for name in if_true}
+
+
+def _losses(p: pl.Expr, cost: CostMatrix) -> tuple[dict[str, pl.Expr], dict[str, pl.Expr]]:
+    """Metric → loss of an answer if its label is true, and if it is false. As ``training.metrics`` defines them."""
+    clipped = p.clip(_EDGE, 1 - _EDGE)
+    acting = pl.when(p >= cost.threshold)
     return (
         {
-            "log_loss": -np.log(clipped),
+            "log_loss": -clipped.log(),
             "brier": (1 - p) ** 2,
-            "expected_cost": np.where(acting, cost.true_positive, cost.false_negative),
+            "expected_cost": acting.then(cost.true_positive).otherwise(cost.false_negative),
         },
         {
-            "log_loss": -np.log1p(-clipped),
+            "log_loss": -(-clipped).log1p(),
             "brier": p**2,
-            "expected_cost": np.where(acting, cost.false_positive, cost.true_negative),
+            "expected_cost": acting.then(cost.false_positive).otherwise(cost.true_negative),
         },
     )
 

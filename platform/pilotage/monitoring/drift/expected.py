@@ -1,4 +1,5 @@
-"""What the model should expect to lose, by its own probabilities. Assumes that they can be taken at their word.
+"""What the model should expect to lose beside the reference, by its own probabilities (``monitoring.estimated``, which
+names the paper). Assumes that they can be taken at their word.
 
 Changes of the inputs show here before any label is known. A change of the truth behind unchanged inputs does not: the
 model goes on saying what it said, and only labels tell.
@@ -13,25 +14,19 @@ import polars as pl
 from pilotage.monitoring.drift.counting import Days
 from pilotage.monitoring.drift.measures import Floats
 from pilotage.monitoring.drift.records import ExpectedLoss, Thresholds
+from pilotage.monitoring.estimated import expected_losses
 from pilotage.spec import CostMatrix
 
 COST, ENTROPY = "expected_cost", "expected_log_loss"
 MEANS = (COST, ENTROPY)
 LEAST = 0.05
 """Rise of the expected cost, as a share of the span of the cost matrix' best answers, that is worth a word."""
-_EDGE = 1e-15
 
 
 def expected_columns(prediction: str, cost: CostMatrix) -> list[pl.Expr]:
-    """The columns ``MEANS``: cost of the cheaper decision, and entropy, of a calibrated probability (null: null)."""
-    p = pl.col(prediction)
-    acting = p * cost.true_positive + (1 - p) * cost.false_positive
-    leaving = p * cost.false_negative + (1 - p) * cost.true_negative
-    told = p.clip(_EDGE, 1 - _EDGE)
-    return [
-        pl.when(p >= cost.threshold).then(acting).otherwise(leaving).alias(COST),
-        -(told * told.log() + (1 - told) * (1 - told).log()).alias(ENTROPY),
-    ]
+    """The columns ``MEANS``: what each answer is expected to cost and to lose, by its own probability (null: null)."""
+    expected = expected_losses(pl.col(prediction), cost)
+    return [expected["expected_cost"].alias(COST), expected["log_loss"].alias(ENTROPY)]
 
 
 def expected_loss(
