@@ -9,12 +9,14 @@ a column of its own (``feature_seats__string``). Where records come from and row
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import polars as pl
 
 from pilotage.features.timeline import MOMENT
+from pilotage.monitoring.log_lines import columns_of
 from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
 from pilotage.spec import ModelSpec
 
@@ -85,6 +87,7 @@ _WHEN: dict[type[Record], str] = {PredictionRecord: "at", ShadowRecord: "at", Ou
 """The time whose UTC day a row belongs to. States have none: they are few, and asked for by name."""
 _JSON_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _JSON_TYPES: dict[type, pl.DataType] = {str: _TEXT, int: _WHOLE, float: _NUMBER, bool: _FLAG}
+_SORTED = msgspec.json.Encoder(order="sorted")
 _EXACT = 2**53
 """Whole numbers up to here are doubles too."""
 
@@ -96,7 +99,7 @@ def when(kind: type[Record]) -> str | None:
 
 def entity_key(entity: Mapping[str, Any]) -> str:
     """An entity as text: equal for equal entities, whatever the order of their columns."""
-    return msgspec.json.encode(dict(entity), order="sorted").decode()
+    return _SORTED.encode(dict(entity)).decode()
 
 
 def request_column(field: str) -> str:
@@ -124,16 +127,18 @@ def frame_of(
 
     Args:
         kind: The kind.
-        records: The records.
+        records: The records, or lines of ``log_lines``.
         types: Types of request and feature columns, as they are in the lake or declared. A column that is not among
             them gets the type of its values; values that don't fit get a column of their own.
         spread: Whether request fields and features become columns; without them records need not hold them.
     """
-    columns = [_fixed(name, dtype, records) for name, dtype in FIXED[kind].items()]
+    fixed = FIXED[kind]
+    values = zip(*map(attrgetter(*fixed), records), strict=True) if records else ((),) * len(fixed)
+    columns = [_fixed(name, fixed[name], found) for name, found in zip(fixed, values, strict=True)]
     if kind is PredictionRecord and spread:
         known = types or {}
         columns += _spread("request", [record.request for record in records], known)
-        columns += _spread("feature", [record.features or {} for record in records], known)
+        columns += _spread("feature", [record.features for record in records], known)
     frame = pl.DataFrame(columns)
     moment = _WHEN.get(kind)
     return frame if moment is None else frame.with_columns(pl.col(moment).dt.date().alias(DAY))
@@ -161,8 +166,7 @@ def column_as(frame: pl.DataFrame, column: str, dtype: pl.DataType) -> pl.Series
     return frame.select(pl.coalesce(reversed(places)).alias(column)).to_series()
 
 
-def _fixed(name: str, dtype: pl.DataType, records: Sequence[Any]) -> pl.Series:
-    values: list[Any] = [getattr(record, name) for record in records]
+def _fixed(name: str, dtype: pl.DataType, values: Sequence[Any]) -> pl.Series:
     if name == "entity":
         values = [None if value is None else entity_key(value) for value in values]
     elif name == "versions":
@@ -194,21 +198,15 @@ def _column(prefix: str, name: str) -> str:
     return f"{prefix}__{name}" if plain in FIXED[PredictionRecord] else plain
 
 
-def _spread(prefix: str, rows: Sequence[Mapping[str, Any]], known: Mapping[str, pl.DataType]) -> list[pl.Series]:
-    names = list(rows[0]) if rows else []
-    values: Iterable[list[Any]]
-    if all(list(row) == names for row in rows):
-        values = map(list, zip(*(row.values() for row in rows), strict=True))
-    else:  # Of several versions.
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        values = ([row.get(name) for row in rows] for name in names)
+def _spread(prefix: str, rows: Sequence[Any], known: Mapping[str, pl.DataType]) -> list[pl.Series]:
+    names, values = columns_of(rows)
     columns: list[pl.Series] = []
     for column, found in zip((_column(prefix, name) for name in names), values, strict=True):
         columns += _placed(column, found, known.get(column))
     return columns
 
 
-def _placed(column: str, values: list[Any], known: pl.DataType | None) -> list[pl.Series]:
+def _placed(column: str, values: Sequence[Any], known: pl.DataType | None) -> list[pl.Series]:
     """One series, where every value fits its type (the usual case); else one more for each kind that doesn't."""
     kinds = set(map(type, values))
     kinds.discard(type(None))
@@ -233,17 +231,17 @@ def _common(kinds: Iterable[type]) -> pl.DataType | None:
     return next((_JSON_TYPES[kind] for kind in _JSON_TYPES if kind in found), None)
 
 
-def _fits(kind: type, values: list[Any], wanted: pl.DataType) -> bool:
+def _fits(kind: type, values: Sequence[Any], wanted: pl.DataType) -> bool:
     if wanted == _NUMBER and kind is int:
         return all(-_EXACT <= value <= _EXACT for value in values if type(value) is int)
     return _JSON_TYPES[kind] == wanted
 
 
-def _only(values: list[Any], kinds: set[type]) -> list[Any]:
+def _only(values: Sequence[Any], kinds: set[type]) -> list[Any]:
     return [value if type(value) in kinds else None for value in values]
 
 
-def _times(column: str, values: list[Any]) -> list[pl.Series]:
+def _times(column: str, values: Sequence[Any]) -> list[pl.Series]:
     """Texts as times; those that are none, such as pseudonyms, in a column of their own."""
     texts = pl.Series(column, values, dtype=_TEXT)
     times = texts.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -23,9 +24,10 @@ import polars as pl
 from pilotage.data.lake import Lake
 from pilotage.errors import LakeError, LogUnavailable, UnreadableFile
 from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
+from pilotage.monitoring.log_lines import Lines, read_lines
 from pilotage.monitoring.move_plan import MovePlan, read_plan, sync_folder, write_plan
 from pilotage.runtime.answer import Record, StateRecord
-from pilotage.runtime.log import Damage, Segment, adopt_orphans, read_segment, segments
+from pilotage.runtime.log import Damage, Segment, adopt_orphans, segments
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -68,8 +70,7 @@ class _Tally:
 class _Found:
     """What is in some segments."""
 
-    records: dict[tuple[type[Record], str], list[Record]] = field(default_factory=dict)
-    """Kind and model → records."""
+    records: Lines = field(default_factory=dict)
     there: list[Path] = field(default_factory=list)
     """The segments that are still there."""
     done: list[tuple[Path, bool]] = field(default_factory=list)
@@ -202,15 +203,15 @@ def _read_all(folder: Path, names: Sequence[str], tally: _Tally) -> _Found:
     for name in names:
         path = folder / name
         try:
-            records, damage = _read(path)
+            lines, damage = _read(path)
         except FileNotFoundError:
             continue  # Gone already: the mover before was killed while it tidied up.
         except (UnreadableFile, msgspec.MsgspecError) as error:
             tally.problems.append(f"{name} can't be read and stays: {error}")
             found.there.append(path)
             continue
-        for record in records:
-            found.records.setdefault((type(record), record.model), []).append(record)
+        for key, some in lines.items():
+            found.records.setdefault(key, []).extend(some)
         tally.segments += 1
         tally.bytes += path.stat().st_size
         tally.problems += damage
@@ -248,9 +249,9 @@ def _carry_out(
     return plan
 
 
-def _read(path: Path) -> tuple[list[Record], list[str]]:
+def _read(path: Path) -> tuple[Lines, list[str]]:
     damage: list[Damage] = []
-    return list(read_segment(path, damage=damage.append)), [f"{found}, and is kept" for found in damage]
+    return read_lines(path, damage=damage.append), [f"{found}, and is kept" for found in damage]
 
 
 def _append(
@@ -258,7 +259,7 @@ def _append(
     plan: MovePlan,
     kind: type[Record],
     model: str,
-    records: Sequence[Record],
+    records: Sequence[Any],
     types: Mapping[str, pl.DataType],
     tally: _Tally,
 ) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from pilotage.monitoring.log_frames import FIXED, column_as, declared_types, entity_key, feature_column, frame_of
 from pilotage.monitoring.log_frames import request_column as request
+from pilotage.monitoring.log_lines import read_lines
 from pilotage.runtime.answer import PredictionRecord, StateRecord
 from pilotage.runtime.log import encode
+from pilotage.runtime.log.framing import frame
 from pilotage.testing.bundles import tiny_spec
-from tests.unit.monitoring.logs import prediction, state
+from tests.unit.monitoring.logs import prediction, state, write_segment
 
 values = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False),
@@ -117,3 +122,36 @@ def test_equal_entities_are_equal_texts() -> None:
 def test_a_state_says_which_version_of_each_table_it_was_made_of() -> None:
     [row] = frame_of(StateRecord, [state(versions={"validated/b": 2, "validated/a": 1})]).to_dicts()
     assert row["versions"] == [{"table": "validated/a", "version": 1}, {"table": "validated/b", "version": 2}]
+
+
+names = st.sampled_from(["amount", "items", "class", "day part", "2nd"])
+answers = st.lists(
+    st.tuples(st.dictionaries(names, values, max_size=3), st.none() | st.dictionaries(names, values, max_size=3)),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+@given(answers, st.booleans())
+def test_lines_give_the_rows_that_whole_records_give_whatever_several_versions_logged(told: list, alike: bool) -> None:
+    if alike:
+        # As one version logs: the same names in the same order.
+        told = [(told[0][0], told[0][1]), *((told[0][0], row and told[0][1]) for _, row in told[1:])]
+    records = [prediction(place, request=asked, features=seen) for place, (asked, seen) in enumerate(told)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_segment(Path(folder), [state(), *records, prediction(9, model="other")])
+        lines = read_lines(path)
+    assert {(kind, model): len(rows) for (kind, model), rows in lines.items()} == {
+        (StateRecord, "tiny"): 1, (PredictionRecord, "tiny"): len(records), (PredictionRecord, "other"): 1,
+    }  # fmt: skip
+    expected = frame_of(PredictionRecord, [logged(record) for record in records])
+    found = frame_of(PredictionRecord, lines[PredictionRecord, "tiny"])
+    assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_a_line_that_is_no_prediction_is_refused_though_its_checksum_holds(tmp_path: Path) -> None:
+    line = encode(prediction(0, features={"amount": 1})).replace(b'"features":{"amount":1}', b'"features":[1]')
+    path = write_segment(tmp_path, [prediction(0)])
+    with path.open("ab") as file:
+        file.write(frame([[line]]))
+    with pytest.raises(msgspec.ValidationError):
+        read_lines(path)
