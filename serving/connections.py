@@ -2,7 +2,8 @@
 
 uvicorn waits for a head as long as its client likes, and keeps all of it: a few thousand connections that send a byte
 now and then take all file descriptors of a worker, and one that never stops sending headers takes its memory. From the
-head's end on, ``watch.py`` and the exchange have the time and the size.
+head's end on, ``watch.py`` and the exchange have the time and the size; but for the trailers of a body in chunks, which
+uvicorn keeps as well and shows to nobody.
 """
 
 import asyncio
@@ -14,6 +15,9 @@ HEAD_S = 10.0
 """Seconds that a client gets to send a head, or to begin with one; twice that at most, as nobody counts each."""
 LARGEST_HEAD = 64 * 1024
 """Bytes that may follow the first ones of a head before it ends."""
+LARGEST_CHUNKED = 16 * 1024 * 1024
+"""Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
+takes has one million, and six times that in chunks of one."""
 _NOT_WAITING = object()
 
 
@@ -27,6 +31,10 @@ class Connection(HttpToolsProtocol):
 
     _head = -1
     """Bytes of a head after the first piece; -1 between heads."""
+    _chunked: object = None
+    """The request whose body comes in chunks."""
+    _chunks = 0
+    """Bytes that came of it."""
     _seen: object = _NOT_WAITING
     """The head that was waited for when the timer last looked."""
     _timer: asyncio.TimerHandle | None = None
@@ -43,10 +51,14 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what comes of a head that goes on."""
+        """Counts what comes of a head, or of a body in chunks, that goes on."""
         super().data_received(data)
         if not self._waits():
             self._head = -1
+            if self._chunked is self.scope:
+                self._chunks += len(data)
+                if self._chunks > LARGEST_CHUNKED:
+                    self.transport.close()
         elif self._head < 0:
             # This piece may have had the end of a request before it.
             self._head = 0
@@ -54,6 +66,11 @@ class Connection(HttpToolsProtocol):
             self._head = head
         else:
             self._refuse(431)
+
+    def on_chunk_header(self) -> None:
+        """Notes that there are chunks; httptools calls it for each."""
+        if self._chunked is not self.scope:
+            self._chunked, self._chunks = self.scope, 0
 
     def _waits(self) -> bool:
         """Whether a head is due: none began yet, or it has not ended. uvicorn notes the method when it has."""

@@ -122,6 +122,37 @@ def test_a_head_without_an_end_is_refused_by_its_size(monkeypatch: pytest.Monkey
     assert talk(with_it) == b"HTTP/1.1 431"
 
 
+@pytest.mark.parametrize("piece", [b"x: y\r\n" * 1000, b"x" * 6000], ids=["trailers", "one trailer"])
+def test_trailers_without_an_end_close_the_connection(monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    monkeypatch.setattr(connections, "LARGEST_CHUNKED", 1_000_000)
+
+    async def with_it(app: Served, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Any) -> bytes:
+        answer = asyncio.ensure_future(reader.read())
+        writer.write(ASK[:-2] + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx: ")
+        sent = 0
+        while not answer.done():
+            writer.write(piece)
+            sent += len(piece)
+            await asyncio.sleep(0)
+            assert sent < 10_000_000
+        assert sent > 1_000_000
+        assert app.asked == 1
+        return b"" if answer.exception() else answer.result()
+
+    assert talk(with_it) == b""
+
+
+def test_bodies_in_chunks_are_counted_each_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LARGEST_CHUNKED", 1000)
+
+    async def with_it(_: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, __: Any) -> None:
+        for _ in range(10):
+            writer.write(ASK[:-2] + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100 + b"0\r\n\r\n")
+            assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+
+    talk(with_it)
+
+
 def test_an_answer_that_takes_its_time_and_an_idle_connection_are_left_alone() -> None:
     async def with_it(
         app: Served, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: uvicorn.Server
