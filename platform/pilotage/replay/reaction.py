@@ -154,7 +154,7 @@ class Platform:
         jobs = [f"monitor_{self.spec.name}"]
         if to_do(self.spec, self.state()) is not None:
             jobs.append(f"watch_{self.spec.name}")
-        begun = [(job, self.runs.dagster.launch(job, tags=tags)) for job in jobs if job in self.runs.dagster.jobs]
+        begun = [(job, self.runs.once(job, tags)) for job in jobs if job in self.runs.dagster.jobs]
         return all(self.runs.ended(run, job, stop=stop, must=False) is not None for job, run in begun)
 
     def _rolled_out(self, day: date, stop: Stop) -> bool:

@@ -71,6 +71,9 @@ class Works(Dagster):
         ids = filter_by.get("runIds")
         return [run for run in found if ids is None or run.id in ids][:limit]
 
+    def fail(self, run: str) -> None:
+        self._runs = [replace(each, status="FAILURE") if each.id == run else each for each in self._runs]
+
     def _asks(self, _name: str, _tags: Mapping[str, str], config: Mapping[str, Any]) -> str:
         values = config["ops"]["ask"]["config"]
         by = {"settings": self.settings, "actor": "monitoring", "why": "it drifts", "once": values["once"]}
@@ -186,6 +189,15 @@ def test_what_runs_took_is_kept_with_their_start_apart_from_their_work(works: Wo
     [asked, *_] = runs.taken()
     assert (asked["job"], asked["start_s"], asked["work_s"]) == (f"retrain_{SPEC.name}", 1.0, 2.0)
     assert runs.taken() == []
+
+
+def test_a_run_of_a_night_that_was_launched_before_is_found_again_unless_it_failed(works: Works) -> None:
+    runs, tags = Runs(dagster=works), {NIGHT: str(DAY)}
+    first = runs.once("monitor", tags)
+    assert runs.once("monitor", tags) == first
+    assert runs.once("monitor", {NIGHT: str(DAY + timedelta(days=1))}) != first
+    works.fail(first)
+    assert runs.once("monitor", tags) != first
 
 
 def test_a_replay_that_is_stopped_leaves_the_run_to_itself(works: Works) -> None:
