@@ -29,7 +29,7 @@ from pilotage.replay.history import History
 from pilotage.replay.keeper import Pilotage
 from pilotage.replay.nights import days, night
 from pilotage.replay.progress import Progress
-from pilotage.replay.report import Nights
+from pilotage.replay.report_rows import Nights
 from pilotage.replay.season import Season
 from pilotage.replay.workshop import Workshop
 from pilotage.settings import PROJECT, Settings

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
-from pilotage.data.lake import Lake
-from pilotage.release.stages import ModelState
-from pilotage.release.state import fold
 from pilotage.replay.progress import Progress
+from pilotage.replay.report_rows import (
+    Nights,
+    alarm_rows,
+    measure,
+    performance_rows,
+    release_rows,
+    retraining_rows,
+    service_rows,
+)
 from pilotage.replay.spent import by_run, by_step
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
-from pilotage.training.metrics import all_metrics
 
 if TYPE_CHECKING:
     from pilotage.release.events import Event
@@ -39,32 +42,6 @@ _MARKS = {
     "refused": ("0.5", ":"),
     "rejected": ("0.5", ":"),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nights:
-    """The replayed days that are over."""
-
-    began: datetime
-    """When the replay did."""
-    done: dict[date, tuple[datetime, dict[str, Any]]]
-    """Day → when its night's work was over, and its facts."""
-
-    def of(self, event: Event) -> date | None:
-        """The replayed day in whose night something happened; ``None`` for what was before the replay, or is after."""
-        return self.at(event.at)
-
-    def at(self, moment: datetime) -> date | None:
-        """The replayed day that a moment of the clock on the wall (UTC) was part of."""
-        after = [day for day, (at, _) in self.done.items() if at >= moment]
-        return min(after, default=None) if moment >= self.began else None
-
-    def words(self, moment: datetime) -> str:
-        """The same for a table."""
-        if moment < self.began:
-            return "before"
-        day = self.at(moment)
-        return "not over yet" if day is None else str(day)
 
 
 def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, first: date, last: date) -> Path:
@@ -91,15 +68,15 @@ def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, fir
         f"{answers['label'].count():,} outcomes told.</p>",
         "<h2>Performance and cost</h2>",
         _picture(spec, periods, events, nights),
-        _table(_performance_rows(periods), numbers=slice(1, None)),
+        _table(performance_rows(periods), numbers=slice(1, None)),
         "<h2>Alarms</h2>",
-        _table(_alarm_rows(settings, spec.name, nights), empty="No alarm was raised."),
+        _table(alarm_rows(settings, spec.name, nights), empty="No alarm was raised."),
         "<h2>Retrainings</h2>",
-        _table(_retraining_rows(events, nights, answers, settings, spec), empty="None."),
+        _table(retraining_rows(events, nights, answers, settings, spec), empty="None."),
         "<h2>Releases and rollbacks</h2>",
-        _table(_release_rows(events, nights), empty="None."),
+        _table(release_rows(events, nights), empty="None."),
         "<h2>The service</h2>",
-        _table(_service_rows(answers), numbers=slice(1, None)),
+        _table(service_rows(answers), numbers=slice(1, None)),
         "<h2>Where the time went</h2>",
         _table(by_step(progress.facts()), numbers=slice(1, None)),
         _table(by_run(progress.facts()), numbers=slice(1, None), empty=""),
@@ -109,17 +86,6 @@ def write_report(spec: ModelSpec, *, settings: Settings, progress: Progress, fir
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Replay of {spec.name}</title>"
     path.write_text(f"{page}<style>{_STYLE}</style>{''.join(parts)}</html>", encoding="utf-8")
     return path
-
-
-def measure(spec: ModelSpec, answers: pl.DataFrame) -> dict[str, float]:
-    """The metrics of labelled answers, and how many; only the number where there are too few."""
-    told = answers.filter(pl.col("label").is_not_null() & pl.col("probability").is_not_null())
-    rows = float(told.height)
-    if told.is_empty():
-        return {"rows": rows}
-    found = all_metrics(told["label"].to_numpy(), told["probability"].to_numpy(), spec.kpi.cost)
-    late = float(np.mean(told["label"].to_numpy()))
-    return {"rows": rows, "rate": late, **{str(name): value for name, value in found.items()}}
 
 
 def _by(spec: ModelSpec, answers: pl.DataFrame, days: Sequence[date]) -> list[tuple[date, date, dict[str, float]]]:
@@ -134,21 +100,6 @@ def _by(spec: ModelSpec, answers: pl.DataFrame, days: Sequence[date]) -> list[tu
         found.append((begin, end, measure(spec, inside)))
         begin += step
     return [*found, (min(days), max(days), measure(spec, answers))]
-
-
-def _performance_rows(periods: Sequence[tuple[date, date, dict[str, float]]]) -> list[dict[str, str]]:
-    return [
-        {
-            "days": str(first) if first == last else f"{first} … {last}",
-            "outcomes": f"{found['rows']:,.0f}",
-            "true": _share(found.get("rate")),
-            "log loss": _number(found.get("log_loss")),
-            "Brier": _number(found.get("brier")),
-            "AUC": _number(found.get("auc")),
-            "cost a 1,000": f"{found['expected_cost'] * 1000:,.0f}" if "expected_cost" in found else "",
-        }
-        for first, last, found in periods
-    ]
 
 
 def _picture(
@@ -201,132 +152,6 @@ def _events(model: str, settings: Settings) -> list[Event]:
         book.close()
 
 
-def _release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str]]:
-    shown = {
-        "registered", "shadow_started", "canary_started", "promoted", "rolled_back", "rejected", "killed", "resumed",
-    }  # fmt: skip
-    told = [event for event in events if event.kind in shown or (event.version is not None and event.kind != "refused")]
-    return [
-        {
-            "replayed day": nights.words(event.at),
-            "event": event.kind.replace("_", " "),
-            "version": "" if event.version is None else str(event.version),
-            "by": event.actor,
-            "why": event.cause[:300],
-        }
-        for event in told
-    ]
-
-
-def _retraining_rows(
-    events: Sequence[Event], nights: Nights, answers: pl.DataFrame, settings: Settings, spec: ModelSpec
-) -> list[dict[str, str]]:
-    state = fold(events).get(spec.name, ModelState(model=spec.name))
-    return [
-        {
-            "replayed day": str(request.asks[-1].evidence.get("night") or nights.words(request.opened)),
-            "request": str(request.number),
-            "asked by": ", ".join(request.causes),
-            "attempts": str(len(request.attempts)),
-            "ended as": str(request.outcome or "open").replace("_", " "),
-            "version": str(request.version or ""),
-            "what it said": request.why[:300],
-            "did it help": _helped(request.version, events, nights, answers, settings, spec),
-        }
-        for request in sorted(state.retraining.requests(), key=lambda each: each.number)
-        if request.opened >= nights.began
-    ]
-
-
-def _helped(
-    version: int | None,
-    events: Sequence[Event],
-    nights: Nights,
-    answers: pl.DataFrame,
-    settings: Settings,
-    spec: ModelSpec,
-) -> str:
-    """What became of a version that a retraining made, in words."""
-    if version is None:
-        return "no version: the champion stayed"
-    fate = [event for event in events if event.version == version and event.kind not in ("registered",)]
-    promoted = next((event for event in fate if event.kind == "promoted"), None)
-    if promoted is None:
-        return fate[-1].kind.replace("_", " ") if fate else "waits"
-    day = nights.of(promoted)
-    if day is None:
-        return "promoted"
-    previous = _before(promoted, events)
-    if previous is None:
-        return f"promoted on {day}"
-    return f"promoted on {day}; {_against(previous, promoted, answers, settings, spec)}"
-
-
-def _before(promoted: Event, events: Sequence[Event]) -> int | None:
-    """The champion that a promotion replaced."""
-    earlier = [event for event in events if event.kind in ("promoted", "rolled_back") and event.at < promoted.at]
-    return earlier[-1].version if earlier else None
-
-
-def _against(previous: int, promoted: Event, answers: pl.DataFrame, settings: Settings, spec: ModelSpec) -> str:
-    """A new champion beside the one before, which goes on predicting unheard, on the same requests; in words."""
-    from pilotage.monitoring.predictions import read_shadows
-
-    shadows = read_shadows(settings, spec.name, lake=Lake(settings.lake), since=promoted.at, version=previous)
-    if shadows.is_empty():
-        return f"version {previous} was not asked any more"
-    theirs = shadows.select("prediction_id", pl.col("probability").alias("theirs"))
-    both = answers.filter(pl.col("version") == promoted.version).join(theirs, on="prediction_id").drop_nulls("label")
-    if both.is_empty():
-        return "no outcome yet"
-    ours, before = (
-        measure(spec, both.with_columns(pl.col(name).alias("probability"))) for name in ("probability", "theirs")
-    )
-    gap, cost = ours["log_loss"] - before["log_loss"], (ours["expected_cost"] - before["expected_cost"]) * 1000
-    word = "it helped" if gap < 0 else "it did not help"
-    return (
-        f"{word}: on {both.height:,} requests that both answered, log loss {gap:+.4f} and cost {cost:+,.0f} a 1,000 "
-        f"against version {previous}"
-    )
-
-
-def _alarm_rows(settings: Settings, model: str, nights: Nights) -> list[dict[str, str]]:
-    from pilotage.monitoring.alerts.book import AlertBook
-
-    with AlertBook.of(settings) as book:
-        alarms = book.alarms(open_only=False)
-    return [
-        {
-            "replayed day": nights.words(alarm.opened_at),
-            "tier": alarm.alert.tier,
-            "kind": alarm.alert.kind,
-            "about": alarm.alert.subject or alarm.alert.model or "the platform",
-            "status": alarm.status,
-            "raised": "once" if alarm.count == 1 else f"{alarm.count} times",
-            "what": alarm.alert.summary[:300],
-        }
-        for alarm in alarms
-        if alarm.alert.model in (model, None)
-    ]
-
-
-def _service_rows(answers: pl.DataFrame) -> list[dict[str, str]]:
-    if answers.is_empty():
-        return []
-    latency = answers["latency_ms"]
-    quantiles = [latency.quantile(part) or 0.0 for part in (0.5, 0.9, 0.99)]
-    by = dict(answers["answered_by"].value_counts().iter_rows())
-    return [
-        {"what": "requests", "value": f"{answers.height:,}"},
-        *({"what": f"answered by {name.replace('_', ' ')}", "value": f"{count:,}"} for name, count in by.items()),
-        {"what": "sent more than once", "value": f"{answers.filter(pl.col('attempts') > 1).height:,}"},
-        *(
-            {"what": f"latency, {part}", "value": f"{value:.1f} ms"}
-            for part, value in zip(("median", "90 %", "99 %"), quantiles, strict=True)
-        ),
-    ]
-
-
 def _table(rows: Sequence[dict[str, str]], *, numbers: slice = slice(0, 0), empty: str = "Nothing yet.") -> str:
     if not rows:
         return f"<p>{empty}</p>"
@@ -338,11 +163,3 @@ def _table(rows: Sequence[dict[str, str]], *, numbers: slice = slice(0, 0), empt
         "<tr>" + "".join(f"<td{mark[name]}>{html.escape(row[name])}</td>" for name in names) + "</tr>" for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
