@@ -18,7 +18,6 @@ import msgspec
 from assets.models.flight_delay import MODEL
 from assets.sources import airports, flights, planes, weather
 from pilotage.data.lake import Lake
-from pilotage.policy import Watch
 from pilotage.replay.history import History
 from pilotage.replay.keeper import Pilotage
 from pilotage.replay.policies import Frozen, Nightly, Threshold
@@ -26,7 +25,6 @@ from pilotage.replay.score import Score, score
 from pilotage.replay.season import Event, Policy, Season
 from pilotage.replay.workshop import Workshop
 from pilotage.settings import PROJECT, Settings
-from pilotage.spec import ModelSpec, Rollout, ShadowStage, TimeSplit
 from pilotage.training.config import TrainConfig
 
 HOME = PROJECT / ".bench" / "year"
@@ -34,10 +32,17 @@ FIRST = date(2013, 3, 1)
 CONFIG = TrainConfig.from_values(
     {"split": {"folds": 0, "holdout_days": 14, "calibration_days": 10}, "calibration": "sigmoid"}
 )
-"""As the model's file has it (in its first version), and the first champion of all. Cross-validation changes nothing of
-a model and takes most of the time."""
+"""As the model's file had it in its first version: a calibrator, and two weeks to be judged on. The first champion of
+all. Cross-validation changes nothing of a model and takes most of the time."""
+BEFORE = MODEL.model_copy(
+    update={
+        "split": MODEL.split.model_copy(update={"holdout": timedelta(days=14)}),
+        "trainer": MODEL.trainer.model_copy(update={"calibration": "sigmoid"}),
+    }
+)
+"""That version, which the opponents look after."""
 EVERYTHING = TrainConfig.from_values({"split": {"folds": 0, "holdout_days": 7}, "calibration": "none"})
-"""What Pilotage trains with, for the opponents that get its recipe too."""
+"""As the model's file has it now, for the opponents that get Pilotage's recipe too."""
 
 
 def prepare(home: Path, *, last: date = date(2013, 12, 31)) -> Settings:
@@ -65,30 +70,12 @@ def prepare(home: Path, *, last: date = date(2013, 12, 31)) -> Settings:
     return settings
 
 
-def looked_after(spec: ModelSpec) -> ModelSpec:
-    """The spec as Pilotage runs it: how it was found on January to June stands in docs/the-year-2013.md."""
-    split = spec.split
-    assert isinstance(split, TimeSplit)
-    return spec.model_copy(
-        update={
-            "split": split.model_copy(update={"holdout": timedelta(days=7)}),
-            "trainer": spec.trainer.model_copy(update={"calibration": "none"}),
-            "retraining": spec.retraining.model_copy(
-                update={"schedule": "0 4 * * 1", "refit": True, "watch": Watch(tolerance=0.01)}
-            ),
-            "rollout": Rollout(
-                automatic=True, shadow=ShadowStage(predictions=500, at_most=timedelta(days=7)), canary=()
-            ),
-        }
-    )
-
-
 def policies(every: int) -> list[Policy]:
     return [
         Frozen(),
         Nightly(CONFIG, every=every),
         Threshold(CONFIG),
-        Pilotage(looked_after(MODEL)),
+        Pilotage(MODEL),
         # The strongest opponent: nightly with Pilotage's own recipe, and nothing held back to be judged on.
         Nightly(EVERYTHING, every=every, all_rows=True),
     ]
@@ -126,8 +113,7 @@ def main() -> None:
         if given.only and policy.name not in given.only:
             continue
         began = time.monotonic()
-        # Pilotage has its own spec: what it declares of training, retraining and rollout is its policy.
-        seen = replace(history, spec=looked_after(MODEL)) if isinstance(policy, Pilotage) else history
+        seen = history if isinstance(policy, Pilotage) else replace(history, spec=BEFORE)
         workshop = Workshop(history=seen, cache=given.home / "versions", threads=settings.threads)
         season = Season(seen, workshop, policy, CONFIG).run(FIRST, given.to)
         results.append(Result(score=score(season, FIRST, given.to), events=season.events))
