@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -54,7 +54,7 @@ class Answer:
 
 
 class Progress:
-    """The progress file of one replay. Used from one thread."""
+    """The progress file of one replay. Used from one thread, but for ``rates``."""
 
     def __init__(self, path: Path, *, model: str, first: date, last: date) -> None:
         """Opens it, or makes it.
@@ -150,10 +150,14 @@ class Progress:
         return frame.with_columns(pl.col("label", "decision").cast(pl.Boolean))
 
     def rates(self) -> tuple[int, float, float]:
-        """Outcomes told, the share of them that came true, and the mean probability that was answered; 0..1."""
-        count, true, expected = self._db.execute(
-            "SELECT count(*), avg(o.label), avg(a.probability) FROM outcomes o JOIN answers a USING (entity)"
-        ).fetchone()
+        """Outcomes told, the share of them that came true, and the mean probability that was answered; 0..1.
+
+        From any thread: a display draws in one of its own.
+        """
+        with closing(sqlite3.connect(self.path)) as own:
+            count, true, expected = own.execute(
+                "SELECT count(*), avg(o.label), avg(a.probability) FROM outcomes o JOIN answers a USING (entity)"
+            ).fetchone()
         return count, true or 0.0, expected or 0.0
 
     @contextmanager
