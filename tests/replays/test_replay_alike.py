@@ -117,7 +117,14 @@ def decided_by_the_engine(settings: Settings, cache: Path) -> list[Decision]:
     champion = workshop.adopt(
         Path(first.bundle), first.bundle_sha256, day=eve, moment=night(MODEL, eve), config=TrainConfig()
     )
-    season = Season(history, workshop, Pilotage(MODEL), TrainConfig()).run(FIRST, LAST, champion=champion)
+    # Monitoring does not run in the engine: when its alarms asked is the platform's word, what came of it is compared.
+    alarms = {
+        date.fromisoformat(request.asks[-1].evidence["night"])
+        for request in states(settings=settings)[MODEL.name].retraining.closed
+        if set(request.causes) != {"nightly"}
+    }
+    policy = Pilotage(MODEL, alarms=alarms)
+    season = Season(history, workshop, policy, TrainConfig()).run(FIRST, LAST, champion=champion)
     sets = {version.number: version.training_set_sha256 for version in season.trained}
     trained = {"passed": "registered", "refused": "refused"}
     released = ("promoted", "rejected", "rolled_back")

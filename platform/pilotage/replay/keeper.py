@@ -1,6 +1,6 @@
 """Pilotage's own way of looking after a model, night by night, by the functions that the running platform calls too.
 
-1. *When*: on the nights of the spec's schedule.
+1. *When*: on the nights of the spec's schedule. (Alarms are monitoring's, which does not run here.)
 2. *On what*: everything that is known, judged on the newest days, which the candidate did not see.
 3. *Which evidence*: the platform's gate, on those of these days that the champion did not see either: the candidate
    must be better, and as surely as the spec asks, not only new.
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, date, timedelta
 
@@ -45,13 +46,23 @@ class Pilotage:
 
     name = "pilotage"
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, *, alarms: Collection[date] = ()) -> None:
+        """Prepares it.
+
+        Args:
+            spec: The model, with its policy.
+            alarms: Days in whose night an alarm of the running platform asked for a retraining, as its ledger has it.
+                Monitoring does not run here.
+
+        Raises:
+            ConfigError: The spec needs a service.
+        """
         if spec.rollout.canary:
             raise ConfigError(
                 f"{spec.name} declares a canary, which needs a service to draw from.",
                 fix="Replay a spec whose rollout has a shadow stage at most.",
             )
-        self._spec = spec
+        self._spec, self._alarms = spec, frozenset(alarms)
         self._shadow: _Trial | None = None
         self._before: _Trial | None = None
 
@@ -59,12 +70,15 @@ class Pilotage:
         """Looks at what is on trial, then asks whether to retrain; on most nights nothing comes of either."""
         self._look_back(night)
         self._look_at_shadow(night)
-        morning = night.day + timedelta(days=1)
-        if self._shadow is None and scheduled(self._spec.retraining.schedule, morning):
-            self._retrain(night)
+        if self._shadow is not None:
+            return
+        if night.day in self._alarms:
+            self._retrain(night, "An alarm asked for it.")
+        elif scheduled(self._spec.retraining.schedule, night.day + timedelta(days=1)):
+            self._retrain(night, f"The schedule {self._spec.retraining.schedule}.")
 
-    def _retrain(self, night: Night) -> None:
-        version = night.train(f"The schedule {self._spec.retraining.schedule}.", config=self._training(night))
+    def _retrain(self, night: Night, why: str) -> None:
+        version = night.train(why, config=self._training(night))
         _, verdict = night.judge(version)
         if not verdict.passed:
             night.note("refused", version, " ".join(verdict.reasons))

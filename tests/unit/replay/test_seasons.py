@@ -150,6 +150,16 @@ def test_a_version_that_was_refitted_learned_its_holdout_too_and_keeps_the_recip
     assert released.bundle.manifest["training"]["training_set_sha256"] == judged.training_set_sha256
 
 
+def test_a_night_in_which_an_alarm_asked_trains_once_besides_those_of_the_schedule(
+    changing: History, folder: Path
+) -> None:
+    # The schedule has Mondays, so the nights of Sundays: 24 March is one.
+    alarms = {date(2024, 3, 22), date(2024, 3, 24)}
+    run = season(changing, Pilotage(changing.spec, alarms=alarms), folder, last=date(2024, 3, 26))
+    trained = [(event.day, event.why) for event in run.events if event.did == "trained"][1:]
+    assert trained == [(day, "An alarm asked for it.") for day in sorted(alarms)]
+
+
 def test_a_champion_that_proves_worse_is_taken_back(changing: History, folder: Path) -> None:
     class Harmful(Pilotage):
         """Promotes, once, a version that says the opposite."""
