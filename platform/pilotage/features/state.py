@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 import polars as pl
@@ -114,7 +115,7 @@ class RowLookups:
         self.types = {name: dtype for lookup in lookups for name, dtype in lookup.outputs.items()}
         """The columns it gives, with their types, in their order."""
         self._steps = [
-            (lookup.timeline.name, tuple(positions[name] for name in lookup.on), _step(lookup)) for lookup in lookups
+            (lookup.timeline.name, _key([positions[name] for name in lookup.on]), _step(lookup)) for lookup in lookups
         ]
         self._flags = [slot for slot, dtype in enumerate(self.types.values()) if dtype == pl.Boolean()]
 
@@ -134,12 +135,20 @@ class RowLookups:
         """
         state.require(at)
         values: list[Any] = []
-        for timeline, on, step in self._steps:
-            step(values, state.timeline(timeline), tuple([row[position] for position in on]), at)
+        timeline = state.timeline
+        for name, key, step in self._steps:
+            step(values, timeline(name), key(row), at)
         for slot in self._flags:
             if values[slot] is not None:
                 values[slot] = bool(values[slot])
         return values
+
+
+def _key(positions: Sequence[int]) -> Callable[[Sequence[Any]], Key]:
+    if len(positions) == 1:
+        [only] = positions
+        return lambda row: (row[only],)
+    return itemgetter(*positions)
 
 
 _Step = Callable[[list[Any], RowTimeline, Key, int], None]
