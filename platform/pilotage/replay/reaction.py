@@ -27,6 +27,7 @@ from pilotage.spec import ModelSpec
 LOOK_S = 0.5
 ROLLOUT_LOOKS = 6
 """Looks of the rollout in a night at most: begin, a few stages, done."""
+_SUNDAY = 6
 T = TypeVar("T")
 
 
@@ -151,11 +152,21 @@ class Platform:
         from pilotage.release.retraining.watch import to_do
 
         tags = {NIGHT: str(day), CAUSE: "nightly"}
-        jobs = [f"monitor_{self.spec.name}"]
+        jobs: dict[str, dict[str, Any]] = {f"monitor_{self.spec.name}": self._pages(day)}
         if to_do(self.spec, self.state()) is not None:
-            jobs.append(f"watch_{self.spec.name}")
-        begun = [(job, self.runs.once(job, tags)) for job in jobs if job in self.runs.dagster.jobs]
+            jobs[f"watch_{self.spec.name}"] = {}
+        begun = [
+            (job, self.runs.once(job, tags, config=config))
+            for job, config in jobs.items()
+            if job in self.runs.dagster.jobs
+        ]
         return all(self.runs.ended(run, job, stop=stop, must=False) is not None for job, run in begun)
+
+    def _pages(self, day: date) -> dict[str, Any]:
+        """Has Evidently's page drawn on Sundays alone: it is most of a night's monitoring, and decides nothing."""
+        if self.spec.drift is None or day.weekday() == _SUNDAY:
+            return {}
+        return {"ops": {f"{self.spec.name}__drift_report": {"config": {"report": False}}}}
 
     def _rolled_out(self, day: date, stop: Stop) -> bool:
         """Lets the rollout look until it waits for more; false if it was told to stop."""

@@ -39,13 +39,13 @@ class Runs:
         """Launches a job and waits for its end; see ``ended``."""
         return self.ended(self.dagster.launch(job, tags=tags, config=config), job, stop=stop, must=must)
 
-    def once(self, job: str, tags: Mapping[str, str]) -> str:
+    def once(self, job: str, tags: Mapping[str, str], *, config: Mapping[str, Any] | None = None) -> str:
         """Launches a job, unless it was launched with these tags before and did not fail: a replay that was stopped
         finds its run again. The run's id."""
         before = self.dagster.runs(limit=1, pipelineName=job, tags=tags)
         if before and (not before[0].ended or before[0].status == "SUCCESS"):
             return before[0].id
-        return self.dagster.launch(job, tags=tags)
+        return self.dagster.launch(job, tags=tags, config=config)
 
     def ended(self, run: str, what: str, *, stop: Stop, must: bool = True) -> str | None:
         """Waits for the end of a run.
