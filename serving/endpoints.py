@@ -97,7 +97,6 @@ class Predict(Endpoint):
         started, prepared = exchange.started, drafted.prepared_ns or decided
         exchange.seconds = seconds = (
             (parsed - started) * 1e-9,
-            None,
             (prepared - parsed) * 1e-9,
             (decided - prepared) * 1e-9,
             (logged - waiting) * 1e-9,

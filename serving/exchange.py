@@ -69,7 +69,7 @@ class Exchange:
         self.model: str | None = None
         self.status = 200
         self.answer: Answer | None = None
-        self.seconds: tuple[float | None, ...] | None = None
+        self.seconds: tuple[float, ...] | None = None
         """What each phase took."""
         self.error: str | None = None
 

@@ -98,7 +98,7 @@ class ServiceMetrics:
         self._files = MetricsFiles(folder, merge=merge_dead, service=service)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
-    def answered(self, answer: Answer, seconds: Sequence[float | None] | None = None) -> None:
+    def answered(self, answer: Answer, seconds: Sequence[float] | None = None) -> None:
         """Counts an answer.
 
         Args:
@@ -113,16 +113,15 @@ class ServiceMetrics:
         if not answer.logged:
             self.count("pilotage_unlogged_answers_total", answer.model)
 
-    def timed(self, model: str, seconds: Sequence[float | None]) -> None:
+    def timed(self, model: str, seconds: Sequence[float]) -> None:
         """Counts what a request took.
 
         Args:
             model: That was asked.
-            seconds: What each of ``PHASES`` took; ``None`` for one that was not needed.
+            seconds: What each of ``PHASES`` took.
         """
         for histogram, spent in zip(self._phases[model], seconds, strict=True):
-            if spent is not None:
-                histogram.add(spent)
+            histogram.add(spent)
 
     def timed_batch(self, model: str, seconds: float) -> None:
         """Counts what a request of many rows took, which would hide what one prediction takes."""

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import msgspec
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PHASES = ("parse", "state", "features", "predict", "log", "total")
-"""Of a request: from its bytes to checked values; looking up as-of features; row features; model, calibration and
+PHASES = ("parse", "features", "predict", "log", "total")
+"""Of a request: reading its bytes; checking it, looking up its state and computing features; model, calibration and
 decision; waiting until it is on disk; all of it, inside the service."""
 BATCH = "batch"
 """The phase of the metric that is all of a request of many rows."""

@@ -44,7 +44,7 @@ class Traced(NamedTuple):
     model: str | None = None
     answer: Answer | None = None
     """Of a prediction."""
-    seconds: Sequence[float | None] | None = None
+    seconds: Sequence[float] | None = None
     """What each of ``PHASES`` took."""
     error: str | None = None
     """Kind of the error that was answered."""
@@ -200,8 +200,7 @@ def _attributes(traced: Traced) -> dict[str, Any]:
         if traced.answer.stage is not None:
             attributes["pilotage.stage"] = traced.answer.stage
     for phase, seconds in zip(PHASES, traced.seconds or (), strict=False):
-        if seconds is not None:
-            attributes[f"pilotage.phase.{phase}_seconds"] = seconds
+        attributes[f"pilotage.phase.{phase}_seconds"] = seconds
     return attributes
 
 
