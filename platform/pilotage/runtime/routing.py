@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from pilotage.errors import InvalidRequest
+from pilotage.errors import DeclarationError, InvalidRequest
 from pilotage.expressions import from_json
+from pilotage.features.compiled import CompiledRow
 from pilotage.runtime.contract import Contract
+from pilotage.runtime.row import to_micros
 from pilotage.spec import RequestField
 
 _SPAN = float(2**64)
@@ -59,16 +61,17 @@ class Segment:
         Raises:
             DeclarationError: It is none, or holds code.
         """
-        self._expr = from_json(segment, name="segment")
         self._contract = contract
+        self._compiled = CompiledRow({"segment": from_json(segment, name="segment")}, contract.schema)
 
     def takes(self, request: Mapping[str, Any]) -> bool:
-        """Whether a request belongs to it; one that breaks the contract does not."""
+        """Whether a request belongs to it; one that breaks the contract, or can't be told, does not."""
         try:
-            frame = self._contract.frame([request])
-        except InvalidRequest:
+            values = self._contract.row(request)
+            row = [to_micros(value) if isinstance(value, datetime) else value for value in values]
+            return self._compiled(row)[0] is True
+        except (InvalidRequest, DeclarationError):
             return False
-        return frame.select(self._expr).item() is True
 
 
 def _same(value: Any, dtype: pl.DataType) -> Any:

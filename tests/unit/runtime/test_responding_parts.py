@@ -123,6 +123,13 @@ def test_a_segment_takes_what_its_expression_says_and_nothing_that_is_null_or_wr
     assert not segment.takes({**ORDER, "courier": "c1", "amount": "much"})
 
 
+def test_a_segment_may_look_at_times() -> None:
+    mornings = pl.col("ordered_at").dt.hour() < 12
+    segment = Segment(to_json(mornings, name="segment"), Contract(list(FIELDS.values())))
+    assert segment.takes({**ORDER, "ordered_at": "2024-01-03T11:59:00Z"})
+    assert not segment.takes({**ORDER, "ordered_at": "2024-01-03T12:00:00Z"})
+
+
 def test_ids_are_all_different_and_cannot_be_guessed_from_each_other() -> None:
     ids = Ids()
     made = [ids() for _ in range(5_000)]
