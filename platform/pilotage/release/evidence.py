@@ -30,6 +30,7 @@ COLUMNS = (
     "prediction_id",
     "entity",
     "at",
+    "moment",
     "version",
     "routed_version",
     "drawn_by",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tests.unit.release.evidences import START
 from tests.unit.release.lives import registered
 
 WEEKS = timedelta(days=14)
+LONG_AGO = datetime(2013, 3, 1, tzinfo=UTC)
 SPEC = tiny_spec("tiny", retraining=Retraining(watch=Watch(lasts=WEEKS)))
 
 
@@ -56,15 +57,26 @@ class World:
         by = {"settings": self.settings, "ledger": self.ledger, "actor": "ada", "why": "so"}
         return command("tiny", *arguments, spec=self.spec, **by)
 
-    def answers(self, n: int, *, off: float = 0.0, before: float = 0.0, seed: int = 1) -> None:
-        """Labelled answers; the champion's probabilities are off by some, and those of the version before by others."""
+    def answers(
+        self, n: int, *, off: float = 0.0, before: float = 0.0, seed: int = 1, apart: timedelta | None = None
+    ) -> None:
+        """Labelled answers, one a second; the champion's probabilities are off by some, and those of the version before
+        by others. ``apart``: of a history that is replayed, whose prediction moments are so far from each other."""
         random, records = np.random.default_rng(seed), list[Any]()
         for number in range(n):
             truth, at = float(random.beta(2, 6)), microseconds(START + timedelta(seconds=number))
             label = bool(random.random() < truth)
             wrong = [float(np.clip(truth + (gap if not label else -gap), 0.01, 0.99)) for gap in (off, before)]
             records += [
-                prediction(number, at=at, version=2, routed_version=2, probability=wrong[0], decision=wrong[0] > 0.4),
+                prediction(
+                    number,
+                    at=at,
+                    moment=None if apart is None else microseconds(LONG_AGO + number * apart),
+                    version=2,
+                    routed_version=2,
+                    probability=wrong[0],
+                    decision=wrong[0] > 0.4,
+                ),
                 shadow(number, at=at, version=1, probability=wrong[1], decision=wrong[1] > 0.4),
                 outcome(number, label=label, received_at=at + 1),
             ]
@@ -127,6 +139,16 @@ def test_a_champion_that_is_no_worse_stays_and_the_watch_ends_with_its_time(
     assert world.state.champion is not None
     assert (world.state.champion.version, world.state.watch) == (2, None)
     assert world.look(after=WEEKS).did == "nothing"
+
+
+def test_a_history_that_is_replayed_is_compared_in_its_own_weeks_and_for_its_own_time(tmp_path: Path) -> None:
+    short, long = World(tmp_path / "short"), World(tmp_path / "long")
+    short.answers(600, apart=timedelta(minutes=20))
+    long.answers(600, apart=timedelta(minutes=42))
+    assert [world.look(after=timedelta(hours=1)).did for world in (short, long)] == ["held", "ended"]
+    worse = World(tmp_path / "worse")
+    worse.answers(600, off=0.25, apart=timedelta(minutes=42))
+    assert worse.look(after=timedelta(hours=1)).did == "rolled_back"
 
 
 def test_without_labels_nothing_is_decided(world: World) -> None:

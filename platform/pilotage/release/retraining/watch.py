@@ -37,6 +37,8 @@ ACTOR = "watch"
 BLOCK = timedelta(days=7)
 YEAR = 52
 """Blocks among which the capital of the limit is divided; later ones belong to the last."""
+_FEW = 100
+"""Answers whose middle says when they begin or end."""
 
 Did = Literal["nothing", "held", "rolled_back", "killed", "ended"]
 
@@ -137,7 +139,10 @@ def look(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         limit = versus_limit(spec, champion, answers)
         tests = [*against, *([limit] if limit else [])]
         evidence = {"champion": champion.version, "tests": [test.payload() for test in tests]}
-        return _act(spec, state, against, limit, evidence, settings=settings, book=book, now=now)
+        over = state.watch is not None and (
+            now >= state.watch.until or _span(answers) >= state.watch.until - state.watch.since
+        )
+        return _act(spec, state, against, limit, evidence, settings=settings, book=book, over=over)
 
 
 def _act(
@@ -149,7 +154,7 @@ def _act(
     *,
     settings: Settings,
     book: Ledger,
-    now: datetime,
+    over: bool,
 ) -> Looked:
     model, watch = spec.name, state.watch
     by: dict[str, Any] = {"settings": settings, "actor": ACTOR, "ledger": book}
@@ -171,7 +176,7 @@ def _act(
         call_a_person(model, "limit", why=f"The fallback answers for {model}. {why}", evidence=evidence, **by)
         return Looked(model=model, did="killed", why=why, state=after, evidence=evidence)
     told_so_far = reason or " ".join(test.message for test in against) or (limit.message if limit else "")
-    if watch is not None and now >= watch.until:
+    if watch is not None and over:
         draft = drafted(
             model,
             "watch_ended",
@@ -210,9 +215,7 @@ def versus_previous(
     tests = []
     for metric in policy.metrics:
         guardrail = Guardrail(metric=metric, tolerance=policy.tolerance)
-        blocks = [
-            games_of(whole, [rows], guardrail, spec.kpi.cost)[0] for rows in _blocks(pairs, watch.since, at_most=weeks)
-        ]
+        blocks = [games_of(whole, [rows], guardrail, spec.kpi.cost)[0] for rows in _blocks(pairs, at_most=weeks)]
         # As games have it, the version before is the challenger: the champion loses more where it loses less.
         tests.append(
             _test(metric, blocks, against=watch.version, bound=policy.tolerance, alpha=alpha, of=weeks, side="below")
@@ -228,7 +231,7 @@ def versus_limit(spec: ModelSpec, champion: Release, answers: pl.DataFrame) -> B
     own = (pl.col("version") == champion.version) & (pl.col("answered_by") == "model")
     rows = first_answers(answers.filter(own)).with_columns(loss(limit.metric, cost=spec.kpi.cost, limit_ms=1.0))
     blocks: list[list[Game]] = []
-    for block in _blocks(rows.drop_nulls("loss"), champion.promoted_at, at_most=YEAR):
+    for block in _blocks(rows.drop_nulls("loss"), at_most=YEAR):
         losses = block["loss"].to_numpy()
         blocks.append([Paired().add(losses, losses * 0)])
     return _test(limit.metric, blocks, against=None, bound=limit.at, alpha=limit.alpha, of=YEAR, side="above")
@@ -255,10 +258,26 @@ def _test(
     )
 
 
-def _blocks(rows: pl.DataFrame, since: datetime, *, at_most: int) -> list[pl.DataFrame]:
-    """Rows by week since a moment, in order; what is later belongs to the last one. At least one, perhaps empty."""
-    week = ((pl.col("at") - since).dt.total_seconds() // int(BLOCK.total_seconds())).clip(0, at_most - 1)
-    marked = rows.with_columns(week.alias("_week"))
+def _blocks(rows: pl.DataFrame, *, at_most: int) -> list[pl.DataFrame]:
+    """Rows by week since the first one, in order; what is later belongs to the last week. At least one, perhaps empty.
+
+    Weeks of the data: those of a history that is replayed pass in minutes.
+    """
+    timed = rows.sort("at", maintain_order=True).with_columns(_when().alias("_when"))
+    since = pl.col("_when") - pl.col("_when").first()
+    week = (since.dt.total_seconds() // int(BLOCK.total_seconds())).clip(0, at_most - 1)
+    marked = timed.with_columns(week.alias("_week"))
     last = marked["_week"].max()
     count = 1 if last is None else int(str(last)) + 1
     return [marked.filter(pl.col("_week") == number) for number in range(count)]
+
+
+def _span(answers: pl.DataFrame) -> timedelta:
+    """How much time of the data answers cover; a few that ask about another time altogether do not count."""
+    moments = answers.sort("at").select(_when())[:, 0]
+    first, last = (part.median() for part in (moments.head(_FEW), moments.tail(_FEW)))
+    return last - first if isinstance(first, datetime) and isinstance(last, datetime) else timedelta(0)
+
+
+def _when() -> pl.Expr:
+    return pl.coalesce("moment", "at")
