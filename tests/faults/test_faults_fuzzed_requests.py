@@ -18,7 +18,7 @@ from pilotage.runtime.access.keyfile import create_key
 from tests.faults.world import World
 
 REQUESTS = 10_000
-EXAMPLES = 280
+EXAMPLES = 340
 """Drawn for each operation, beside what schemathesis makes of the examples and the limits of the API page (3,200)."""
 HALVES, OTHER_MODELS = ("--include-path-regex", "--exclude-path-regex"), "tiny_(high|state)"
 """Two processes share the operations: to make a request takes longer than to answer it."""

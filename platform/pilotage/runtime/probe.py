@@ -8,6 +8,7 @@ standard error.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -19,10 +20,14 @@ from pilotage.runtime.bundle import Bundle, read_bundle, verify_files, verify_go
 from pilotage.runtime.folder import RESTORE, as_corrupt
 from pilotage.runtime.row import RowPath, verify_rows
 
-_PATIENCE_S = 60.0
-"""Seconds the child gets; it needs about one, and more on a machine that is busy."""
+_MOST_CPU_S = 60
+"""Seconds of processor time that the child may take; it needs about one, however busy the machine is."""
+_PATIENCE_S = 300.0
+"""Seconds until it is ended though it takes none. Twenty trials at once on a machine that had thirty other things to do
+took more than a minute each, and a bundle is not corrupt because its machine is busy."""
 _MOST_BYTES = 2 << 30
 """What the child may ask for beside its code; it needs a quarter of a gigabyte, and a stack for each core."""
+_OUT_OF_CPU = getattr(signal, "SIGXCPU", 0)
 _LAST_WORDS = 4096
 """Bytes of what the child said that are kept. A parser can complain for as long as it lives."""
 
@@ -39,6 +44,8 @@ def admit(directory: Path, *, sha256: str | None = None) -> Bundle:
     digest = verify_files(directory, sha256=sha256)
     code, said = _try(directory, digest)
     if code is None:
+        raise BundleCorrupt(f"Reading the bundle in {directory} took more than {_PATIENCE_S:g} seconds.", fix=RESTORE)
+    if code != 0 and code == -_OUT_OF_CPU:
         raise BundleCorrupt(f"Reading the bundle in {directory} does not come to an end.", fix=RESTORE)
     if code != 0:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -64,7 +71,7 @@ def main(folder: str, sha256: str) -> int:
 
 
 def _try(directory: Path, digest: str) -> tuple[int | None, list[str]]:
-    """The child's exit code, ``None`` if it came to no end, and the last lines that it said."""
+    """The child's exit code, ``None`` if it was ended here, and the last lines that it said."""
     command = [sys.executable, "-m", "pilotage.runtime.probe", str(directory), digest]
     late = threading.Event()
     with subprocess.Popen(
@@ -97,16 +104,16 @@ def _confine() -> None:
     with suppress(ImportError):
         import resource
 
-        for limit, most in (
+        for limit, most, last in (
             # An abort here is expected; it need not leave a core file.
-            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_CORE, 0, 0),
             # Not RLIMIT_AS: allocators and threads reserve several times what they use.
-            (resource.RLIMIT_DATA, _MOST_BYTES),
-            # Should the parent be gone by then.
-            (resource.RLIMIT_CPU, int(_PATIENCE_S)),
+            (resource.RLIMIT_DATA, _MOST_BYTES, _MOST_BYTES),
+            # At the second one the kernel no longer says why.
+            (resource.RLIMIT_CPU, _MOST_CPU_S, _MOST_CPU_S + 5),
         ):
             with suppress(ValueError, OSError):
-                resource.setrlimit(limit, (most, most))
+                resource.setrlimit(limit, (most, last))
     with suppress(OSError):
         # Where the machine has less than that, the kernel ends this process first, and never the worker.
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +21,18 @@ def made(tmp_path: Path) -> tuple[Path, str]:
     return tmp_path / "tiny", make_bundle(tmp_path / "tiny", spec=tiny_spec())
 
 
-def test_a_trial_that_comes_to_no_end_is_ended_and_the_bundle_refused(
+def test_a_trial_that_is_never_over_is_ended_and_the_bundle_refused(
     made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "_PATIENCE_S", 0.01)
-    with pytest.raises(BundleCorrupt, match="does not come to an end"):
+    with pytest.raises(BundleCorrupt, match="took more than"):
         probe.admit(made[0], sha256=made[1])
+
+
+def test_a_trial_that_computes_without_an_end_is_ended_by_the_kernel() -> None:
+    endless = "from pilotage.runtime import probe; probe._MOST_CPU_S = 1; probe._confine()\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", endless], check=False)
+    assert done.returncode == -signal.SIGXCPU
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound what a process allocates")
