@@ -1,5 +1,6 @@
 """The alarms as an asset: each run tells the receivers what they have still to be told, and shows what is open."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ def alerts_asset() -> dg.AssetsDefinition:
             metadata={
                 "open": len(alarms),
                 **{tier: sum(alarm.tier == tier for alarm in alarms) for tier in TIERS[:2]},
+                "what_is_open": dg.MetadataValue.md("\n".join(map(_words, alarms)) or "Nothing."),
                 "alarms": table(_row(alarm) for alarm in alarms),
                 "messages_sent": done.messages,
                 "waiting_to_be_told": waiting,
@@ -64,20 +66,32 @@ def alerts_asset() -> dg.AssetsDefinition:
     return alerts
 
 
+def _words(alarm: "Alarm") -> str:
+    """An alarm as a point of a list: a table's cells are too narrow for what it says."""
+    alert = alarm.alert
+    about = " ".join(part for part in (alert.kind, alert.model, alert.subject) if part)
+    by = f"{alarm.acknowledged.who} looks after it" if alarm.acknowledged else "nobody looks after it"
+    times = f", raised {alarm.count} times" if alarm.count > 1 else ""
+    run = f", [run]({alert.run_url})" if alert.run_url else ""
+    return (
+        f"- **{alarm.number} · {alarm.tier} · {_plain(about)}** {_plain(alert.summary)} "
+        f"*Since {alarm.opened_at:%Y-%m-%d %H:%M} UTC{times}; {_plain(by)}.* What to do: `{alert.runbook}`{run}"
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes for nothing else: names in it come from files of others."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", text)
+
+
 def _row(alarm: "Alarm") -> dict[str, object]:
     alert = alarm.alert
     return {
         "alarm": alarm.number,
         "tier": alarm.tier,
         "kind": alert.kind,
-        "model": alert.model or "",
-        "subject": alert.subject,
         "summary": alert.summary,
-        "since": f"{alarm.opened_at:%Y-%m-%d %H:%M} UTC",
-        "raised": alarm.count,
         "looked_after_by": alarm.acknowledged.who if alarm.acknowledged else "",
-        "what_to_do": alert.runbook,
-        "run": alert.run_url,
     }
 
 

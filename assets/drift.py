@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
 INCIDENT = "no_incident"
-MEASURES = ("psi", "ks", "wasserstein", "js", "nulls", "unseen", "truth")
 
 
 def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[dg.AssetCheckResult]:
@@ -168,18 +167,26 @@ def drift_metadata(report: "DriftReport") -> dict[str, Any]:
         "matters": round(verdict.matters, 4),
         "largest_psi": max((_value(each, "psi") or 0.0 for each in verdict.columns), default=0.0),
         "incident": span(verdict.incident),
+        # A wider table would widen the page beyond its column.
         "columns": table(
             {
                 "column": each.column,
-                "role": each.role,
                 "raised": each.raised,
-                "importance": each.importance,
-                **{name: _value(each, name) for name in MEASURES},
-                **{f"{name}_threshold": _limit(each, name) for name in MEASURES if name != "js"},
-                "null_rate": each.null_rate,
-                "reference_null_rate": each.reference_null_rate,
+                "importance": None if each.importance is None else round(each.importance, 3),
+                "farthest": _farthest(each),
+                "null_rate": round(each.null_rate, 4),
+                "before": round(each.reference_null_rate, 4),
             }
             for each in verdict.columns
+        ),
+        "measures": dg.MetadataValue.json(
+            {
+                each.column: {
+                    name: {"value": measured.value, "threshold": measured.threshold}
+                    for name, measured in each.measures.items()
+                }
+                for each in verdict.columns
+            }
         ),
         "thresholds": thresholds.why,
         "learned_from": f"{thresholds.learned.first} … {thresholds.learned.last}",
@@ -226,13 +233,19 @@ def drift_page(
     return told
 
 
+def _farthest(each: Any) -> str:
+    """The measure that is nearest to its threshold, or farthest beyond: ``ks 0.12 of 0.25``."""
+    told = [
+        (measured.value / measured.threshold, f"{name} {measured.value:.2g} of {measured.threshold:.2g}")
+        for name, measured in each.measures.items()
+        if measured.value is not None and measured.threshold
+    ]
+    return max(told)[1] if told else ""
+
+
 def _window(verdict: "DriftVerdict") -> str:
     return f"{verdict.first} … {verdict.last}" if verdict.last else "rows without days"
 
 
 def _value(each: Any, name: str) -> float | None:
     return each.measures[name].value if name in each.measures else None
-
-
-def _limit(each: Any, name: str) -> float | None:
-    return each.measures[name].threshold if name in each.measures else None

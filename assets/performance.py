@@ -108,27 +108,31 @@ def _metadata(report: "PerformanceReport") -> dict[str, Any]:
     )
     if expected is not None:
         told |= {f"estimated_{name}": value.value for name, value in expected.metrics.items()}
-    told["performance"] = table(
+    whole = [p for p in report.found if p.slice_column is None]
+    windows = {
+        f"{_by(p)}, {p.days} days": p
+        for p in sorted(whole, key=lambda p: (p.stage, p.version or 0, p.days, p.day))
+        if p.days > 1
+    }
+    # A row a metric: seven columns of intervals are wider than the page.
+    told["windows"] = table(
         {
-            "day": str(p.day),
-            "days": p.days,
-            "stage": p.stage,
-            "version": p.version,
-            "answers": p.answers,
-            "labelled": p.labelled,
-            **{name: _span(value) for name, value in p.metrics.items()},
-            "abstentions": p.abstentions,
+            "metric": name,
+            **{head: _span(p.metrics[name], form=".3g") if name in p.metrics else None for head, p in windows.items()},
         }
-        for p in sorted(report.found, key=lambda p: (-p.days, p.day))
-        if p.slice_column is None
+        for name in dict.fromkeys(name for p in windows.values() for name in p.metrics)
+    )
+    told["days"] = table(
+        {"day": f"{p.day:%m-%d}", "by": _by(p), "labelled": p.labelled, **_points(p)}
+        for p in sorted(whole, key=lambda p: p.day, reverse=True)
+        if p.days == 1
     )
     told["slices"] = table(
         {
             "slice": f"{p.slice_column}={p.slice_value}",
-            "stage": p.stage,
-            "version": p.version,
+            "by": _by(p),
             "labelled": p.labelled,
-            **{name: _span(value) for name, value in p.metrics.items()},
+            **_points(p),
         }
         for p in report.found
         if p.slice_column is not None and p.days == LONG
@@ -223,5 +227,15 @@ def estimated_check(report: "PerformanceReport") -> dg.AssetCheckResult:
     )
 
 
-def _span(interval: Any) -> str:
-    return f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
+def _by(measured: Any) -> str:
+    return measured.stage if measured.version is None else f"{measured.stage} {measured.version}"
+
+
+def _points(measured: Any) -> dict[str, float]:
+    """Metrics without their intervals, which are in the lake: the page is not wide enough for all."""
+    short = {"calibration_error": "calibration", "expected_cost": "cost"}
+    return {short.get(name, name): float(f"{value.value:.3g}") for name, value in measured.metrics.items()}
+
+
+def _span(interval: Any, *, form: str = ".4f") -> str:
+    return f"{interval.value:{form}} ({interval.low:{form}} to {interval.high:{form}})"

@@ -207,6 +207,9 @@ def test_critical_alarms_go_out_by_the_job_that_the_sensor_asks_for_and_are_show
     assert (shown.metadata["open"].value, shown.metadata["critical"].value) == (1, 1)
     [row] = shown.metadata["alarms"].records
     assert (row.data["summary"], row.data["looked_after_by"]) == ("Half of the answers.", "")
+    [point] = str(shown.metadata["what_is_open"].value).splitlines()
+    assert point.startswith(r"- **1 · critical · service\_on\_fallback flight\_delay** Half of the answers. *Since ")
+    assert point.endswith("nobody looks after it.* What to do: `docs/runbooks/alerts.md#service_on_fallback`")
     record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(KEY, "looked_after"))
     assert record is not None and record.evaluation is not None and not record.evaluation.passed
     requests, reason = daemon.alerts()

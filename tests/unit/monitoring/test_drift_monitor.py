@@ -338,7 +338,9 @@ def test_the_asset_tells_values_thresholds_and_the_window_with_a_picture_and_a_p
     assert told["report_rows"].value == WINDOW * ROWS
     rows = {row.data["column"]: row.data for row in told["columns"].records}
     amount: Any = rows["amount"]
-    assert amount["psi"] > amount["psi_threshold"]
+    assert amount["raised"] and " of " in amount["farthest"]
+    psi: Any = told["measures"].value["amount"]["psi"]
+    assert psi["value"] > psi["threshold"]
     assert "data:image/png;base64," in str(told["picture"].value)
     assert "experiments/" in str(told["mlflow_run"].value)
     assert told["together_auc"].value > 0.75
