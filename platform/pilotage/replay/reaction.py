@@ -18,7 +18,7 @@ from pilotage.data.lake import Lake
 from pilotage.data.source import SourceSpec
 from pilotage.errors import ConfigError, ReleaseError, StateUnavailable
 from pilotage.release.stages import ModelState
-from pilotage.replay.retrainings import Retrainings
+from pilotage.replay.retrainings import Retrainings, without_page
 from pilotage.replay.runs import PATIENCE_S, Runs, Stop
 from pilotage.run_tags import ATTEMPT, CAUSE, NIGHT
 from pilotage.settings import Settings
@@ -152,7 +152,8 @@ class Platform:
         from pilotage.release.retraining.watch import to_do
 
         tags = {NIGHT: str(day), CAUSE: "nightly"}
-        jobs: dict[str, dict[str, Any]] = {f"monitor_{self.spec.name}": self._pages(day)}
+        # Once a week there is a page to read.
+        jobs = {f"monitor_{self.spec.name}": {} if day.weekday() == _SUNDAY else without_page(self.spec)}
         if to_do(self.spec, self.state()) is not None:
             jobs[f"watch_{self.spec.name}"] = {}
         begun = [
@@ -161,12 +162,6 @@ class Platform:
             if job in self.runs.dagster.jobs
         ]
         return all(self.runs.ended(run, job, stop=stop, must=False) is not None for job, run in begun)
-
-    def _pages(self, day: date) -> dict[str, Any]:
-        """Has Evidently's page drawn on Sundays alone: it is most of a night's monitoring, and decides nothing."""
-        if self.spec.drift is None or day.weekday() == _SUNDAY:
-            return {}
-        return {"ops": {f"{self.spec.name}__drift_report": {"config": {"report": False}}}}
 
     def _rolled_out(self, day: date, stop: Stop) -> bool:
         """Lets the rollout look until it waits for more; false if it was told to stop."""

@@ -128,8 +128,14 @@ class Retrainings:
                 # A crashed run is tried again by its request, which counts; not by Dagster as well.
                 "dagster/max_retries": "0",
             },
-            config={"resources": {"training": {"config": training}}} if training else {},
+            config=without_page(self.spec) | ({"resources": {"training": {"config": training}}} if training else {}),
         )
+
+
+def without_page(spec: ModelSpec) -> dict[str, Any]:
+    """Run configuration that has Evidently's page of the drift not drawn: most of that step's time, for people to read.
+    What is measured and decided is the same."""
+    return {"ops": {f"{spec.name}__drift_report": {"config": {"report": False}}}} if spec.drift else {}
 
 
 def _dated(config: Mapping[str, Any], night_of: Mapping[str, str]) -> dict[str, Any]:
