@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.alarms import JUDGED
 from assets.metadata import span, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 INPUTS, TRUTH, EXPECTED = "stable_inputs", "stable_predictions_and_labels", "expected_performance"
 INCIDENT = "no_incident"
+NO_CHAMPION = "There is no champion whose past this could be compared with: nothing was judged."
 
 
 def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[dg.AssetCheckResult]:
@@ -62,6 +64,20 @@ def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[
             metadata={key: value for key, value in {**more, **shared}.items() if value is not None},
         )
         for name, passed, why, more in results
+    ]
+
+
+def unjudged_checks() -> list[dg.AssetCheckResult]:
+    """A result of every check where there was nothing to judge."""
+    return [
+        dg.AssetCheckResult(
+            check_name=name,
+            passed=True,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=NO_CHAMPION,
+            metadata={JUDGED: False},
+        )
+        for name in (INPUTS, TRUTH, EXPECTED, INCIDENT)
     ]
 
 

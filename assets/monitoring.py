@@ -3,7 +3,18 @@
 import dagster as dg
 from pydantic import Field
 
-from assets.drift import EXPECTED, INCIDENT, INPUTS, TRUTH, drift_checks, drift_metadata, drift_page, tell_drift
+from assets.drift import (
+    EXPECTED,
+    INCIDENT,
+    INPUTS,
+    NO_CHAMPION,
+    TRUTH,
+    drift_checks,
+    drift_metadata,
+    drift_page,
+    tell_drift,
+    unjudged_checks,
+)
 from assets.lineage import model_asset, model_key
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
@@ -58,8 +69,13 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
         from datetime import date
 
         from pilotage.monitoring.drift import watch
+        from pilotage.release.champions import champion
 
         settings = platform.settings
+        if champion(spec.name, settings=settings) is None:
+            # A rule may answer for weeks before the first version is released; that is no failure of a night.
+            context.log.info(NO_CHAMPION)
+            return dg.MaterializeResult(metadata={"why": NO_CHAMPION}, check_results=unjudged_checks())
         report = watch(
             spec,
             settings=settings,

@@ -286,6 +286,14 @@ def known_alarms(house: House) -> dict[str, Alarm]:
         return {alarm.key.kind: alarm for alarm in book.alarms(open_only=False)}
 
 
+def test_a_night_before_the_first_release_judges_nothing_and_fails_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, released=False)
+    assert looked_at(house) == dict.fromkeys(
+        ("stable_inputs", "stable_predictions_and_labels", "expected_performance", "no_incident")
+    )
+    assert known_alarms(house) == {}
+
+
 def test_an_alarm_is_in_the_book_from_the_window_that_opens_it_to_the_one_that_closes_it(house: House) -> None:
     house.publish(range(REFERENCE, REFERENCE + 4), dearer)
     house.publish(range(REFERENCE + 4, REFERENCE + 12))
