@@ -6,8 +6,9 @@ Real flights of ten weeks, answered by a rule of thumb about origin and hour (so
 lake, and all but the last day have been looked at. A fresh process then does what the nightly job does: loads the
 definitions, collects the last day's outcomes, judges labels, measures performance and KPI, and draws the pictures.
 Target: most of the time is not spent importing. The second figure is the same with nine weeks more in the log, which a
-day's look must not read. There is no champion here, so that drift has nothing to compare: ``bench_drift`` measures it, and
-``look`` in the home of a running instance shows all of it. Seconds are of CPU, all threads: on a shared machine the wall tells of the others.
+day's look must not read. There is no champion here, so drift has nothing to compare: ``bench_drift`` measures it, and
+``bench_monitoring look``, in the home of an instance, shows all of it. Seconds are of CPU, all threads: on a shared
+machine the wall tells of the others.
 """
 
 from __future__ import annotations
