@@ -102,7 +102,7 @@ def retraining_rows(
             "attempts": str(len(request.attempts)),
             "ended as": str(request.outcome or "open").replace("_", " "),
             "version": str(request.version or ""),
-            "what it said": request.why[:300],
+            "what it said": "It passed its gate." if request.outcome == "registered" else request.why[:300],
             "did it help": _helped(request.version, events, nights, answers, settings, spec),
         }
         for request in sorted(state.retraining.requests(), key=lambda each: each.number)
@@ -178,7 +178,8 @@ def alarm_rows(settings: Settings, model: str, nights: Nights) -> list[dict[str,
             "what": alarm.alert.summary[:300],
         }
         for alarm in alarms
-        if alarm.alert.model in (model, None)
+        # What is for information is in the tables of retrainings and releases.
+        if alarm.alert.model in (model, None) and alarm.alert.tier != "information"
     ]
 
 
