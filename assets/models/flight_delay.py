@@ -333,7 +333,7 @@ MODEL = ModelSpec(
     drift=Drift(window=timedelta(days=7)),
     # How it looks after itself was found on January to June 2013: docs/the-year-2013.md.
     retraining=Retraining(
-        schedule="0 4 */5 * *",
+        schedule="0 4 * * 1",
         # The judged week is the freshest that there is: what passed learns it too.
         refit=True,
         # Days share their weather: without a tolerance, one bad week took back champions that were better.
