@@ -132,9 +132,7 @@ def frame_of(
             them gets the type of its values; values that don't fit get a column of their own.
         spread: Whether request fields and features become columns; without them records need not hold them.
     """
-    fixed = FIXED[kind]
-    values = zip(*map(attrgetter(*fixed), records), strict=True) if records else ((),) * len(fixed)
-    columns = [_fixed(name, fixed[name], found) for name, found in zip(fixed, values, strict=True)]
+    columns = [_fixed(name, dtype, list(map(attrgetter(name), records))) for name, dtype in FIXED[kind].items()]
     if kind is PredictionRecord and spread:
         known = types or {}
         columns += _spread("request", [record.request for record in records], known)
