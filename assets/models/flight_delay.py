@@ -340,5 +340,9 @@ MODEL = ModelSpec(
         watch=Watch(tolerance=0.01),
     ),
     # Hundreds of predictions a day: what the newest rows taught should be heard within a day or two.
-    rollout=Rollout(automatic=True, shadow=ShadowStage(predictions=500, at_most=timedelta(days=7)), canary=()),
+    rollout=Rollout(
+        automatic=True,
+        shadow=ShadowStage(predictions=500, outcomes=500, at_most=timedelta(days=7)),
+        canary=(),
+    ),
 )

@@ -208,7 +208,7 @@ class Gate(Declaration):
     min_fresh_rows: Annotated[int, Bounded(ge=1)] = 200
     """Holdout rows that must be new to the candidate and to the champion; with fewer, neither can be called worse."""
     max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
-    """Median of one prediction by the bundle, features included, milliseconds."""
+    """Median of one prediction by the bundle, features included, milliseconds of CPU."""
     max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0
 
 
