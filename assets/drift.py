@@ -190,16 +190,18 @@ def drift_metadata(report: "DriftReport") -> dict[str, Any]:
                 "raised": each.raised,
                 "importance": None if each.importance is None else round(each.importance, 3),
                 "farthest": _farthest(each),
-                "null_rate": round(each.null_rate, 4),
-                "before": round(each.reference_null_rate, 4),
             }
             for each in verdict.columns
         ),
         "measures": dg.MetadataValue.json(
             {
                 each.column: {
-                    name: {"value": measured.value, "threshold": measured.threshold}
-                    for name, measured in each.measures.items()
+                    "null_rate": round(each.null_rate, 4),
+                    "null_rate_before": round(each.reference_null_rate, 4),
+                    **{
+                        name: {"value": measured.value, "threshold": measured.threshold}
+                        for name, measured in each.measures.items()
+                    },
                 }
                 for each in verdict.columns
             }
