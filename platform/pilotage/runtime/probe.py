@@ -8,6 +8,7 @@ standard error.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -26,7 +27,9 @@ _PATIENCE_S = 300.0
 """Seconds until it is ended though it takes none. Twenty trials at once on a machine that had thirty other things to do
 took more than a minute each, and a bundle is not corrupt because its machine is busy."""
 _MOST_BYTES = 2 << 30
-"""What the child may ask for beside its code; it needs a quarter of a gigabyte, and a stack for each core."""
+"""What the child may ask for beside its code; it needs a quarter of a gigabyte."""
+_ONE_THREAD = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""On a machine of a hundred cores the stacks of as many threads would take the child's memory."""
 _OUT_OF_CPU = getattr(signal, "SIGXCPU", 0)
 _LAST_WORDS = 4096
 """Bytes of what the child said that are kept. A parser can complain for as long as it lives."""
@@ -75,7 +78,12 @@ def _try(directory: Path, digest: str) -> tuple[int | None, list[str]]:
     command = [sys.executable, "-m", "pilotage.runtime.probe", str(directory), digest]
     late = threading.Event()
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, bufsize=0
+        command,
+        env={**os.environ, **_ONE_THREAD},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        bufsize=0,
     ) as child:
 
         def end() -> None:
