@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str]
             "event": event.kind.replace("_", " "),
             "version": "" if event.version is None else str(event.version),
             "by": event.actor,
-            "why": event.cause[:300],
+            "why": _short(event.cause),
         }
         for event in told
     ]
@@ -102,7 +103,7 @@ def retraining_rows(
             "attempts": str(len(request.attempts)),
             "ended as": str(request.outcome or "open").replace("_", " "),
             "version": str(request.version or ""),
-            "what it said": "It passed its gate." if request.outcome == "registered" else request.why[:300],
+            "what it said": "It passed its gate." if request.outcome == "registered" else _short(request.why),
             "did it help": _helped(request.version, events, nights, answers, settings, spec),
         }
         for request in sorted(state.retraining.requests(), key=lambda each: each.number)
@@ -175,7 +176,7 @@ def alarm_rows(settings: Settings, model: str, nights: Nights) -> list[dict[str,
             "about": alarm.alert.subject or alarm.alert.model or "the platform",
             "status": alarm.status,
             "raised": "once" if alarm.count == 1 else f"{alarm.count} times",
-            "what": alarm.alert.summary[:300],
+            "what": _short(alarm.alert.summary),
         }
         for alarm in alarms
         # What is for information is in the tables of retrainings and releases.
@@ -206,3 +207,7 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
+
+
+def _short(sentence: str) -> str:
+    return shorten(sentence, 300, placeholder=" …")
