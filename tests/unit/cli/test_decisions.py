@@ -71,7 +71,7 @@ def test_a_release_in_steps_and_back(settings: Settings, pilotage: Command) -> N
     assert [(code, said.splitlines()[0]) for code, said in told] == [
         (0, "flight_delay version 1 is in production, promoted by ada: for a reason"),
         (0, "flight_delay version 2 is in shadow: its predictions are logged and never returned."),
-        (0, "flight_delay version 2 is a canary: it answers 5% of the entities."),
+        (1, "Error: flight_delay has no canary step 1 of its own."),
         (0, "flight_delay version 2 is a canary: it answers 40% of the entities."),
         (0, "flight_delay version 2 is in production, promoted by ada: for a reason"),
         (0, "flight_delay version 2 is rolled back. Version 1 answers."),
@@ -138,18 +138,18 @@ def test_status_tells_stages_shares_and_what_the_rollout_waits_for(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for each in (
-        *(registered("flight_delay", number) for number in (1, 2, 3)),
-        draft("promoted", 1, model="flight_delay"),
-        draft("shadowed", 2, model="flight_delay"),
+        *(registered("loan_approval", number) for number in (1, 2, 3)),
+        draft("promoted", 1, model="loan_approval"),
+        draft("shadowed", 2, model="loan_approval"),
     ):
         append(settings, each)
-    [model] = report(settings, ["flight_delay"])["models"]
+    [model] = report(settings, ["loan_approval"])["models"]
     assert model["stages"] == {"1": "champion", "2": "shadow", "3": "candidate"}
     assert model["waiting_versions"] == [3]
     assert model["rollout"].startswith("version 2: 500 predictions in shadow without a breach, at most 7 days (until ")
-    append(settings, draft("canaried", 2, model="flight_delay", share=0.05, salt="s", step=0, segment="{}"))
-    append(settings, draft("killed", model="flight_delay"))
-    status = report(settings, ["flight_delay"])
+    append(settings, draft("canaried", 2, model="loan_approval", share=0.05, salt="s", step=0, segment="{}"))
+    append(settings, draft("killed", model="loan_approval"))
+    status = report(settings, ["loan_approval"])
     [model] = status["models"]
     running = model["challenger"]
     assert (running["version"], running["share"], running["step"], running["steps"]) == (2, 0.05, 1, 2)
@@ -157,7 +157,7 @@ def test_status_tells_stages_shares_and_what_the_rollout_waits_for(
     show(status)
     printed = " ".join(capsys.readouterr().out.replace("│", "").split())
     assert "version 2, 5% of the entities, of the first segment, step 1 of 2" in printed
-    assert "pilotage resume flight_delay" in printed
+    assert "pilotage resume loan_approval" in printed
 
 
 @pytest.mark.usefixtures("settings")
