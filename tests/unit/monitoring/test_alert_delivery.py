@@ -463,3 +463,13 @@ def test_a_heartbeat_that_cannot_be_read_is_no_heartbeat_that_is_fine(desk: Desk
     desk.settings.heartbeat.write_text("{}")
     with pytest.raises(ConfigError, match=r"heartbeat\.json can't be read"):
         outside(desk)
+
+
+def test_the_watch_outlives_a_disk_that_takes_no_word_of_it(desk: Desk) -> None:
+    beat(desk)
+    staged = desk.settings.heartbeat.with_name("watch.new")
+    staged.mkdir()
+    night = Night(desk)
+    night.watch([nothing, staged.rmdir, nothing])
+    assert "watch.new" in night.said[0]
+    assert watching(desk.settings, clock=lambda: desk.now) is None

@@ -50,7 +50,7 @@ def keep_watch(
 
     Silence counts from when it began: who starts everything after a night is told of no night without a heartbeat. The
     same holds after a machine was suspended. A database that can't be reached, or a heartbeat that can't be read, is
-    said and looked at again.
+    said and looked at again; so is a disk that is full.
 
     Args:
         settings: Where everything is.
@@ -68,7 +68,8 @@ def keep_watch(
             if (silent := look_from_outside(settings, since=since, clock=clock, tell=tell, say=say)) is not None:
                 say(silent)
             _note(settings, clock())
-        except PilotageError as error:
+        except (PilotageError, OSError) as error:
+            # A full disk must not end it: whoever restarts it would have the silence counted anew.
             say(str(error))
         wait(EVERY.total_seconds())
 
