@@ -100,6 +100,18 @@ def test_high_risk_waits_for_an_approval_and_says_how(settings: Settings, pilota
 
 
 @pytest.mark.usefixtures("versions")
+def test_a_canary_takes_the_steps_of_its_models_file(pilotage: Command) -> None:
+    for version in ("1", "2"):
+        pilotage("approve", "loan_approval", version, *WHY)
+    pilotage("promote", "loan_approval", "1", *WHY)
+    told = [pilotage("canary", "loan_approval", "2", *WHY) for _ in range(2)]
+    assert [(code, said.splitlines()[0]) for code, said in told] == [
+        (0, "loan_approval version 2 is a canary: it answers 5% of the entities."),
+        (0, "loan_approval version 2 is a canary: it answers 25% of the entities."),
+    ]
+
+
+@pytest.mark.usefixtures("versions")
 def test_an_ab_test_begins_and_ends(pilotage: Command) -> None:
     pilotage("promote", "flight_delay", "1", *WHY)
     assert pilotage("ab", "start", "flight_delay", "2", *WHY)[1].startswith("flight_delay version 2 answers 50%")
