@@ -19,10 +19,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from tests.bench.serving.home import Prepared, prepare
 from tests.bench.serving.load import Load, closed_loop, request_bytes
@@ -59,11 +60,15 @@ def measure(server: Server, requests: list[bytes], connections: int, *, seconds:
 
 @contextmanager
 def pilotage(
-    prepared: Prepared, work: Path, *, service: str = "tests.bench.serving.flight_service:FlightService"
+    prepared: Prepared,
+    work: Path,
+    *,
+    service: str = "tests.bench.serving.flight_service:FlightService",
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """The service, with one worker."""
     port = free_port()
-    environment = {"PILOTAGE_HOME": str(prepared.settings.home), "PYTHONDONTWRITEBYTECODE": ""}
+    environment = {"PILOTAGE_HOME": str(prepared.settings.home), "PYTHONDONTWRITEBYTECODE": "", **variables}
     command = [sys.executable, "-m", "serving", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--service", service]
     with started(

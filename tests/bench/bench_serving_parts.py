@@ -66,8 +66,8 @@ def _cost(prepared: Prepared, home: Path, part: str, requests: list[bytes], *, c
     """CPU of the service, microseconds a request."""
     work = home / "bench"
     work.mkdir(exist_ok=True)
-    os.environ["BENCH_PART"] = part
-    with pilotage(prepared, work, service="tests.bench.serving.parts_service:PartsService") as server:
+    service = "tests.bench.serving.parts_service:PartsService"
+    with pilotage(prepared, work, service=service, variables={"BENCH_PART": part}) as server:
         return min(measure(server, requests, connections).cpu_us for _ in range(2))
 
 

@@ -1,8 +1,8 @@
 """2013 four times: never trained again, every night, at any PSI over 0.2, and as Pilotage does. Engine only.
 
-Prints a table for each policy, and what each promotion was worth in hindsight. Takes some minutes the first time;
-trained versions are kept in ``--home`` and used again. ``python -m tests.bench.bench_year --help`` lists what a quick
-look needs: ``--to 2013-04-30 --every 7``.
+Prints a table for each policy, and what each promotion was worth in hindsight. Takes more than an hour the first time;
+trained versions are kept in ``--home`` and used again, which takes ten minutes. ``python -m tests.bench.bench_year
+--help`` lists what a quick look needs: ``--to 2013-04-30 --every 7``.
 """
 
 from __future__ import annotations
