@@ -37,6 +37,7 @@ from pilotage.policy import Watch as Watch
 
 Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
 Scalar = str | int | float | bool
+Finite = Annotated[float, Bounded(allow_inf_nan=False)]
 
 REQUEST_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
@@ -59,8 +60,8 @@ class RequestField(Declaration):
     nullable: bool = False
     personal: bool = False
     """Whether it identifies a person: the prediction log then holds a pseudonym."""
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: Finite | None = None
+    maximum: Finite | None = None
     one_of: tuple[str, ...] = ()
     """The allowed values; empty means any."""
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pilotage.features.columnar import NULL, TimelineArrays
 from pilotage.features.state import Column, Hit, Key, Query, microseconds
 from pilotage.features.store import StoreMeta, damaged, no_timeline, open_checked, require_reach
 
 _PORTION = 512
 """Rows between which other threads get their turn: about 0.2 ms of work."""
-_NULL = -(2**63)
-"""Stands for null in a column of integers."""
 
 
 class _Integers:
@@ -31,7 +32,7 @@ class _Integers:
 
     def __getitem__(self, position: int) -> int | None:
         value = self._values[position]
-        return None if value == _NULL else value
+        return None if value == NULL else value
 
 
 class _Floats:
@@ -48,14 +49,19 @@ class _Floats:
 class MemoryTimeline:
     """One timeline: spans of rows by key, and in each span rows by the moment when they became known."""
 
-    __slots__ = ("columns", "known_at", "spans")
+    __slots__ = ("arrays", "columns", "known_at", "spans")
 
-    def __init__(self, spans: dict[Key, tuple[int, int]], known_at: array[int], columns: tuple[Column, ...]) -> None:
+    def __init__(
+        self, spans: dict[Key, tuple[int, int]], known_at: array[int], columns: Sequence[array[Any] | list[Any]]
+    ) -> None:
         self.spans = spans
         """Key → its first row and the row after its last."""
         self.known_at = known_at
         """Microseconds since 1970 UTC."""
-        self.columns = columns
+        self.columns = tuple(map(_column, columns))
+        held = [values if isinstance(values, list) else np.asarray(values) for values in columns]
+        self.arrays = TimelineArrays(spans, np.asarray(known_at), held)
+        """The same rows, for batches; the values are not copied."""
 
     def find(self, key: Key, at: int) -> int:
         """Position of the newest row of a key that was known at a moment; -1 if there is none."""
@@ -122,6 +128,10 @@ class MemoryStore:
             raise no_timeline(self.meta, name)
         return found
 
+    def arrays(self, name: str) -> TimelineArrays:
+        """See ``RowState``."""
+        return self.timeline(name).arrays
+
     def require(self, earliest: int) -> None:
         """Raises ``StateUnavailable`` if it does not reach back to a moment."""
         if self._answers_from is not None and earliest < self._answers_from:
@@ -148,17 +158,16 @@ def _load(connection: sqlite3.Connection, name: str, keys: int, payload: int) ->
         known_at.extend(parts[keys])
         for column, values in zip(held, parts[keys + 1 :], strict=True):
             column.extend(values)
-    return MemoryTimeline(spans, known_at, tuple(column.done() for column in held))
+    return MemoryTimeline(spans, known_at, [column.values for column in held])
 
 
 class _Growing:
     """A column while it is read: an array as long as the values allow one, a list otherwise."""
 
     def __init__(self) -> None:
-        self._values: array[Any] | list[Any] = []
+        self.values: array[Any] | list[Any] = []
         self._kind: str | None = None
         """``q`` or ``d`` for an array, ``list``, or ``None`` while there were only nulls."""
-        self._nulls = False
         self._same: dict[Any, Any] = {}
 
     def extend(self, values: Sequence[Any]) -> None:
@@ -166,31 +175,32 @@ class _Growing:
         nulls = type(None) in kinds
         kinds.discard(type(None))
         kind = {frozenset({int}): "q", frozenset({float}): "d", frozenset(): None}.get(frozenset(kinds), "list")
-        if kind == "q" and _NULL in values:
+        if kind == "q" and NULL in values:
             kind = "list"
         if self._kind is None and kind in ("q", "d"):
-            blank = _NULL if kind == "q" else float("nan")
-            self._values, self._kind = array(kind, [blank] * len(self._values)), kind
+            blank = NULL if kind == "q" else float("nan")
+            self.values, self._kind = array(kind, [blank] * len(self.values)), kind
         elif kind is not None and kind != self._kind:
-            self._values, self._kind = self._plain(), "list"
-        self._nulls |= nulls
+            self.values, self._kind = self._plain(), "list"
         if self._kind in ("q", "d"):
-            blank = _NULL if self._kind == "q" else float("nan")
-            self._values.extend([blank if value is None else value for value in values] if nulls else values)
+            blank = NULL if self._kind == "q" else float("nan")
+            self.values.extend([blank if value is None else value for value in values] if nulls else values)
         elif self._kind == "list":
             # Texts repeat: each is kept once.
-            self._values.extend([self._same.setdefault((type(value), value), value) for value in values])
+            self.values.extend([self._same.setdefault((type(value), value), value) for value in values])
         else:
-            self._values.extend(values)
-
-    def done(self) -> Column:
-        if isinstance(self._values, array) and self._nulls:
-            return _Integers(self._values) if self._kind == "q" else _Floats(self._values)
-        return self._values
+            self.values.extend(values)
 
     def _plain(self) -> list[Any]:
-        column: Iterable[Any] = self._values
-        if isinstance(self._values, array) and self._nulls:
-            wrapped = self.done()
-            column = (wrapped[position] for position in range(len(self._values)))
-        return list(column)
+        column = _column(self.values)
+        return [column[position] for position in range(len(self.values))]
+
+
+def _column(values: array[Any] | list[Any]) -> Column:
+    """Values with their nulls; as they are if they have none."""
+    if isinstance(values, list):
+        return values
+    held = np.asarray(values)
+    if values.typecode == "q":
+        return _Integers(values) if (held == NULL).any() else values
+    return _Floats(values) if np.isnan(held).any() else values

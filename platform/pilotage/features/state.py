@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import polars as pl
 
 from pilotage.features.asof import Lookup
 from pilotage.features.timeline import stored_type
 from pilotage.spec import Latest
+
+if TYPE_CHECKING:
+    from pilotage.features.columnar import TimelineArrays
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,6 +57,9 @@ class RowState(Protocol):
 
     def timeline(self, name: str) -> RowTimeline:
         """Raises ``StateUnavailable`` if there is none of the name."""
+
+    def arrays(self, name: str) -> TimelineArrays | None:
+        """A timeline for batches, or ``None`` if it is not in memory. Raises ``StateUnavailable`` if there is none."""
 
 
 class StateLookup(Protocol):

@@ -134,6 +134,9 @@ class OnlineStore:
         """See ``RowState``."""
         return AskedTimeline(self, name)
 
+    def arrays(self, name: str) -> None:
+        """See ``RowState``: a store that is asked row by row has none."""
+
     def close(self) -> None:
         """Lets go of the file; the next look-up opens it again."""
         with self._lock:

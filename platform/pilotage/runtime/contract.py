@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
+import msgspec
 import polars as pl
 
 from pilotage.errors import InvalidRequest
@@ -30,6 +32,10 @@ class Contract:
         self.fields = {field.name: field for field in fields}
         self.schema = pl.Schema({field.name: field.dtype for field in fields})
         self._checks = {field.name: _check_of(field) for field in fields}
+        self._shape = _shape_of(fields)
+        self._times = [slot for slot, field in enumerate(fields) if field.dtype.is_temporal()]
+        self._texts = [slot for slot, field in enumerate(fields) if field.dtype == pl.String() and not field.one_of]
+        self._ordered = tuple(fields)
 
     def frame(self, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Checks decoded JSON objects, and gives them as a typed frame, one row per object.
@@ -77,6 +83,23 @@ class Contract:
         Raises:
             InvalidRequest: The first thing that is wrong, with ``field`` and ``value``.
         """
+        # A fifth of the time of the checks below, which say what is wrong; a property test holds them together.
+        try:
+            values = list(msgspec.structs.astuple(msgspec.convert(row, self._shape)))
+        except (msgspec.ValidationError, UnicodeEncodeError, OverflowError, RecursionError):
+            return self.explained(row)
+        for slot in self._texts:
+            if values[slot] is not None and not values[slot].isascii():
+                return self.explained(row)
+        for slot in self._times:
+            if values[slot] is not None:
+                values[slot] = _time(self._ordered[slot], values[slot])
+            elif not self._ordered[slot].nullable:
+                return self.explained(row)
+        return values
+
+    def explained(self, row: Any) -> list[Any]:
+        """``row`` by checks that can say what is wrong."""
         if not isinstance(row, Mapping):
             raise InvalidRequest(
                 f"The request is {_json_name(row)}, not an object.", fix="Send one JSON object of fields."
@@ -85,6 +108,36 @@ class Contract:
             name = sorted(map(str, unknown))[0][:100]
             raise InvalidRequest(f"There is no field {name!r}.", fix=f"Use only: {', '.join(self.fields)}.", field=name)
         return [check(row) for check in self._checks.values()]
+
+
+def _shape_of(fields: Sequence[RequestField]) -> type[msgspec.Struct]:
+    """What a request of the right types and ranges can be converted to; times, and odd texts, must be looked at."""
+    declared: list[tuple[str, Any, Any]] = []
+    for slot, field in enumerate(fields):
+        kind = _kind_of(field)
+        wanted = kind | None if field.nullable and kind is not Any else kind
+        declared.append((f"f{slot}", wanted, None if field.nullable else msgspec.NODEFAULT))
+    names = {f"f{slot}": field.name for slot, field in enumerate(fields)}
+    return msgspec.defstruct(
+        "Request", declared, rename=names, forbid_unknown_fields=True, kw_only=True, frozen=True, gc=False
+    )
+
+
+def _kind_of(field: RequestField) -> Any:
+    low = -math.inf if field.minimum is None else field.minimum
+    high = math.inf if field.maximum is None else field.maximum
+    if field.dtype == pl.Int64():
+        least, greatest = math.ceil(max(low, _INT64[0])), math.floor(min(high, _INT64[-1]))
+        if least > greatest:
+            least, greatest = 1, 0
+        return Annotated[int, msgspec.Meta(ge=least, le=greatest)]
+    if field.dtype == pl.Float64():
+        # Neither NaN nor an infinity is within these.
+        finite = sys.float_info.max
+        return Annotated[float, msgspec.Meta(ge=max(low, -finite), le=min(high, finite))]
+    if field.dtype == pl.String():
+        return Literal[field.one_of] if field.one_of else Annotated[str, msgspec.Meta(max_length=_LONGEST_TEXT)]
+    return bool if field.dtype == pl.Boolean() else Any
 
 
 def _check_of(field: RequestField) -> Callable[[Mapping[str, Any]], Any]:
@@ -168,14 +221,16 @@ def _time(field: RequestField, value: Any) -> datetime:
             _no_time(field, value)
     else:
         _wrong_type(field, value)
-    offset = moment.utcoffset()
-    if offset is None:
-        raise _invalid(field, value, "has no time zone", _UTC_FIX)
-    if offset != timedelta(0):
-        raise _invalid(field, value, "is not in UTC", _UTC_FIX)
+    if moment.tzinfo is not UTC:
+        offset = moment.utcoffset()
+        if offset is None:
+            raise _invalid(field, value, "has no time zone", _UTC_FIX)
+        if offset != timedelta(0):
+            raise _invalid(field, value, "is not in UTC", _UTC_FIX)
+        moment = moment.replace(tzinfo=UTC)
     if moment.year not in _YEARS:
         raise _invalid(field, value, "is out of range", f"Send a year from {_YEARS[0]} to {_YEARS[-1]}.")
-    return moment.astimezone(UTC)
+    return moment
 
 
 def _no_time(field: RequestField, value: Any) -> NoReturn:

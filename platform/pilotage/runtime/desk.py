@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 Stage = Literal["champion", "canary", "previous_champion"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _REFERRED = ("the probability is in the band in which a person decides",)
 _ID_BYTES = 12
 
@@ -190,14 +189,14 @@ class Desk:
             decision=scored.decision,
             referred=scored.referred,
             reasons=reasons + _REFERRED if scored.referred else reasons,
-            seen=scored,
+            seen=scored.prepared,
             turn=turn,
             by=by,
         )
         drafted.loaded, drafted.scored, drafted.prepared_ns = by, scored, prepared_ns
         answer = drafted.answer
         self.earlier.put(
-            tuple(scored.request.values()),
+            tuple(scored.prepared.request.values()),
             Earlier(by.version, answer.predicted_at, scored.probability, scored.decision, scored.referred),
         )
         return drafted
@@ -279,7 +278,7 @@ class Desk:
         decision: bool | None,
         referred: bool,
         reasons: tuple[str, ...],
-        seen: Scored | Prepared | None,
+        seen: Prepared | None,
         turn: Turn | None,
         by: Loaded | None,
     ) -> Drafted:
@@ -303,7 +302,7 @@ class Desk:
             model=board.model,
             entity={name: logged[name] for name in self._entity if name in logged},
             at=micros,
-            moment=None if seen is None or seen.moment is None else (seen.moment - _EPOCH) // _MICROSECOND,
+            moment=seen.moment if seen is not None else None,
             version=version,
             stage=stage,
             answered_by=answered_by,

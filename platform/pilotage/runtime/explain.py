@@ -41,14 +41,14 @@ class Explainer:
             BundleCorrupt: The model's output has no log-odds.
         """
         bundle = self._bundle
-        parts, expected = bundle.scorer.contributions(scored.key)
+        parts, expected = bundle.scorer.contributions(scored.prepared.key)
         scale = _log_odds_per_unit(bundle.scorer.objective)
         ordered = sorted(zip(bundle.features, parts, strict=True), key=lambda each: -abs(each[1]))
         contributions = tuple(
             Contribution(
                 feature=feature.name,
                 description=feature.description,
-                value=scored.features[feature.name],
+                value=scored.prepared.features[feature.name],
                 unit=feature.unit,
                 contribution=part * scale,
             )
@@ -57,7 +57,7 @@ class Explainer:
         towards = scale if scored.decision else -scale
         spoke = [feature for feature, part in ordered if part * towards > _NEGLIGIBLE]
         reasons = tuple(
-            _sentence(feature, scored.features[feature.name], "" if scored.decision else feature.advice)
+            _sentence(feature, scored.prepared.features[feature.name], "" if scored.decision else feature.advice)
             for feature in spoke[:MOST_REASONS]
         )
         return Explanation(

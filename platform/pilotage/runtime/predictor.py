@@ -6,7 +6,7 @@ the two a caller may find that it knows the answer already. Frames, for notebook
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -19,8 +19,8 @@ from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.explain import Explainer
-from pilotage.runtime.row import RowPath, to_moment, verify_rows
-from pilotage.runtime.state import OnlineState
+from pilotage.runtime.row import RowPath, verify_rows
+from pilotage.runtime.state import OnlineState, Snapshot
 
 
 class StateLookup(Protocol):
@@ -50,17 +50,13 @@ class Prediction:
     """What the model saw, where it was asked for."""
 
 
-_UNANSWERED = BundleCorrupt("The model gave no answer.", fix="Roll back to the version before.")
-"""Holds the place of an answer until the model was asked."""
-
-
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A checked request with everything that the model needs to answer it."""
 
     request: dict[str, Any]
     """The checked values, by field, in the contract's order."""
-    moment: datetime | None
-    """The prediction moment (UTC); ``None`` for a model without a time."""
+    moment: int | None
+    """The prediction moment, microseconds since 1970 UTC; ``None`` for a model without a time."""
     row: list[Any]
     """Request and as-of columns as ``RowPath`` computes with them."""
     features: dict[str, Any]
@@ -73,15 +69,10 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Id of the state that the as-of features are from; ``None`` for a model without any."""
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """A prepared request with its answer."""
 
-    request: dict[str, Any]
-    moment: datetime | None
-    features: dict[str, Any]
-    key: bytes
-    state_through: datetime | None
-    state: str | None
+    prepared: Prepared
     probability: float
     """Calibrated, 0..1, of the label."""
     decision: bool | None
@@ -121,17 +112,52 @@ class Predictor:
         values = self.contract.row(request)
         path = self.path
         row = path.stored(values)
-        micros = path.moment(row)
+        moment = path.moment(row)
         snapshot = None
         if self._asof:
-            if state is None:
-                raise self._stateless()
-            snapshot = state.snapshot
-            row += path.asof(row, micros, snapshot.store)
-        features = path.features(row)
+            snapshot = self._snapshot(state)
+            row += path.asof(row, moment, snapshot.store)
+        return self._prepared(values, moment, row, path.features(row), snapshot)
+
+    def prepare_many(
+        self, requests: Sequence[Mapping[str, Any]], state: OnlineState | None
+    ) -> list[Prepared | PilotageError]:
+        """``prepare`` of several requests, each with its own result or error, in order; looks up all at once.
+
+        Raises:
+            ModelNotReady: The model needs state, and there is none.
+            StateUnavailable: There is no state that could be loaded.
+        """
+        snapshot = self._snapshot(state) if self._asof else None
+        path = self.path
+        results: list[Any] = []
+        checked: list[tuple[int, list[Any], int | None, list[Any]]] = []
+        for request in requests:
+            try:
+                values = self.contract.row(request)
+                row = path.stored(values)
+                checked.append((len(results), values, path.moment(row), row))
+                results.append(None)
+            except PilotageError as error:
+                results.append(error)
+        rows, moments = [row for *_, row in checked], [moment for _, _, moment, _ in checked]
+        known = path.asof_many(rows, moments, None if snapshot is None else snapshot.store)
+        for (slot, values, moment, row), columns in zip(checked, known, strict=True):
+            try:
+                if isinstance(columns, StateUnavailable):
+                    raise columns
+                full = [*row, *columns]
+                results[slot] = self._prepared(values, moment, full, path.features(full), snapshot)
+            except PilotageError as error:
+                results[slot] = error
+        return results
+
+    def _prepared(
+        self, values: list[Any], moment: int | None, row: list[Any], features: list[Any], snapshot: Snapshot | None
+    ) -> Prepared:
         return Prepared(
             request=dict(zip(self._fields, values, strict=True)),
-            moment=None if micros is None else to_moment(micros),
+            moment=moment,
             row=row,
             features=dict(zip(self._names, features, strict=True)),
             key=self._scorer.encode_row(features),
@@ -156,17 +182,7 @@ class Predictor:
         probability = self._probability(probability)
         band = self._band
         referred = band is not None and band[0] <= probability < band[1]
-        return Scored(
-            request=prepared.request,
-            moment=prepared.moment,
-            features=prepared.features,
-            key=prepared.key,
-            state_through=prepared.state_through,
-            state=prepared.state,
-            probability=probability,
-            decision=None if referred else probability >= self._threshold,
-            referred=referred,
-        )
+        return Scored(prepared, probability, None if referred else probability >= self._threshold, referred)
 
     def score_one(self, request: Mapping[str, Any], state: OnlineState | None) -> Scored:
         """``prepare`` and ``decide`` in one."""
@@ -174,21 +190,12 @@ class Predictor:
 
     def score_many(self, rows: Sequence[Mapping[str, Any]], state: OnlineState | None) -> list[Scored | PilotageError]:
         """Scores requests, each with its own result or error, in order; the model is asked once for all."""
-        answers: list[Scored | PilotageError] = []
-        prepared: list[tuple[int, Prepared]] = []
-        for row in rows:
-            try:
-                prepared.append((len(answers), self.prepare(row, state)))
-                answers.append(_UNANSWERED)
-            except PilotageError as error:
-                answers.append(error)
-        scores = self._scorer.score_rows([each.key for _, each in prepared])
-        for (slot, each), probability in zip(prepared, scores, strict=True):
-            try:
-                answers[slot] = self.decided(each, probability)
-            except PilotageError as error:
-                answers[slot] = error
-        return answers
+        try:
+            prepared = self.prepare_many(rows, state)
+        except (ModelNotReady, StateUnavailable) as error:
+            return [error] * len(rows)
+        scores = iter(self._scorer.score_rows([each.key for each in prepared if isinstance(each, Prepared)]))
+        return [self._decided_or_error(each, scores) for each in prepared]
 
     def rule(self, request: Prepared | Mapping[str, Any], state: OnlineState | None = None) -> float:
         """The probability that the spec's fallback rule gives; the model is not asked.
@@ -272,6 +279,19 @@ class Predictor:
             return self.path.asof(row, self.path.moment(row), store)
         except StateUnavailable:
             return self.path.asof(row, None, None)
+
+    def _decided_or_error(self, prepared: Prepared | PilotageError, scores: Iterator[float]) -> Scored | PilotageError:
+        if isinstance(prepared, PilotageError):
+            return prepared
+        try:
+            return self.decided(prepared, next(scores))
+        except BundleCorrupt as error:
+            return error
+
+    def _snapshot(self, state: OnlineState | None) -> Snapshot:
+        if state is None:
+            raise self._stateless()
+        return state.snapshot
 
     def _stateless(self) -> ModelNotReady:
         return ModelNotReady(

@@ -6,13 +6,14 @@ The same definition as for frames, to the same bits; ``verify_rows`` sees to tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pilotage.errors import BundleCorrupt, InvalidRequest
+from pilotage.errors import BundleCorrupt, InvalidRequest, StateUnavailable
+from pilotage.features.columnar import ColumnLookups
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.state import RowLookups, RowState
 from pilotage.features.timeline import stored_type
@@ -29,6 +30,7 @@ class RowPath:
         columns = {**view.request_types, **view.state_types}
         self.bundle = bundle
         self.lookups = RowLookups(view.lookups, view.request_types)
+        self._batches = ColumnLookups(view.lookups, view.request_types)
         self.features = view.compiled
         self.rule = CompiledRow({"fallback.rule": bundle.fallback.cast(pl.Float64)}, columns)
         at = definition.predicts_at
@@ -75,16 +77,34 @@ class RowPath:
             return list(self._unknown)
         return self.lookups.answer(row, moment, state)
 
+    def asof_many(
+        self, rows: Sequence[Sequence[Any]], moments: Sequence[int | None], state: RowState | None
+    ) -> Sequence[Sequence[Any] | StateUnavailable]:
+        """``asof`` of several rows, each with its own result or error; all at once where the state is in memory."""
+        if state is None or self._moment is None or not rows or not self.bundle.asof:
+            return [self._unknown] * len(rows)
+        at = [moment for moment in moments if moment is not None]
+        try:
+            state.require(min(at))
+            known = self._batches.answer(rows, at, state)
+        except StateUnavailable:
+            # Perhaps not for all of them: each is told for itself.
+            known = None
+        if known is not None:
+            return known
+        return [self._asof_or_error(row, moment, state) for row, moment in zip(rows, moments, strict=True)]
+
+    def _asof_or_error(self, row: Sequence[Any], moment: int | None, state: RowState) -> list[Any] | StateUnavailable:
+        try:
+            return self.asof(row, moment, state)
+        except StateUnavailable as error:
+            return error
+
 
 def to_micros(moment: datetime) -> int:
     """Microseconds since 1970 UTC, exactly."""
     since = moment - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def to_moment(micros: int) -> datetime:
-    """The other way round, in UTC."""
-    return _EPOCH + timedelta(microseconds=micros)
 
 
 def verify_rows(bundle: Bundle, path: RowPath) -> None:

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.lake import Lake
+from pilotage.features.columnar import ColumnLookups
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.compiled.row import frame_of
 from pilotage.features.memory import MemoryStore
@@ -60,10 +61,12 @@ def online(world: World, requests: pl.DataFrame, reach: timedelta = timedelta(da
             same_bits(VIEW.online(requests, loaded), answers)
             for state in (loaded, store):
                 one_row_at_a_time(requests, state, answers)
+            in_a_batch(requests, loaded, answers)
             return answers
 
 
 LOOKUPS = RowLookups(VIEW.lookups, VIEW.request_types)
+BATCHES = ColumnLookups(VIEW.lookups, VIEW.request_types)
 FEATURES = CompiledRow(VIEW.rows.expressions, {**VIEW.request_types, **VIEW.state_types})
 MOMENT_OF = CompiledRow({"at": DEFINITION.predicts_at}, VIEW.request_types)  # type: ignore[dict-item]
 
@@ -78,6 +81,14 @@ def one_row_at_a_time(requests: pl.DataFrame, state: MemoryStore | OnlineStore, 
     types = [*VIEW.state_types.items(), *((f"feature_{name}", dtype) for name, dtype in VIEW.schema.items())]
     wanted = answers.select(*VIEW.state_types, *(pl.col(name).alias(f"feature_{name}") for name in VIEW.schema))
     same_bits(frame_of(rows, dict(types)), wanted)
+
+
+def in_a_batch(requests: pl.DataFrame, state: MemoryStore, answers: pl.DataFrame) -> None:
+    """The path of a batch gives the same as-of columns, to the last bit."""
+    rows = requests.select(pl.all().to_physical()).rows()
+    known = BATCHES.answer(rows, [MOMENT_OF(request)[0] for request in rows], state)
+    assert known is not None
+    same_bits(frame_of(known, VIEW.state_types), answers.select(*VIEW.state_types))
 
 
 class Spec(SimpleNamespace):

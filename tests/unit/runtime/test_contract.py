@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pilotage.errors import InvalidRequest
 from pilotage.runtime.contract import Contract
+from pilotage.spec import RequestField
 from pilotage.testing.bundles import tiny_rows, tiny_spec
 
 SPEC = tiny_spec()
@@ -48,6 +49,44 @@ def test_whatever_is_sent_is_taken_exactly_or_refused_by_its_name(name: str, val
         else:
             assert taken == value
             assert isinstance(taken, type(value)) or (isinstance(taken, float) and isinstance(value, int))
+
+
+BOUND = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.5, 5.0, -(2.0**63), 2.0**63])
+TYPES = st.sampled_from([pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Datetime("us", "UTC")])
+FIELD = st.builds(
+    RequestField,
+    name=st.sampled_from(["a", "b", "c"]),
+    dtype=TYPES,
+    description=st.just("A field."),
+    example=st.none(),
+    nullable=st.booleans(),
+    minimum=BOUND,
+    maximum=BOUND,
+    one_of=st.lists(st.sampled_from(["x", "y", "zé"]), unique=True).map(tuple),
+)
+LIKELY = st.one_of(
+    st.sampled_from([None, True, 0, 1, 5, -(2**63), 2**63, 10**400, 0.5, 5.0, -0.0, math.nan, math.inf]),
+    st.sampled_from(["x", "zé", "\ud800", "x" * 1000, "x" * 1001]),
+    st.sampled_from(["2024-01-01T10:00:00Z", "2024-01-01T10:00:00.5+00:00", "2024-01-01T10:00:00+01:00"]),
+    st.sampled_from(["2024-01-01 10:00:00Z", "2024-01-01T10:00:00", "1899-12-31T23:59:59Z"]),
+    st.sampled_from([None, UTC, timezone(timedelta(0), "Z")]).map(lambda zone: datetime(2024, 1, 1, tzinfo=zone)),
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(
+    st.lists(FIELD, min_size=1, max_size=3, unique_by=lambda field: field.name),
+    st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), LIKELY | ANYTHING) | ANYTHING,
+)
+def test_the_quick_check_of_a_row_takes_what_the_one_that_says_what_is_wrong_takes(fields: Any, row: Any) -> None:
+    contract = Contract(fields)
+    outcomes = []
+    for check in (contract.row, contract.explained):
+        try:
+            outcomes.append([(type(value), repr(value)) for value in check(row)])
+        except InvalidRequest as error:
+            outcomes.append([(error.message, error.fix, error.details)])
+    assert outcomes[0] == outcomes[1]
 
 
 @settings(deadline=None)

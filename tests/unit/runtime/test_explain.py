@@ -50,7 +50,7 @@ def test_contributions_are_lightgbms_own_and_add_up_to_the_answer(bundle: Bundle
     predictor = Predictor(bundle, 1)
     for answer in scored(bundle):
         explanation = predictor.explain(answer)
-        row = np.frombuffer(answer.key).reshape(1, -1)
+        row = np.frombuffer(answer.prepared.key).reshape(1, -1)
         *wanted, base = booster.predict(row, pred_contrib=True, num_threads=1)[0]
         by_name = {each.feature: each.contribution for each in explanation.contributions}
 
@@ -72,8 +72,11 @@ def test_the_largest_comes_first_in_the_specs_words_with_the_value_as_the_model_
         sizes = [abs(each.contribution) for each in contributions]
         assert sizes == sorted(sizes, reverse=True)
         assert {each.feature: (each.description, each.unit) for each in contributions} == words
-        assert {each.feature: each.value for each in contributions} == answer.features
-    assert {type(value) for value in (answer.features["shop"], answer.features["express"])} == {str, bool}
+        assert {each.feature: each.value for each in contributions} == answer.prepared.features
+    assert {type(value) for value in (answer.prepared.features["shop"], answer.prepared.features["express"])} == {
+        str,
+        bool,
+    }
 
 
 def test_reasons_are_what_spoke_for_the_decision_and_advice_is_for_what_stands_in_the_way(bundle: Bundle) -> None:

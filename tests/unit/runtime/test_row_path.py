@@ -20,7 +20,7 @@ from pilotage.errors import BundleCorrupt, InvalidRequest, ModelNotReady, Pilota
 from pilotage.features.online import build_online
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.runtime.predictor import Predictor, Scored
-from pilotage.runtime.row import RowPath, to_micros, to_moment, verify_rows
+from pilotage.runtime.row import RowPath, to_micros, verify_rows
 from pilotage.runtime.scorer import Calibrator, RowEncoder, encode
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import Fallback, Serving
@@ -82,22 +82,22 @@ def test_one_request_many_and_a_frame_get_the_same_bits(bundle: Bundle, state: O
     together = [each for each in predictor.score_many(asked, state) if isinstance(each, Scored)]
 
     assert [each.probability for each in alone] == [each.probability for each in frames]
-    assert [each.features for each in alone] == [each.features for each in frames]
+    assert [each.prepared.features for each in alone] == [each.features for each in frames]
     assert [each.decision for each in alone] == [each.decision for each in frames]
     assert alone == together
-    assert {each.features["stock_level"] for each in alone} == {4, 40, None}
+    assert {each.prepared.features["stock_level"] for each in alone} == {4, 40, None}
 
 
 def test_what_was_scored_says_what_it_was_made_of(bundle: Bundle, state: OnlineState) -> None:
     request = {**requests(1)[0], "shop": "north", "ordered_at": "2024-01-01T10:00:00Z"}
     scored = Predictor(bundle, 3).score_one(request, state)
 
-    assert scored.request == {**request, "ordered_at": datetime(2024, 1, 1, 10, tzinfo=UTC)}
-    assert list(scored.request) == [field.name for field in SPEC.request]
-    assert list(scored.features) == [feature.name for feature in SPEC.features]
-    assert scored.moment == datetime(2024, 1, 1, 10, tzinfo=UTC)
-    assert scored.features["hour"] == 10
-    assert (scored.state, scored.state_through) == (state.state_id, START.replace(day=2))
+    assert scored.prepared.request == {**request, "ordered_at": datetime(2024, 1, 1, 10, tzinfo=UTC)}
+    assert list(scored.prepared.request) == [field.name for field in SPEC.request]
+    assert list(scored.prepared.features) == [feature.name for feature in SPEC.features]
+    assert scored.prepared.moment == to_micros(datetime(2024, 1, 1, 10, tzinfo=UTC))
+    assert scored.prepared.features["hour"] == 10
+    assert (scored.prepared.state, scored.prepared.state_through) == (state.state_id, START.replace(day=2))
     assert scored.referred is False
 
 
@@ -248,5 +248,4 @@ def test_a_row_is_encoded_to_the_doubles_of_a_frame(rows: list[tuple[Any, ...]])
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2199, 12, 31)))
 def test_moments_are_kept_to_the_microsecond(naive: datetime) -> None:
     moment = naive.replace(tzinfo=UTC)
-    assert to_moment(to_micros(moment)) == moment
     assert to_micros(moment) == pl.Series([moment]).dt.epoch("us").item()

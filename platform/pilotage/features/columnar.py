@@ -1,0 +1,169 @@
+"""As-of features of a batch of rows in memory, a column at a time: per row, a fifth of what ``RowLookups`` takes.
+
+All rows of a timeline have one order, by key and moment, as one integer each; so the look-ups of a whole batch are one
+binary search. What is looked up, and every rule, is that of ``state.py``; a property test holds them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import polars as pl
+
+from pilotage.features.asof import Lookup
+from pilotage.features.state import Key, microseconds
+from pilotage.spec import Latest
+
+NULL = -(2**63)
+"""Stands for null in a column of integers."""
+_NO_ROWS = np.empty(0, dtype=np.int64)
+
+
+class TimelineArrays:
+    """One timeline, sorted by key and moment. Never changes."""
+
+    __slots__ = ("_first", "_known_at", "_moments", "_order", "_ordinals", "columns")
+
+    def __init__(
+        self, spans: Mapping[Key, tuple[int, int]], known_at: np.ndarray, columns: Sequence[np.ndarray | list[Any]]
+    ) -> None:
+        """Works out the order once: two sorts of its moments.
+
+        Args:
+            spans: Key → its first row and the row after its last, in the order of the rows.
+            known_at: Microseconds since 1970 UTC, ascending in each span.
+            columns: The payload: int64 (null is ``NULL``), float64 (null is NaN), or a list of anything.
+        """
+        self.columns = columns
+        self._known_at = known_at
+        # Without a key: one-column keys are asked for as they are, which saves a tuple a row.
+        single = all(len(key) == 1 for key in spans)
+        self._ordinals: dict[Any, int] = {key[0] if single else key: place for place, key in enumerate(spans)}
+        self._first = np.array([first for first, _ in spans.values()], dtype=np.int64)
+        self._moments = np.unique(known_at)
+        lengths = [end - first for first, end in spans.values()]
+        ordinals = np.repeat(np.arange(len(spans), dtype=np.int64), lengths)
+        self._order = ordinals * (len(self._moments) + 1) + np.searchsorted(self._moments, known_at) + 1
+
+    def ordinals(self, keys: Sequence[Any]) -> np.ndarray:
+        """The place of each key among the keys, -1 for one that is not there; a key of one column as its value."""
+        get = self._ordinals.get
+        return np.array([get(key, -1) for key in keys], dtype=np.int64)
+
+    def find(self, ordinals: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Positions of the newest row of each key that was known at a moment; -1 where there is none."""
+        if not len(self._first):
+            return np.full(len(at), -1)
+        known = np.searchsorted(self._moments, at, "right")
+        positions = np.searchsorted(self._order, ordinals * (len(self._moments) + 1) + known, "right") - 1
+        # Rows before a key's first are another key's; all rows are before the place of a key that is not there.
+        positions[positions < self._first[ordinals]] = -1
+        return positions
+
+    def age(self, positions: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """Microseconds since each row became known; of position -1 something."""
+        return at - self._known_at[positions] if len(self._known_at) else at
+
+
+class ArrayState(Protocol):
+    """Where batches are looked up: ``MemoryStore``."""
+
+    def arrays(self, name: str) -> TimelineArrays | None:
+        """A timeline, or ``None`` if it is not held in arrays. Raises ``StateUnavailable`` if there is none."""
+
+
+_Step = Callable[[TimelineArrays, np.ndarray, np.ndarray], list[list[Any]]]
+"""The columns of one look-up: of keys by their ordinals, at moments."""
+
+
+class ColumnLookups:
+    """``RowLookups`` for many rows."""
+
+    def __init__(self, lookups: Sequence[Lookup], request: Mapping[str, pl.DataType]) -> None:
+        """Works out once what to ask; arguments as for ``RowLookups``."""
+        positions = {name: position for position, name in enumerate(request)}
+        self._steps = [
+            (lookup.timeline.name, itemgetter(*(positions[name] for name in lookup.on)), _step(lookup))
+            for lookup in lookups
+        ]
+        types = [dtype for lookup in lookups for dtype in lookup.outputs.values()]
+        self._flags = [slot for slot, dtype in enumerate(types) if dtype == pl.Boolean()]
+
+    def answer(self, rows: Sequence[Sequence[Any]], at: Sequence[int], state: ArrayState) -> list[Any] | None:
+        """The as-of columns of each row, in order; ``None`` if the state does not hold all it needs in arrays.
+
+        Args:
+            rows: Values of the request columns as they are stored.
+            at: The prediction moment of each, microseconds since 1970 UTC; the state must reach back to all of them.
+            state: Where to look.
+
+        Raises:
+            StateUnavailable: The state lacks a timeline.
+        """
+        moments = np.array(at, dtype=np.int64)
+        columns: list[list[Any]] = []
+        for name, key, step in self._steps:
+            timeline = state.arrays(name)
+            if timeline is None:
+                return None
+            columns += step(timeline, timeline.ordinals([key(row) for row in rows]), moments)
+        for slot in self._flags:
+            columns[slot] = [None if value is None else bool(value) for value in columns[slot]]
+        return list(zip(*columns, strict=True))
+
+
+def _step(lookup: Lookup) -> _Step:
+    declared = lookup.declared
+    if isinstance(declared, Latest):
+        return _latest(None if declared.max_age is None else microseconds(declared.max_age))
+    return _window(declared.aggregate, microseconds(declared.over))
+
+
+def _latest(oldest: int | None) -> _Step:
+    def step(timeline: TimelineArrays, ordinals: np.ndarray, at: np.ndarray) -> list[list[Any]]:
+        positions = timeline.find(ordinals, at)
+        if oldest is not None:
+            positions[timeline.age(positions, at) > oldest] = -1
+        return [_taken(column, positions) for column in timeline.columns]
+
+    return step
+
+
+def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
+    def step(timeline: TimelineArrays, ordinals: np.ndarray, at: np.ndarray) -> list[list[Any]]:
+        now, then = timeline.find(ordinals, at), timeline.find(ordinals, at - over)
+        counts, sums = (_total(column, now) - _total(column, then) for column in timeline.columns)
+        if aggregate == "count":
+            return [counts.tolist()]
+        if aggregate == "sum":
+            return [sums.tolist()]
+        pairs = zip(sums.astype(np.float64).tolist(), counts.astype(np.float64).tolist(), strict=True)
+        return [[total / count if count else None for total, count in pairs]]
+
+    return step
+
+
+def _taken(column: np.ndarray | list[Any], positions: np.ndarray) -> list[Any]:
+    """Values at positions, as they are stored; ``None`` for null, and at -1."""
+    if isinstance(column, list):
+        return [None if position < 0 else column[position] for position in positions.tolist()]
+    if not len(column):
+        return [None] * len(positions)
+    taken = column[positions]
+    if column.dtype == np.float64:
+        taken[positions < 0] = np.nan
+        return [value if value == value else None for value in taken.tolist()]  # noqa: PLR0124 - tells a NaN
+    taken[positions < 0] = NULL
+    return [None if value == NULL else value for value in taken.tolist()]
+
+
+def _total(column: np.ndarray | list[Any], positions: np.ndarray) -> np.ndarray:
+    """Running totals at positions; 0 at -1."""
+    if not len(column):
+        return _NO_ROWS if not len(positions) else np.zeros(len(positions), dtype=np.int64)
+    taken: np.ndarray = np.asarray(column)[positions]
+    taken[positions < 0] = 0
+    return taken
