@@ -10,8 +10,8 @@ import msgspec
 from pilotage.errors import InvalidRequest, PilotageError, RateLimited
 from pilotage.runtime.access.caller import Role
 from pilotage.runtime.answer import PredictionRecord
-from pilotage.runtime.desk import Drafted
 from pilotage.runtime.log import encode
+from pilotage.runtime.scribe import Drafted
 from pilotage.spec import ModelSpec, RequestField
 from serving import logs
 from serving.exchange import Exchange
@@ -75,7 +75,7 @@ class Predict(Endpoint):
         """Answers one request with an id."""
         if logged:
             [record] = logged
-            return json_answer(exchange.core.responder.desks[self.model].repeat(record, _decoded(body)))
+            return json_answer(exchange.core.responder.desks[self.model].scribe.repeat(record, _decoded(body)))
         drafted = await self._predict(exchange, body)
         exchange.core.shadows.offer(drafted)
         return json_answer(drafted.answer)
@@ -165,7 +165,7 @@ class Outcomes(Endpoint):
             entity=self._entity,
             caller=exchange.caller.id,
             now=datetime.now(UTC),
-            protect=core.responder.desks[self.model].protect,
+            protect=core.responder.desks[self.model].scribe.protect,
         )
         await core.log.submit(*(encode(record) for record in records))
         core.metrics.took_outcomes(self.model, len(records))

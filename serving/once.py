@@ -9,6 +9,7 @@ import msgspec
 
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.idempotency import Fresh, Logged, Stored
+from pilotage.runtime.log import singles
 from serving.exchange import Exchange
 from serving.protocols import Rendered
 
@@ -71,6 +72,7 @@ async def _claimed(exchange: Exchange, endpoint: Replies, body: bytes, claim: Fr
 def _give_up(exchange: Exchange, claim: Fresh | Logged) -> None:
     """The next one tries again; it is not logged again if it was."""
     if exchange.committed:
-        exchange.core.idempotency.hand_on(claim, exchange.committed)
+        records = [record for line in exchange.committed for record in singles(line)]
+        exchange.core.idempotency.hand_on(claim, records)
     else:
         exchange.core.idempotency.abandon(claim)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from pilotage.errors import LogUnavailable, PilotageError
 from pilotage.runtime.answer import Answer, PredictionRecord
-from pilotage.runtime.desk import Drafted
+from pilotage.runtime.responder import Many
+from pilotage.runtime.scribe import Drafted
 from serving.exchange import Exchange
 
 _AT_ONCE = 100
@@ -29,16 +30,14 @@ async def answer_rows(
         LogUnavailable: The answers can't be logged, and the model does not answer without.
     """
     core = exchange.core
-    drafts = await _drafts(exchange, model, rows, version)
-    drafted = [each for each in drafts if isinstance(each, Drafted)]
-    for each in drafts:
-        if isinstance(each, PilotageError):
-            core.metrics.failed(model, each)
-    if whole and len(drafted) < len(drafts):
+    drafts, payloads = await _drafts(exchange, model, rows, version)
+    errors = [each for each in drafts if isinstance(each, PilotageError)]
+    for error in errors:
+        core.metrics.failed(model, error)
+    if whole and errors:
         return [each.answer if isinstance(each, Drafted) else each for each in drafts]
     lost: PilotageError | None = None
-    if drafted:
-        payloads = [each.payload for each in drafted]
+    if payloads:
         try:
             await core.log.submit(*payloads)
             exchange.committed = payloads
@@ -65,31 +64,32 @@ async def repeat_rows(
     Raises:
         LogUnavailable: It can't be told any more which row is whose.
     """
-    desk = exchange.core.responder.desks[model]
+    scribe = exchange.core.responder.desks[model].scribe
     # Rows that break the contract were not logged; they break it still.
-    drafts = await _drafts(exchange, model, rows)
+    drafts, _ = await _drafts(exchange, model, rows)
     if sum(isinstance(each, Drafted) for each in drafts) != len(logged):
         raise LogUnavailable(
             "The request was answered before, and its answers can't be put together again.",
             fix="Send it with another id if it may be answered twice.",
         )
     records = iter(logged)
-    return [desk.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
+    return [scribe.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
 
 
-async def _drafts(
-    exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None
-) -> list[Drafted | PilotageError]:
-    drafts: list[Drafted | PilotageError] = []
+async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> Many:
+    results: list[Drafted | PilotageError] = []
+    payloads: list[bytes] = []
     for first in range(0, len(rows), _AT_ONCE):
         if first:
             # Others wait for the loop as well.
             await asyncio.sleep(0)
-        drafts += exchange.core.responder.answer_many(
+        some = exchange.core.responder.answer_many(
             model,
             rows[first : first + _AT_ONCE],
             request_id=exchange.request_id,
             caller=exchange.caller.id,
             version=version,
         )
-    return drafts
+        results += some.results
+        payloads += some.payloads
+    return Many(results, payloads)

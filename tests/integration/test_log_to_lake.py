@@ -24,7 +24,7 @@ from pilotage.monitoring.predictions import labelled, move_log, read_log, read_o
 from pilotage.monitoring.skew import check_skew
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.runtime.bundle import read_bundle
-from pilotage.runtime.desk import Drafted
+from pilotage.runtime.scribe import Drafted
 from pilotage.runtime.log import PredictionLog, encode
 from pilotage.runtime.log.segments import decode
 from pilotage.settings import Settings

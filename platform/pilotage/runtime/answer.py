@@ -5,6 +5,7 @@ A log record is told by its ``kind``. Times are microseconds since 1970 UTC in t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
@@ -105,6 +106,69 @@ class PredictionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kin
     Only drawn requests say which version is better."""
 
 
+class BatchRow(msgspec.Struct, frozen=True, array_like=True):
+    """One prediction of a ``BatchRecord``."""
+
+    prediction_id: str
+    moment: int | None
+    probability: float | None
+    decision: bool | None
+    referred: bool
+    reasons: tuple[str, ...]
+    request: list[Any]
+    """Values of ``request_names``; personal ones as pseudonyms."""
+    features: list[Any]
+    """Values of ``feature_names``."""
+
+
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="predictions"):
+    """Predictions of one request that one version answered: what they share is written once.
+
+    Only how the log writes them: whoever reads the log gets a ``PredictionRecord`` for each.
+    """
+
+    request_id: str
+    model: str
+    at: int
+    version: int
+    stage: str
+    answered_by: AnsweredBy
+    latency_us: int
+    caller: str
+    state: str | None
+    entity_names: tuple[str, ...]
+    """Fields of the request that are the entity's."""
+    request_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    rows: list[BatchRow]
+
+    def records(self) -> Iterator[PredictionRecord]:
+        """The predictions, in order."""
+        for row in self.rows:
+            request = dict(zip(self.request_names, row.request, strict=True))
+            yield PredictionRecord(
+                prediction_id=row.prediction_id,
+                request_id=self.request_id,
+                model=self.model,
+                entity={name: request[name] for name in self.entity_names},
+                at=self.at,
+                moment=row.moment,
+                version=self.version,
+                stage=self.stage,
+                answered_by=self.answered_by,
+                probability=row.probability,
+                decision=row.decision,
+                referred=row.referred,
+                reasons=row.reasons,
+                latency_us=self.latency_us,
+                caller=self.caller,
+                request=request,
+                features=dict(zip(self.feature_names, row.features, strict=True)),
+                state=self.state,
+                routed_version=self.version,
+            )
+
+
 class ShadowRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="shadow"):
     """What a shadow version would have answered to a prediction. Never part of an answer."""
 
@@ -145,3 +209,6 @@ class StateRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
 
 
 Record = PredictionRecord | ShadowRecord | OutcomeRecord | StateRecord
+"""What is read from the log."""
+Written = Record | BatchRecord
+"""What is written to it."""

@@ -41,6 +41,7 @@ class Explainer:
             BundleCorrupt: The model's output has no log-odds.
         """
         bundle = self._bundle
+        seen = scored.prepared.features
         parts, expected = bundle.scorer.contributions(scored.prepared.key)
         scale = _log_odds_per_unit(bundle.scorer.objective)
         ordered = sorted(zip(bundle.features, parts, strict=True), key=lambda each: -abs(each[1]))
@@ -48,7 +49,7 @@ class Explainer:
             Contribution(
                 feature=feature.name,
                 description=feature.description,
-                value=scored.prepared.features[feature.name],
+                value=seen[feature.name],
                 unit=feature.unit,
                 contribution=part * scale,
             )
@@ -57,7 +58,7 @@ class Explainer:
         towards = scale if scored.decision else -scale
         spoke = [feature for feature, part in ordered if part * towards > _NEGLIGIBLE]
         reasons = tuple(
-            _sentence(feature, scored.prepared.features[feature.name], "" if scored.decision else feature.advice)
+            _sentence(feature, seen[feature.name], "" if scored.decision else feature.advice)
             for feature in spoke[:MOST_REASONS]
         )
         return Explanation(

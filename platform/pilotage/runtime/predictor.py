@@ -53,20 +53,34 @@ class Prediction:
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A checked request with everything that the model needs to answer it."""
 
-    request: dict[str, Any]
-    """The checked values, by field, in the contract's order."""
+    fields: tuple[str, ...]
+    """Names of the request's fields, in the contract's order."""
+    values: list[Any]
+    """What they hold, checked; times are datetimes in UTC."""
     moment: int | None
     """The prediction moment, microseconds since 1970 UTC; ``None`` for a model without a time."""
     row: list[Any]
     """Request and as-of columns as ``RowPath`` computes with them."""
-    features: dict[str, Any]
-    """What the model sees, in its order."""
+    names: tuple[str, ...]
+    """Names of the features, in the model's order."""
+    computed: list[Any]
+    """What the model sees."""
     key: bytes
     """The numbers that the model reads, as doubles: two requests with the same key get the same probability."""
     state_through: datetime | None
     """How far the as-of features knew (UTC)."""
     state: str | None
     """Id of the state that the as-of features are from; ``None`` for a model without any."""
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The checked values by field."""
+        return dict(zip(self.fields, self.values, strict=True))
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """What the model sees, by name."""
+        return dict(zip(self.names, self.computed, strict=True))
 
 
 class Scored(msgspec.Struct, frozen=True, gc=False):
@@ -156,10 +170,12 @@ class Predictor:
         self, values: list[Any], moment: int | None, row: list[Any], features: list[Any], snapshot: Snapshot | None
     ) -> Prepared:
         return Prepared(
-            request=dict(zip(self._fields, values, strict=True)),
+            fields=self._fields,
+            values=values,
             moment=moment,
             row=row,
-            features=dict(zip(self._names, features, strict=True)),
+            names=self._names,
+            computed=features,
             key=self._scorer.encode_row(features),
             state_through=None if snapshot is None else snapshot.through,
             state=None if snapshot is None else snapshot.id,

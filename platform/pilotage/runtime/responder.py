@@ -10,20 +10,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
-from pilotage.runtime.answer import Explanation, Record
+from pilotage.runtime.answer import Explanation, Written
 from pilotage.runtime.board import Board, Loaded
-from pilotage.runtime.desk import Asked, Desk, Drafted, Earlier, Ids, Stage, Turn
+from pilotage.runtime.desk import Desk, Earlier
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.predictor import Scored
 from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.runtime.scribe import Asked, Drafted, Ids, Stage, Turn
 from pilotage.spec import ModelSpec
 
 _LONGEST_REASON = 300
 """Characters of a reason in an answer."""
+
+
+class Many(NamedTuple):
+    """What was answered to many rows."""
+
+    results: list[Drafted | PilotageError]
+    """Each row's own, in order; the log gets ``payloads``, and not what stands in a draft."""
+    payloads: list[bytes]
+    """The records of all answers, as the log holds them: one for all, or one each."""
 
 
 class Responder:
@@ -35,7 +45,7 @@ class Responder:
         follower: Follower,
         *,
         pseudonyms: Pseudonyms,
-        encode: Callable[[Record], bytes],
+        encode: Callable[[Written], bytes],
         keep: Callable[[str, bytes], bool],
         report: Callable[[str], None],
     ) -> None:
@@ -92,7 +102,7 @@ class Responder:
 
     def answer_many(
         self, model: str, rows: Sequence[Any], *, request_id: str, caller: str, version: int | None = None
-    ) -> list[Drafted | PilotageError]:
+    ) -> Many:
         """Answers many requests of one caller, each with its own answer or error, in order.
 
         Args:
@@ -109,32 +119,48 @@ class Responder:
         started = time.perf_counter_ns()
         board = self._boards.get(model) or self._missing(model)
         desk = self.desks[model]
+        asked = [Asked(row, request_id, caller, started) for row in rows]
         results: list[Drafted | PilotageError | None] = [None] * len(rows)
-        turns: dict[int, list[tuple[int, Turn]]] = {}
-        if board.plan.killed is None:
-            for index, row in enumerate(rows):
-                turn = self._turn(desk, board, row) if version is None else _numbered(board, version)
-                if turn is None:
-                    break
-                turns.setdefault(turn.loaded.version, []).append((index, turn))
-        for members in turns.values():
-            loaded = members[0][1].loaded
-            if not loaded.breaker.allows():
-                continue
-            try:
-                scores = loaded.predictor.score_many([rows[index] for index, _ in members], board.state)
-            except Exception as error:
-                self._failed(loaded, members[0][1].stage, error)
-                continue
-            for (index, turn), scored in zip(members, scores, strict=True):
+        for turn, members in self._turns(desk, board, asked, version):
+            scores = self._scores(board, turn, [asked[index].request for index in members])
+            if board.canary is None and all(isinstance(each, (Scored, InvalidRequest)) for each in scores):
+                # Every row that keeps the contract was answered by the version whose turn it was: one record will do.
+                return _at_once(desk, board, asked, turn, scores)
+            for index, scored in zip(members, scores, strict=False):
                 if isinstance(scored, Scored):
-                    loaded.breaker.succeeded()
-                    results[index] = desk.draft(board, Asked(rows[index], request_id, caller, started), turn, scored)
+                    results[index] = desk.draft(board, asked[index], turn, scored)
         # What is left goes the way of a single request, which knows how to fall back.
-        return [
-            self._one_of_many(model, rows[index], request_id, caller) if result is None else result
-            for index, result in enumerate(results)
-        ]
+        apart = [self._one_of_many(model, asked[index]) if each is None else each for index, each in enumerate(results)]
+        return Many(apart, [each.payload for each in apart if isinstance(each, Drafted)])
+
+    def _turns(
+        self, desk: Desk, board: Board, asked: Sequence[Asked], version: int | None
+    ) -> list[tuple[Turn, Sequence[int]]]:
+        """Whose turn it is to answer which rows; nobody's where a single request would have to fall back."""
+        if board.plan.killed is not None or not asked:
+            return []
+        if version is not None or board.canary is None:
+            turn = _numbered(board, version) if version is not None else self._turn(desk, board, None)
+            return [] if turn is None else [(turn, range(len(asked)))]
+        turns: dict[Turn, list[int]] = {}
+        for index, each in enumerate(asked):
+            if (turn := self._turn(desk, board, each.request)) is not None:
+                turns.setdefault(turn, []).append(index)
+        return list(turns.items())
+
+    def _scores(self, board: Board, turn: Turn, rows: Sequence[Any]) -> Sequence[Scored | PilotageError | None]:
+        """What a version says to each row; ``None`` where it was not asked, or failed."""
+        loaded = turn.loaded
+        if not loaded.breaker.allows():
+            return [None] * len(rows)
+        try:
+            scores = loaded.predictor.score_many(rows, board.state)
+        except Exception as error:
+            self._failed(loaded, turn.stage, error)
+            return [None] * len(rows)
+        if any(isinstance(each, Scored) for each in scores):
+            loaded.breaker.succeeded()
+        return scores
 
     @staticmethod
     def explain(drafted: Drafted) -> Explanation | None:
@@ -143,9 +169,9 @@ class Responder:
             return None
         return drafted.loaded.predictor.explain(drafted.scored)
 
-    def _one_of_many(self, model: str, row: Any, request_id: str, caller: str) -> Drafted | PilotageError:
+    def _one_of_many(self, model: str, asked: Asked) -> Drafted | PilotageError:
         try:
-            return self.answer(model, row, request_id=request_id, caller=caller)
+            return self.answer(model, asked.request, request_id=asked.request_id, caller=asked.caller)
         except PilotageError as error:
             return error
 
@@ -245,6 +271,15 @@ class Responder:
             fix=f"Release one: pilotage promote {model} VERSION.",
             model=model,
         )
+
+
+def _at_once(
+    desk: Desk, board: Board, asked: Sequence[Asked], turn: Turn, scores: Sequence[Scored | PilotageError | None]
+) -> Many:
+    answered = [(each, scored) for each, scored in zip(asked, scores, strict=True) if isinstance(scored, Scored)]
+    drafts, payloads = desk.draft_batch(board, turn, answered)
+    drafted = iter(drafts)
+    return Many([each if isinstance(each, PilotageError) else next(drafted) for each in scores], payloads)
 
 
 def _numbered(board: Board, version: int) -> Turn:

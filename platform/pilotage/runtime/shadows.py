@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.board import Board, Loaded
-from pilotage.runtime.desk import Drafted
 from pilotage.runtime.fallback import told
+from pilotage.runtime.scribe import Drafted
 
 WAITING = 1_000
 """Requests that may wait for their shadows; 30 ms of work."""

@@ -225,13 +225,13 @@ def test_an_orphan_without_a_record_is_removed_and_its_bytes_kept(tmp_path: Path
 
 
 def test_a_segment_of_another_format_is_left_alone(tmp_path: Path) -> None:
-    content = frame([(encode(Header(worker="w", at=1, format=2)),), (b"{}",)])
+    content = frame([(encode(Header(worker="w", at=1, format=3)),), (b"{}",)])
     path = write(tmp_path, content)
     adopted, told = adopt(tmp_path)
     assert adopted == []
-    assert "format 2" in told[0]
+    assert "format 3" in told[0]
     assert path.read_bytes() == content
-    with pytest.raises(UnreadableFile, match="format 2"):
+    with pytest.raises(UnreadableFile, match="format 3"):
         list(payloads(path))
 
 

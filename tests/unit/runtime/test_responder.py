@@ -92,7 +92,7 @@ def test_a_released_model_answers_by_its_rule_until_a_version_is_loaded_also_aft
     assert answer.reasons[0] == "no version could be loaded yet"
     assert record_of(drafted).routed_version is None
     many = world.responder.answer_many("one", [ORDER, {"amount": 1}], request_id="r", caller="k")
-    assert [type(each).__name__ for each in many] == ["Drafted", "InvalidRequest"]
+    assert [type(each).__name__ for each in many.results] == ["Drafted", "InvalidRequest"]
     assert not world.follower.ready()
     world.follower.look()
     assert world.answer("one").answer.answered_by == "model"
@@ -333,7 +333,7 @@ def test_personal_values_are_pseudonyms_in_the_record_and_themselves_in_the_answ
             assert secret not in drafted.payload
         if record.features is not None:
             assert record.features["initial"].startswith("pseudonym:")
-    assert world.responder.desks["one"].protect({"order_id": "A-7"})["order_id"] == record.entity["order_id"]
+    assert world.responder.desks["one"].scribe.protect({"order_id": "A-7"})["order_id"] == record.entity["order_id"]
 
 
 def test_the_log_is_told_which_state_a_prediction_is_from(tmp_path: Path) -> None:
@@ -351,43 +351,6 @@ def test_the_log_is_told_which_state_a_prediction_is_from(tmp_path: Path) -> Non
     assert after.state != record.state
     assert world.kept["stateful"].state == after.state  # type: ignore[union-attr]
     world.follower.stop()
-
-
-# Many
-
-
-def test_many_rows_each_get_what_they_would_get_alone(world: World) -> None:
-    with_canary(world, 0.5)
-    rows: list[Any] = [{**ORDER, "order_id": f"A-{number}", "amount": float(number)} for number in range(40)]
-    rows[3] = {**ORDER, "amount": "much"}
-    rows[5] = 7
-    results = world.responder.answer_many("one", rows, request_id="r-1", caller="k-1")
-    for number, (row, result) in enumerate(zip(rows, results, strict=True)):
-        if number in (3, 5):
-            assert isinstance(result, InvalidRequest)
-            continue
-        alone = world.answer("one", row).answer
-        assert not isinstance(result, Exception)
-        assert (result.answer.version, result.answer.probability) == (alone.version, alone.probability)
-        assert result.answer.entity == {"order_id": f"A-{number}"}
-        assert record_of(result).drawn_by == world.plans["one"].canary.sequence
-
-
-def test_rows_fall_back_one_by_one(world: World) -> None:
-    champion = world.follower.boards["one"].champion
-    fail(champion, "score_many")
-    fail(champion)
-    results = world.responder.answer_many("one", [ORDER, {**ORDER, "amount": 5.0}], request_id="r", caller="")
-    assert [result.answer.answered_by for result in results] == ["rule", "rule"]  # type: ignore[union-attr]
-
-
-def test_a_version_may_be_asked_for_by_its_number(world: World) -> None:
-    with_canary(world, 0.01)
-    [canary] = world.responder.answer_many("one", [ORDER], request_id="r", caller="", version=2)
-    assert (canary.answer.version, canary.answer.stage) == (2, "canary")  # type: ignore[union-attr]
-    assert record_of(canary).drawn_by is None  # type: ignore[arg-type]
-    with pytest.raises(UnknownModel, match="Version 9"):
-        world.responder.answer_many("one", [ORDER], request_id="r", caller="", version=9)
 
 
 def test_an_answer_is_explained_by_the_version_that_gave_it(world: World) -> None:

@@ -6,7 +6,7 @@ here knows HTTP, models or the lake; ``monitoring/`` moves sealed segments there
 """
 
 from pilotage.runtime.log.repair import Adopted, adopt_orphans
-from pilotage.runtime.log.segments import Damage, Segment, encode, oldest, payloads, read_segment, segments
+from pilotage.runtime.log.segments import Damage, Segment, encode, oldest, payloads, read_segment, segments, singles
 from pilotage.runtime.log.writer import PredictionLog
 
 __all__ = [
@@ -20,4 +20,5 @@ __all__ = [
     "payloads",
     "read_segment",
     "segments",
+    "singles",
 ]

@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,11 @@ import msgspec
 import numpy as np
 
 from pilotage.errors import UnreadableFile
-from pilotage.runtime.answer import Record
+from pilotage.runtime.answer import BatchRecord, Record, Written
 from pilotage.runtime.log.framing import scan
 
-FORMAT = 1
+FORMAT = 2
+"""1 had no ``BatchRecord``."""
 OPEN, SEALED, COMMITTED, NEW = ".open", ".sealed", ".committed", ".new"
 TORN, DAMAGED = ".torn", ".damaged"
 
@@ -34,6 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="s
     """The first record of a segment."""
 
     format: int = FORMAT
+    """1, or 2 since there are records of batches."""
     worker: str
     at: int
     """When the segment was begun, microseconds since 1970 UTC."""
@@ -80,7 +83,11 @@ _DECODER: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 _HEADER = msgspec.json.Decoder(Header)
 
 
-def encode(record: Record | Header) -> bytes:
+_BATCHES = msgspec.json.Decoder(BatchRecord)
+_BATCH = b'{"kind":"predictions"'
+
+
+def encode(record: Written | Header) -> bytes:
     """One record as JSON on one line. NaN and infinities become null: JSON has none."""
     return _ENCODER.encode(record)
 
@@ -92,6 +99,13 @@ def decode(payload: bytes) -> Record:
         msgspec.MsgspecError: The payload is no record.
     """
     return _DECODER.decode(payload)
+
+
+def singles(payload: bytes) -> Iterable[bytes]:
+    """A line as it is read: of a batch, the lines that its predictions would have alone."""
+    if not payload.startswith(_BATCH):
+        return (payload,)
+    return map(_ENCODER.encode, _BATCHES.decode(payload).records())
 
 
 def name_of(worker: str, began: datetime, number: int) -> str:
@@ -139,7 +153,15 @@ def _moment(text: str) -> datetime:
 
 
 def payloads(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[bytes]:
-    """The records of a segment as they were written, the oldest first; reads a megabyte at a time.
+    """The records of a segment, each as JSON, the oldest first; those of a batch as if each had been written alone.
+
+    See ``lines``.
+    """
+    return chain.from_iterable(map(singles, lines(path, damage=damage)))
+
+
+def lines(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[bytes]:
+    """What was written into a segment, the oldest first; reads a megabyte at a time.
 
     The end of an open segment may be half written: such bytes, and a submission that is not complete, are left out.
 
@@ -219,9 +241,9 @@ def is_header(payload: bytes, path: Path) -> bool:
     if not payload.startswith(b'{"kind":"segment"'):
         return False
     header = _HEADER.decode(payload)
-    if header.format != FORMAT:
+    if header.format > FORMAT:
         raise UnreadableFile(
-            f"{path.name} is a segment of format {header.format}; this version reads {FORMAT}.",
+            f"{path.name} is a segment of format {header.format}; this version reads up to {FORMAT}.",
             fix="Read it with the version of Pilotage that wrote it, or a newer one.",
             path=str(path),
         )
