@@ -24,8 +24,8 @@ BAD = "tests.faults.bad_disk:BadDiskService"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, in memory; with room for the log of a fast machine, and for the write-ahead log of its
-    requests with an id (200 MB at 2,500 a second)."""
+    """A file system of its own, in memory; with room for the log of a fast machine, and for its table of requests with
+    an id, which keeps their answers for a day. Its write-ahead log needs little of that: it stays below 50 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", str(folder)]

@@ -18,6 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -26,12 +27,19 @@ from pilotage.errors import LogUnavailable, PilotageError, RequestConflict, Time
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.lifeline import Lifeline
 from pilotage.runtime.log.search import Request
-from pilotage.runtime.requests_table import ANY, NOBODY, RequestsTable, decode_records
+from pilotage.runtime.requests_table import ANY, NOBODY, RequestsTable, decode_records, is_busy
+from pilotage.runtime.requests_wal import BUSY_S
 from pilotage.settings import Settings
 
 _TICK_S = 1.0
 _SYNC_EVERY = 5
-"""Ticks between two checkpoints."""
+"""Ticks between two times that the table is put on the disk; sooner if its write-ahead log grows large."""
+_ROUND_S = 0.01
+"""Least time between two rounds of the thread, however often it is poked."""
+_PATIENCE_S = 2.0
+"""How long a request waits for a table that others have. They need it for milliseconds, on a disk that works."""
+_QUIET = 5
+"""Ticks that others may be in the way of the thread before an operator is told."""
 
 
 class Fresh(NamedTuple):
@@ -84,7 +92,7 @@ class Idempotency:
         self._unsaved: dict[int, _Outcome] = {}
         """What the table did not take yet."""
         self._poke = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -100,10 +108,12 @@ class Idempotency:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Ends the thread, and lets go of what is owned: call it when no request is under way any more."""
-        self._closing = True
+        self._closing.set()
         self._poke.set()
         if self._thread is not None:
             self._thread.join(timeout_s)
+            with suppress(LogUnavailable):  # Then the log has it.
+                _patiently(self._save)
         self._requests.close()
 
     def begin(
@@ -119,7 +129,7 @@ class Idempotency:
 
         Raises:
             RequestConflict: The id was used for another body.
-            LogUnavailable: The table can't be used.
+            LogUnavailable: The table can't be used, or is busy.
         """
         request = Request(caller, model, request_id)
         with self._requests.use() as (table, life):
@@ -138,17 +148,25 @@ class Idempotency:
     async def admit(
         self, caller: str, request_id: str, body_sha256: bytes, *, model: str, timeout_s: float = 10.0
     ) -> Fresh | Logged | Stored:
-        """``begin``, but waits for whoever is at the same request.
+        """``begin``, but waits for whoever is at the same request, or has the table.
 
         Raises:
             RequestConflict: As in ``begin``.
             LogUnavailable: As in ``begin``.
             TimedOut: The other one did not finish in time.
         """
-        deadline = time.monotonic() + timeout_s
+        began = time.monotonic()
         pause_s = 0.002
-        while isinstance(outcome := self.begin(caller, request_id, body_sha256, model=model), Pending):
-            if time.monotonic() >= deadline:
+        while True:
+            try:
+                outcome = self.begin(caller, request_id, body_sha256, model=model)
+            except LogUnavailable as error:
+                if not is_busy(error) or time.monotonic() - began >= min(timeout_s, _PATIENCE_S):
+                    raise
+                outcome = Pending()
+            if not isinstance(outcome, Pending):
+                return outcome
+            if time.monotonic() - began >= timeout_s:
                 raise TimedOut(
                     f"The first request with the id {request_id!r} is not answered yet.",
                     fix="Send it again with the same id.",
@@ -156,7 +174,6 @@ class Idempotency:
                 )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.05)
-        return outcome
 
     def finish(self, claim: Fresh | Logged, body: bytes, status: int) -> None:
         """Stores the answer, before it is sent and after its prediction is in the log. Never raises.
@@ -183,7 +200,7 @@ class Idempotency:
         self._settle_own(claim.row, _HandedOn(b"[" + b",".join(payloads) + b"]"))
 
     def maintain(self, *, sync: bool = False) -> None:
-        """What the thread does every second.
+        """What the thread does every second, and when the write-ahead log has grown large.
 
         Args:
             sync: Whether to put the table on the disk.
@@ -191,13 +208,10 @@ class Idempotency:
         Raises:
             LogUnavailable: The table can't be used.
         """
-        for row, outcome in list(self._unsaved.items()):
-            with self._requests.use() as (table, life):
-                _store(table, life, row, outcome)
-                self._unsaved.pop(row, None)
-        self._requests.bury()
-        self._requests.forget()
-        if sync:
+        _patiently(self._save)
+        _patiently(self._requests.bury)
+        _patiently(self._requests.forget)
+        if sync or self._requests.crowded():
             self._requests.sync()
 
     def _existing(
@@ -236,6 +250,7 @@ class Idempotency:
         if owner == life.token and isinstance(unsaved := self._unsaved.get(row), Stored):
             return unsaved
         if not life.alive(owner):
+            self._requests.miss(owner)
             self._poke.set()
         return Pending()
 
@@ -245,21 +260,46 @@ class Idempotency:
                 _store(table, life, row, outcome)
         except LogUnavailable:
             self._unsaved[row] = outcome
+            self._poke.set()
+        if self._requests.crowded():
+            self._poke.set()
+
+    def _save(self) -> None:
+        for row, outcome in list(self._unsaved.items()):
+            with self._requests.use() as (table, life):
+                _store(table, life, row, outcome)
+                self._unsaved.pop(row, None)
 
     def _run(self) -> None:
-        tick = 0
-        failed = False
-        while not self._closing:
-            try:
-                self.maintain(sync=tick % _SYNC_EVERY == 0)
-                failed = False
-            except (PilotageError, OSError, msgspec.MsgspecError) as error:
-                if not failed:
-                    self._report(f"idempotency: {error}")
-                failed = True
-            tick += 1
-            self._poke.wait(_TICK_S)
+        tick, failed = 0, 0
+        due = time.monotonic()
+        while not self._closing.wait(_ROUND_S):
             self._poke.clear()
+            whole = time.monotonic() >= due
+            try:
+                self.maintain(sync=whole and tick % _SYNC_EVERY == 0)
+                failed = 0
+            except (PilotageError, OSError, msgspec.MsgspecError) as error:
+                failed += 1
+                if failed == (_QUIET if isinstance(error, LogUnavailable) and is_busy(error) else 1):
+                    self._report(f"idempotency: {error}")
+                # Not at every request's poke: to try has a cost for them.
+                self._closing.wait(_TICK_S)
+            if whole:
+                tick, due = tick + 1, time.monotonic() + _TICK_S
+            self._poke.wait(max(0.0, due - time.monotonic()))
+
+
+def _patiently(step: Callable[[], None]) -> None:
+    """Does it again while others have the table, for a while."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return step()
+        except LogUnavailable as error:
+            if not is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(_ROUND_S)
 
 
 def _store(table: sqlite3.Connection, life: Lifeline, row: int, outcome: _Outcome) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from pilotage.errors import LogUnavailable, UnreadableFile
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.lifeline import Lifeline
 from pilotage.runtime.log.search import Request, find_predictions
+from pilotage.runtime.requests_wal import BUSY_S, LIMIT_BYTES, WriteAheadLog, touch
 
 LIFETIME_S = 24 * 3600.0
 """How long an id is remembered, seconds."""
@@ -41,14 +42,26 @@ CREATE TABLE IF NOT EXISTS requests (
 );
 CREATE TABLE IF NOT EXISTS synced (one INTEGER PRIMARY KEY CHECK (one = 1), boot TEXT NOT NULL, at REAL NOT NULL)
 """
+_FORGET = """
+DELETE FROM requests WHERE id IN (
+    SELECT id FROM (
+        SELECT *, row_number() OVER (ORDER BY id) AS place
+        FROM (SELECT id, began_at, status, owner FROM requests ORDER BY id LIMIT ?)
+    ) WHERE (began_at < ? OR place <= ?) AND (status IS NOT NULL OR owner = ?)
+)
+"""
+_OLDEST_UNDER_WAY = """
+SELECT DISTINCT owner FROM (SELECT owner, status FROM requests ORDER BY id LIMIT ?)
+WHERE status IS NULL AND owner NOT IN (?, ?)
+"""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SYNC_S = 60.0
 """Longest time between two checkpoints: after a crash of the machine, that much of the log is read."""
 _CHUNK = 500
 """Rows that one transaction deletes: it keeps the other workers waiting for a millisecond."""
 _CHUNKS = 20
-_BUSY_S = 0.25
-"""How long a call waits for another worker's transaction, which takes microseconds."""
+_BUSY_MS = 2
+"""How long a call waits for another worker's transaction, which takes microseconds. It is the event loop that waits."""
 
 
 class RequestsTable:
@@ -60,6 +73,7 @@ class RequestsTable:
         report: Told what an operator must know.
         lifetime_s: How long an id is remembered.
         at_most: How many are.
+        wal_bytes: Size from which the write-ahead log is emptied.
         clock: Seconds since 1970.
     """
 
@@ -71,6 +85,7 @@ class RequestsTable:
         report: Callable[[str], None],
         lifetime_s: float = LIFETIME_S,
         at_most: int = AT_MOST,
+        wal_bytes: int = LIMIT_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
@@ -79,32 +94,39 @@ class RequestsTable:
         self._report = report
         self._lifetime_s = lifetime_s
         self._at_most = at_most
+        self._wal_bytes = wal_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._lifeline: Lifeline | None = None
+        self._wal: WriteAheadLog | None = None
         self._synced = (-1, 0.0)
+        self._missed: set[str] = set()
+        """Owners of rows that are under way, to be looked at: who died without a trace has no file any more."""
 
     @contextmanager
     def use(self) -> Iterator[tuple[sqlite3.Connection, Lifeline]]:
         """The table and this process's lifeline, for one thread at a time.
 
         Raises:
-            LogUnavailable: It can't be used.
+            LogUnavailable: It can't be used, or not now: see ``is_busy``.
         """
         with self._lock:
             try:
                 if self._lifeline is None:
                     self._lifeline = Lifeline(self._folder / "workers")
-                if self._connection is None:
-                    self._connection = self._open(self._path)
-                yield self._connection, self._lifeline
+                if self._wal is None:
+                    self._wal = WriteAheadLog(self._path, limit_bytes=self._wal_bytes)
+                with self._wal.kept():
+                    if self._connection is None:
+                        self._connection = self._open(self._path, self._wal)
+                    yield self._connection, self._lifeline
             except (sqlite3.Error, OSError, UnreadableFile, msgspec.MsgspecError) as error:
-                busy = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-                if self._connection is not None and not busy:
+                unusable = _unusable(error)
+                if self._connection is not None and not is_busy(unusable):
                     self._connection.close()
                     self._connection = None
-                raise _unusable(error) from error
+                raise unusable from error
 
     def close(self) -> None:
         """Lets go of everything: from now on this process counts as dead."""
@@ -115,6 +137,9 @@ class RequestsTable:
             if self._lifeline is not None:
                 self._lifeline.close()
                 self._lifeline = None
+            if self._wal is not None:
+                self._wal.close()
+                self._wal = None
 
     def now(self) -> float:
         """Seconds since 1970."""
@@ -131,13 +156,17 @@ class RequestsTable:
             LogUnavailable: The table can't be used.
             UnreadableFile: A segment of the log is of another format.
         """
-        with self.use() as (table, life):
-            dead = list(life.dead())
-            # Owners without a file died too: whoever cleaned up after them was killed half way.
-            owners = [row[0] for row in table.execute("SELECT DISTINCT owner FROM requests WHERE status IS NULL")]
-            dead += [owner for owner in owners if owner != NOBODY and owner not in dead and not life.alive(owner)]
+        with self.use() as (_table, life):
+            dead = set(life.dead())
+            # Some died without a file: whoever cleaned up after them was killed half way, or the machine was.
+            missed, self._missed = self._missed, set()
+            dead.update(owner for owner in missed if not life.alive(owner))
         for token in dead:
             self._bury(token)
+
+    def miss(self, owner: str) -> None:
+        """Has ``bury`` look whether this one lives."""
+        self._missed.add(owner)
 
     def forget(self) -> None:
         """Deletes what is too old or too much, a little at a time. Rows are about in the order of their age.
@@ -146,38 +175,45 @@ class RequestsTable:
             LogUnavailable: The table can't be used.
         """
         for _ in range(_CHUNKS):
-            with self.use() as (table, _life):
-                span = table.execute("SELECT max(id) - min(id) + 1 FROM requests").fetchone()[0] or 0
-                too_many = min(_CHUNK, max(0, span - self._at_most))
-                gone = table.execute(
-                    "DELETE FROM requests WHERE id IN (SELECT id FROM"
-                    " (SELECT id, began_at, status, owner, row_number() OVER (ORDER BY id) AS place"
-                    "  FROM (SELECT * FROM requests ORDER BY id LIMIT ?))"
-                    " WHERE (began_at < ? OR place <= ?) AND (status IS NOT NULL OR owner = ?))",
-                    (_CHUNK, self._clock() - self._lifetime_s, too_many, NOBODY),
-                ).rowcount
+            with self.use() as (table, life):
+                # Two queries, since SQLite reads the whole table to find both ends in one.
+                span = table.execute(
+                    "SELECT (SELECT max(id) FROM requests) - (SELECT min(id) FROM requests)"
+                ).fetchone()
+                too_many = min(_CHUNK, max(0, (span[0] or 0) + 1 - self._at_most))
+                gone = table.execute(_FORGET, (_CHUNK, self._clock() - self._lifetime_s, too_many, NOBODY)).rowcount
+                under_way = table.execute(_OLDEST_UNDER_WAY, (_CHUNK, NOBODY, life.token))
+                self._missed.update(owner for (owner,) in under_way)
             if gone < _CHUNK:
                 return
+            if self.crowded():
+                self.sync()
+                if self.crowded():
+                    return
+
+    def crowded(self) -> bool:
+        """Whether the write-ahead log is so large that it is time to ``sync``."""
+        wal = self._wal
+        return wal is not None and wal.too_large()
 
     def sync(self) -> None:
-        """Puts on the disk what this process changed.
+        """Puts on the disk what was changed, and empties the write-ahead log. Waits for the disk, and lets requests go
+        on while it does.
 
         Raises:
-            LogUnavailable: The table can't be used.
+            LogUnavailable: The table can't be used, or others are in the way.
         """
         with self.use() as (table, _life):
             now = self._clock()
-            if table.total_changes == self._synced[0] and now - self._synced[1] < _SYNC_S:
-                return
-            table.execute("UPDATE synced SET at = ?", (now,))
             changes = table.total_changes
-        # On a connection of its own, without the lock: it waits for the disk, and requests must not.
+            wal = self._wal
+        if wal is None or (changes == self._synced[0] and now - self._synced[1] < _SYNC_S and not wal.too_large()):
+            return
         try:
-            with closing(sqlite3.connect(self._path, isolation_level=None, timeout=_BUSY_S)) as connection:
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        except sqlite3.Error as error:
+            if wal.empty(now):
+                self._synced = (changes, now)
+        except (sqlite3.Error, OSError) as error:
             raise _unusable(error) from error
-        self._synced = (changes, now)
 
     def _bury(self, token: str) -> None:
         with self.use() as (table, life):
@@ -209,12 +245,12 @@ class RequestsTable:
                 f"{len(left) - len(known) + len(found)} are in the log"
             )
 
-    def _open(self, path: Path) -> sqlite3.Connection:
+    def _open(self, path: Path, wal: WriteAheadLog) -> sqlite3.Connection:
         # Made before SQLite makes it, so that it is this user's alone. Only if it isn't there: to close a file that
         # another connection of this process has open would end its locks.
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, isolation_level=None, timeout=_BUSY_S, check_same_thread=False)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S, check_same_thread=False)
         try:
             for pragma in (
                 "journal_mode = WAL",
@@ -227,17 +263,22 @@ class RequestsTable:
                 connection.execute(f"PRAGMA {pragma}")
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
-            self._restore(connection)
+            self._restore(connection, wal)
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _restore(self, table: sqlite3.Connection) -> None:
+    def _restore(self, table: sqlite3.Connection, wal: WriteAheadLog) -> None:
         """After a crash of the machine, or with a new table: takes what it lacks from the log."""
         boot = _boot()
         known = table.execute("SELECT boot, at FROM synced").fetchone()
         if known is not None and known[0] == boot:
+            # Whoever writes first to a new write-ahead log waits for the disk: that shall be no request. Where there is
+            # no room, what was answered can still be read.
+            with suppress(sqlite3.OperationalError):
+                touch(table)
             return
         now = self._clock()
         since = now - self._lifetime_s if known is None else max(known[1] - 1.0, now - self._lifetime_s)
@@ -253,6 +294,8 @@ class RequestsTable:
                 ),
             )
             table.execute("COMMIT")
+            if wal.too_large():
+                table.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         table.execute("INSERT OR REPLACE INTO synced (one, boot, at) VALUES (1, ?, ?)", (boot, now))
 
 
@@ -264,11 +307,19 @@ def decode_records(logged: bytes) -> tuple[PredictionRecord, ...]:
 _RECORDS = msgspec.json.Decoder(tuple[PredictionRecord, ...])
 
 
+def is_busy(error: LogUnavailable) -> bool:
+    """Whether somebody else has the table for a moment, and nothing is wrong with it."""
+    return "busy" in error.details
+
+
 def _unusable(error: Exception) -> LogUnavailable:
+    # The low byte of SQLite's code; the rest of it says with whom.
+    busy = isinstance(error, BlockingIOError) or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
     return LogUnavailable(
         f"Requests with an id can't be answered: their table can't be used ({error}).",
         fix="Ask again later, or without an id. Operators: docs/runbooks/prediction-log.md.",
         reason=str(error),
+        **({"busy": True} if busy else {}),
     )
 
 

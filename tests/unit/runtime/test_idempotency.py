@@ -1,104 +1,21 @@
-"""The same request id: the same answer, one log row, whoever dies in between."""
+"""The same request id: the same answer, one log row, whichever worker is asked."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import LogUnavailable, RequestConflict, TimedOut
-from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.idempotency import Fresh, Idempotency, Logged, Pending, Stored
 from pilotage.runtime.log import encode
-from pilotage.runtime.log.framing import frame
-from pilotage.runtime.log.segments import Header
-from pilotage.runtime.requests_table import RequestsTable
-
-BODY = hashlib.sha256(b'{"amount": 1}').digest()
-
-
-def prediction(
-    prediction_id: str, *, request_id: str = "r-1", caller: str = "app", at: int = 10**15
-) -> PredictionRecord:
-    return PredictionRecord(
-        prediction_id=prediction_id,
-        request_id=request_id,
-        model="tiny",
-        entity={},
-        at=at,
-        moment=None,
-        version=1,
-        stage="champion",
-        answered_by="model",
-        probability=0.5,
-        decision=True,
-        referred=False,
-        reasons=(),
-        latency_us=1,
-        caller=caller,
-        request={},
-        features=None,
-        state=None,
-    )
-
-
-class Host:
-    """Workers that share a folder; each can die, which leaves what it owned as it is."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.log = folder / "log"
-        self.log.mkdir()
-        self.now = 10.0**9
-        self.told: list[str] = []
-        self._segments = 0
-        self._workers: list[Idempotency] = []
-
-    def worker(self, **more: float) -> Idempotency:
-        worker = self.real_worker(clock=lambda: self.now, **more)
-        self._workers.append(worker)
-        return worker
-
-    def real_worker(self, **more: Any) -> Idempotency:
-        """By the real clock, unless told otherwise."""
-        table = RequestsTable(self.folder, log=self.log, report=self.told.append, **more)
-        return Idempotency(table, report=self.told.append)
-
-    def die(self, worker: Idempotency) -> None:
-        worker.close()
-
-    def write(self, *records: PredictionRecord, suffix: str = ".open") -> Path:
-        """Logs what a worker submitted at once, as the log of a dead worker."""
-        self._segments += 1
-        path = self.log / f"w-20010909T014640.000000Z-{self._segments:06d}{suffix}"
-        header = encode(Header(worker="w", at=0))
-        path.write_bytes(frame([(header,)]) + frame([tuple(encode(record) for record in records)]))
-        return path
-
-    def close(self) -> None:
-        for worker in self._workers:
-            worker.close()
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
-    host = Host(tmp_path)
-    yield host
-    host.close()
-
-
-def take(worker: Idempotency, request_id: str = "r-1", *, body: bytes = BODY, caller: str = "app", model: str = "tiny"):
-    return worker.begin(caller, request_id, body, model=model)
+from tests.unit.runtime.sharing import BODY, Host, prediction, take
 
 
 def test_the_first_asker_predicts_and_every_later_one_gets_its_bytes_from_any_worker(host: Host) -> None:
@@ -179,111 +96,6 @@ def test_a_late_finish_of_a_request_that_was_given_up_reaches_no_other_request(h
     assert take(one, "r-2") == Pending()
 
 
-def test_an_owner_that_died_before_it_logged_is_succeeded(host: Host) -> None:
-    one, other = host.worker(), host.worker()
-    take(one)
-    host.die(one)
-    assert take(other) == Pending()
-    other.maintain()
-    assert isinstance(take(other), Fresh)
-
-
-@pytest.mark.parametrize("suffix", [".open", ".sealed"])
-def test_an_owner_that_died_after_it_logged_leaves_its_prediction_to_the_next(host: Host, suffix: str) -> None:
-    one, other = host.worker(), host.worker()
-    take(one)
-    logged = (prediction("p-1"), prediction("p-2"))
-    host.write(*logged, suffix=suffix)
-    host.write(prediction("p-3", caller="another app"))
-    host.die(one)
-    other.maintain()
-    claim = take(other)
-    assert isinstance(claim, Logged)
-    assert claim.records == logged
-    assert take(other) == Pending()
-    other.finish(claim, b"answer", 200)
-    assert take(other) == Stored(b"answer", 200)
-
-
-def test_what_is_found_in_the_log_stays_found_when_the_log_has_moved_on_and_the_successor_dies_too(host: Host) -> None:
-    one, other, third = host.worker(), host.worker(), host.worker()
-    take(one)
-    path = host.write(prediction("p-1"))
-    host.die(one)
-    other.maintain()
-    path.unlink()
-    assert isinstance(take(other), Logged)
-    host.die(other)
-    third.maintain()
-    claim = take(third)
-    assert isinstance(claim, Logged)
-    assert claim.records == (prediction("p-1"),)
-    third.abandon(claim)
-    assert isinstance(take(third), Logged)
-
-
-def test_half_a_submission_counts_as_not_logged(host: Host) -> None:
-    one, other = host.worker(), host.worker()
-    take(one)
-    path = host.write(prediction("p-1"), prediction("p-2"))
-    path.write_bytes(path.read_bytes()[:-5])
-    host.die(one)
-    other.maintain()
-    assert isinstance(take(other), Fresh)
-
-
-def test_the_living_are_left_alone(host: Host) -> None:
-    one, other = host.worker(), host.worker()
-    take(one)
-    host.write(prediction("p-1"))
-    other.maintain()
-    assert take(other) == Pending()
-
-
-def test_ids_are_forgotten_after_their_time_and_may_then_be_used_for_another_body(host: Host) -> None:
-    one = host.worker(lifetime_s=60)
-    one.finish(take(one), b"answer", 200)
-    host.now += 59
-    one.maintain()
-    assert take(one) == Stored(b"answer", 200)
-    host.now += 2
-    assert isinstance(take(one, body=b"other" * 6), Fresh)
-
-
-def test_what_expired_is_deleted_and_what_is_under_way_is_not(host: Host) -> None:
-    one = host.worker(lifetime_s=60)
-    for number in range(1200):
-        one.finish(take(one, f"r-{number}"), b"answer", 200)
-    take(one, "under way")
-    host.now += 61
-    one.finish(take(one, "new"), b"answer", 200)
-    one.maintain(sync=True)
-    assert ids(host) == ["under way", "new"]
-
-
-def test_beyond_the_bound_the_oldest_are_forgotten_first(host: Host) -> None:
-    one = host.worker(at_most=10)
-    for number in range(25):
-        one.finish(take(one, f"r-{number}"), b"answer", 200)
-    one.maintain(sync=True)
-    assert ids(host) == [f"r-{number}" for number in range(15, 25)]
-
-
-def ids(host: Host) -> list[str]:
-    connection = sqlite3.connect(host.folder / "requests.db")
-    try:
-        return [row[0] for row in connection.execute("SELECT request_id FROM requests ORDER BY id")]
-    finally:
-        connection.close()
-
-
-def test_a_damaged_table_refuses_and_says_what_to_do(host: Host) -> None:
-    (host.folder / "requests.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(LogUnavailable, match=r"runbooks/prediction-log\.md") as caught:
-        take(host.worker())
-    assert caught.value.http_status == 503
-
-
 def test_an_answer_that_the_table_does_not_take_is_kept_and_stored_later(host: Host) -> None:
     one, other = host.worker(), host.worker()
     claim = take(one)
@@ -298,78 +110,6 @@ def test_an_answer_that_the_table_does_not_take_is_kept_and_stored_later(host: H
     assert take(other) == Pending()
     one.maintain()
     assert take(other) == Stored(b"answer", 200)
-
-
-def test_the_table_is_readable_for_its_user_alone(host: Host) -> None:
-    take(host.worker())
-    assert {path.name: oct(path.stat().st_mode & 0o077) for path in host.folder.glob("requests.db*")} == dict.fromkeys(
-        ["requests.db", "requests.db-wal", "requests.db-shm"], "0o0"
-    )
-
-
-def test_a_table_that_a_crash_of_the_machine_set_back_is_completed_from_the_log(host: Host) -> None:
-    one = host.worker()
-    one.finish(take(one, "known"), b"answer", 200)
-    one.maintain(sync=True)
-    one.close()
-    connection = sqlite3.connect(host.folder / "requests.db")
-    connection.execute("UPDATE synced SET boot = 'the boot before'")
-    connection.commit()
-    connection.close()
-    at = int(host.now * 1e6)
-    host.write(prediction("p-0", request_id="known", at=at), suffix=".sealed")
-    host.write(prediction("p-1", request_id="lost", at=at), suffix=".sealed")
-    again = host.worker()
-    assert take(again, "known") == Stored(b"answer", 200)
-    claim = take(again, "lost")
-    assert isinstance(claim, Logged)
-    assert [record.prediction_id for record in claim.records] == ["p-1"]
-    again.finish(claim, b"answer", 200)
-    with pytest.raises(RequestConflict):
-        take(again, "lost", body=b"other" * 6)
-
-
-CHILD = """
-import sys
-from pathlib import Path
-from pilotage.runtime.idempotency import Idempotency
-from pilotage.runtime.requests_table import RequestsTable
-
-folder = Path(sys.argv[1])
-worker = Idempotency(RequestsTable(folder, log=folder / "log", report=print), report=print)
-print(*(type(worker.begin("app", f"r-{number}", b"body", model="tiny")).__name__ for number in range(200)), flush=True)
-sys.stdin.read()
-"""
-
-
-def start(host: Host) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, str(host.folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def test_of_two_processes_one_owns_each_request_and_a_killed_one_is_succeeded(host: Host) -> None:
-    children = [start(host), start(host)]
-    try:
-        outcomes = [(child.stdout or sys.stdin).readline().split() for child in children]
-        assert [sorted(pair) for pair in zip(*outcomes, strict=True)] == [["Fresh", "Pending"]] * 200
-    finally:
-        for child in children:
-            child.kill()
-            child.communicate()
-    host.write(prediction("p-7", request_id="r-7", at=2 * 10**15))
-
-    async def ask_all() -> list[str]:
-        survivor = host.real_worker()
-        survivor.start()
-        try:
-            waiting = [survivor.admit("app", f"r-{number}", b"body", model="tiny") for number in range(200)]
-            return [type(outcome).__name__ for outcome in await asyncio.gather(*waiting)]
-        finally:
-            survivor.close()
-
-    assert asyncio.run(ask_all()) == ["Logged" if number == 7 else "Fresh" for number in range(200)]
-    # The survivor's own folder entry is all that is left of three processes.
-    assert len(list((host.folder / "workers").iterdir())) == 1
 
 
 @settings(max_examples=40)
