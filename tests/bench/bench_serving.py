@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from tests.bench.serving.home import Prepared, prepare
 from tests.bench.serving.load import Load, closed_loop, request_bytes
@@ -150,14 +151,12 @@ def main(home: Path) -> None:
                     flush=True,
                 )
             if name == "pilotage":
-                rows = [
-                    json.dumps({"requests": prepared.requests[i : i + BULK]}).encode() for i in range(0, 1000, BULK)
-                ]
+                rows = [json.dumps({"requests": each}).encode() for each in _batches(prepared.requests)]
                 bulk[name] = measure(
                     server, [request_bytes("/flight_delay/predict/batch", body, headers=auth) for body in rows], 4
                 )
             if name == "mlflow":
-                rows = [payload(prepared.features[i : i + BULK], prepared.bundle) for i in range(0, 1000, BULK)]
+                rows = [payload(each, prepared.bundle) for each in _batches(prepared.features)]
                 bulk[name] = measure(server, [request_bytes("/invocations", body) for body in rows], 4)
     for connections in CONNECTIONS:
         mine = results["pilotage", connections]
@@ -175,6 +174,10 @@ def main(home: Path) -> None:
     rates = {name: got.load.rate * BULK for name, got in bulk.items()}
     times = rates["pilotage"] / rates["mlflow"]
     print(f"{BULK} rows a request: {rates['pilotage']:,.0f} rows/s, {times:.1f} times MLflow's")
+
+
+def _batches(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [rows[first : first + BULK] for first in range(0, len(rows), BULK)]
 
 
 def _key(prepared: Prepared) -> str:

@@ -19,18 +19,19 @@ from pilotage.spec import Latest
 
 NULL = -(2**63)
 """Stands for null in a column of integers."""
-_NO_ROWS = np.empty(0, dtype=np.int64)
+_LARGEST = 2**62
+"""Of the integers that tell key and moment."""
 
 
 class TimelineArrays:
     """One timeline, sorted by key and moment. Never changes."""
 
-    __slots__ = ("_first", "_known_at", "_moments", "_order", "_ordinals", "columns")
+    __slots__ = ("_first", "_known_at", "_moments", "_order", "_ordinals", "_start", "_unit", "_width", "columns")
 
     def __init__(
         self, spans: Mapping[Key, tuple[int, int]], known_at: np.ndarray, columns: Sequence[np.ndarray | list[Any]]
     ) -> None:
-        """Works out the order once: two sorts of its moments.
+        """Works out the order once.
 
         Args:
             spans: Key → its first row and the row after its last, in the order of the rows.
@@ -43,10 +44,20 @@ class TimelineArrays:
         single = all(len(key) == 1 for key in spans)
         self._ordinals: dict[Any, int] = {key[0] if single else key: place for place, key in enumerate(spans)}
         self._first = np.array([first for first, _ in spans.values()], dtype=np.int64)
-        self._moments = np.unique(known_at)
-        lengths = [end - first for first, end in spans.values()]
-        ordinals = np.repeat(np.arange(len(spans), dtype=np.int64), lengths)
-        self._order = ordinals * (len(self._moments) + 1) + np.searchsorted(self._moments, known_at) + 1
+        self._moments: np.ndarray | None = None
+        """Each moment once, where ticks would not fit into an integer together with the keys."""
+        self._start = int(known_at.min()) if len(known_at) else 0
+        self._unit = int(np.gcd.reduce(known_at - self._start)) or 1 if len(known_at) else 1
+        """Microseconds of a tick; every moment is a whole number of them after the first."""
+        self._width = (int(known_at.max()) - self._start) // self._unit + 2 if len(known_at) else 1
+        """Ticks that there are, and one before them."""
+        if self._width * len(spans) > _LARGEST:
+            self._moments = np.unique(known_at)
+            self._width = len(self._moments) + 1
+        ordinals = np.repeat(np.arange(len(spans)), [end - first for first, end in spans.values()])
+        order = ordinals * self._width + self._ticks(known_at)
+        small = self._width * len(spans) < np.iinfo(np.int32).max
+        self._order = order.astype(np.int32 if small else np.int64)
 
     def ordinals(self, keys: Sequence[Any]) -> np.ndarray:
         """The place of each key among the keys, -1 for one that is not there; a key of one column as its value."""
@@ -54,11 +65,17 @@ class TimelineArrays:
         return np.array([get(key, -1) for key in keys], dtype=np.int64)
 
     def find(self, ordinals: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """Positions of the newest row of each key that was known at a moment; -1 where there is none."""
+        """Positions of the newest row of each key that was known at a moment; -1 where there is none.
+
+        Args:
+            ordinals: Shape (keys,).
+            at: Microseconds since 1970 UTC; shape (…, keys).
+        """
         if not len(self._first):
-            return np.full(len(at), -1)
-        known = np.searchsorted(self._moments, at, "right")
-        positions = np.searchsorted(self._order, ordinals * (len(self._moments) + 1) + known, "right") - 1
+            return np.full(at.shape, -1)
+        # Of the type of what is searched: for another one, that would be copied.
+        wanted = (ordinals * self._width + self._ticks(at)).astype(self._order.dtype, copy=False)
+        positions: np.ndarray = self._order.searchsorted(wanted, "right") - 1
         # Rows before a key's first are another key's; all rows are before the place of a key that is not there.
         positions[positions < self._first[ordinals]] = -1
         return positions
@@ -66,6 +83,16 @@ class TimelineArrays:
     def age(self, positions: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Microseconds since each row became known; of position -1 something."""
         return at - self._known_at[positions] if len(self._known_at) else at
+
+    def _ticks(self, at: np.ndarray) -> np.ndarray:
+        """How many ticks, or moments, are not after each; from 0."""
+        if self._moments is not None:
+            known: np.ndarray = self._moments.searchsorted(at, "right")
+            return known
+        ticks = (at - self._start) // self._unit + 1
+        # Twice as quick as np.clip.
+        within: np.ndarray = np.minimum(np.maximum(ticks, 0), self._width - 1)
+        return within
 
 
 class ArrayState(Protocol):
@@ -85,10 +112,8 @@ class ColumnLookups:
     def __init__(self, lookups: Sequence[Lookup], request: Mapping[str, pl.DataType]) -> None:
         """Works out once what to ask; arguments as for ``RowLookups``."""
         positions = {name: position for position, name in enumerate(request)}
-        self._steps = [
-            (lookup.timeline.name, itemgetter(*(positions[name] for name in lookup.on)), _step(lookup))
-            for lookup in lookups
-        ]
+        self._steps = [(lookup.timeline.name, lookup.on, _step(lookup)) for lookup in lookups]
+        self._keys = {on: itemgetter(*(positions[name] for name in on)) for _, on, _ in self._steps}
         types = [dtype for lookup in lookups for dtype in lookup.outputs.values()]
         self._flags = [slot for slot, dtype in enumerate(types) if dtype == pl.Boolean()]
 
@@ -104,12 +129,13 @@ class ColumnLookups:
             StateUnavailable: The state lacks a timeline.
         """
         moments = np.array(at, dtype=np.int64)
+        keys = {on: list(map(key, rows)) for on, key in self._keys.items()}
         columns: list[list[Any]] = []
-        for name, key, step in self._steps:
+        for name, on, step in self._steps:
             timeline = state.arrays(name)
             if timeline is None:
                 return None
-            columns += step(timeline, timeline.ordinals([key(row) for row in rows]), moments)
+            columns += step(timeline, timeline.ordinals(keys[on]), moments)
         for slot in self._flags:
             columns[slot] = [None if value is None else bool(value) for value in columns[slot]]
         return list(zip(*columns, strict=True))
@@ -133,9 +159,11 @@ def _latest(oldest: int | None) -> _Step:
 
 
 def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
+    before = np.array([[0], [over]])
+
     def step(timeline: TimelineArrays, ordinals: np.ndarray, at: np.ndarray) -> list[list[Any]]:
-        now, then = timeline.find(ordinals, at), timeline.find(ordinals, at - over)
-        counts, sums = (_total(column, now) - _total(column, then) for column in timeline.columns)
+        positions = timeline.find(ordinals, at - before)
+        counts, sums = (_between(column, positions) for column in timeline.columns)
         if aggregate == "count":
             return [counts.tolist()]
         if aggregate == "sum":
@@ -160,10 +188,11 @@ def _taken(column: np.ndarray | list[Any], positions: np.ndarray) -> list[Any]:
     return [None if value == NULL else value for value in taken.tolist()]
 
 
-def _total(column: np.ndarray | list[Any], positions: np.ndarray) -> np.ndarray:
-    """Running totals at positions; 0 at -1."""
-    if not len(column):
-        return _NO_ROWS if not len(positions) else np.zeros(len(positions), dtype=np.int64)
-    taken: np.ndarray = np.asarray(column)[positions]
+def _between(totals: np.ndarray | list[Any], positions: np.ndarray) -> np.ndarray:
+    """What running totals grew by, from the second positions to the first; at -1 they are 0."""
+    if not len(totals):
+        return np.zeros(positions.shape[1], dtype=np.int64)
+    taken = np.asarray(totals)[positions]
     taken[positions < 0] = 0
-    return taken
+    grown: np.ndarray = taken[0] - taken[1]
+    return grown

@@ -39,9 +39,11 @@ class Remembered(Generic[V]):
         if not self._size:
             return
         entries = self._entries
+        before = len(entries)
         entries[key] = value
-        entries.move_to_end(key)
-        if len(entries) > self._size:
+        if len(entries) == before:
+            entries.move_to_end(key)
+        elif before == self._size:
             entries.popitem(last=False)
 
     def clear(self) -> None:
