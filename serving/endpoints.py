@@ -40,8 +40,6 @@ class Endpoint:
     """Its template, for metrics and traces."""
     json_only = True
     """Whether a body of another kind is refused."""
-    counted = True
-    """Whether a call counts as one request of its key; else the endpoint counts."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -110,7 +108,6 @@ class Many(Endpoint):
     """A route that takes many rows, in the form of a codec."""
 
     json_only = False
-    counted = False
 
     def __init__(self, model: str, codec: Codec, route: str, *, largest: int, version: str | None = None) -> None:
         super().__init__(model)
@@ -130,7 +127,8 @@ class Many(Endpoint):
         """The answer of all rows, in the protocol's form."""
         core, model = exchange.core, self.model
         parsed = self._codec.parse(body, exchange.headers(), request_fields(core, model), largest=self._largest)
-        core.limiter.take(exchange.caller, cost=len(parsed.rows))
+        # The gateway counted one request before anything was read.
+        core.limiter.take(exchange.caller, cost=max(len(parsed.rows), 1), paid=1)
         board = core.follower.boards.get(model)
         if logged is None:
             number = None if self._version is None else oip.check_version(model, self._version, versions(core, model))

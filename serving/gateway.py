@@ -16,7 +16,6 @@ from pilotage.errors import (
     NotAllowed,
     PilotageError,
     RateLimited,
-    RequestTooLarge,
     Unauthenticated,
     UnknownModel,
 )
@@ -121,8 +120,9 @@ class Gateway:
         client = scope["client"]
         caller = exchange.caller = admit(core.ring, scope["headers"], client[0] if client else None)
         caller.require(endpoint.role)
-        if endpoint.counted:
-            core.limiter.take(caller)
+        # Before the body is read and parsed, which has a cost even if it makes no sense; a batch counts its other rows
+        # when they are known.
+        core.limiter.take(caller)
         if scope["method"] != "POST":
             wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Send it by POST.")
             await self._refuse(exchange, endpoint, wrong, status=405, more=((b"allow", b"POST"),))
@@ -131,13 +131,7 @@ class Gateway:
             wrong = InvalidRequest(f"The body is {exchange.kind.decode('latin-1')[:100]!r}.", fix=_NOT_JSON)
             await self._refuse(exchange, endpoint, wrong, status=415)
             return
-        try:
-            await endpoint.answer(exchange)
-        except (InvalidRequest, RequestTooLarge) as error:
-            # What has no rows to count was read all the same; but to be more than the key may ever send costs nothing.
-            if not endpoint.counted and "key" not in error.details:
-                core.limiter.take(caller)
-            raise
+        await endpoint.answer(exchange)
         core.metrics.requested(endpoint.route, exchange.status)
         if core.tracing is not None:
             _trace(exchange, endpoint.route)

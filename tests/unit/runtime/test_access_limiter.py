@@ -98,6 +98,50 @@ def test_a_batch_that_could_never_pass_is_too_large_not_too_early(file: Path, cl
         Limiter(file, clock=clock).take(caller(burst=5), 6)
 
 
+def test_what_was_paid_for_a_batch_before_its_rows_were_known_is_given_back_if_it_is_refused(file: Path, clock: Clock):
+    limiter = Limiter(file, clock=clock)
+    who = caller(per_second=10, burst=5)
+    limiter.take(who)
+    with pytest.raises(RequestTooLarge):
+        limiter.take(who, 6, paid=1)
+    limiter.take(who, 2)
+    limiter.take(who)
+    with pytest.raises(RateLimited) as caught:
+        limiter.take(who, 4, paid=1)
+    clock.now += int(caught.value.details["retry_after_s"] * SECOND) + 1
+    limiter.take(who)
+    limiter.take(who, 4, paid=1)
+    assert granted(limiter, who, 1) == 0
+
+
+@given(
+    st.floats(0.01, 1e6),
+    st.integers(1, 50),
+    st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 60)), max_size=40),
+)
+def test_a_batch_that_pays_in_two_parts_gets_and_pays_what_it_would_in_one(
+    tmp_path_factory: pytest.TempPathFactory, per_second: float, burst: int, steps: list[tuple[int, int]]
+):
+    clock = Clock(SECOND)  # Soon after the machine was started.
+    folder = tmp_path_factory.mktemp("limits")
+    who = caller(per_second=per_second, burst=burst)
+
+    def passes(limiter: Limiter, *parts: tuple[int, int]) -> bool:
+        try:
+            for cost, paid in parts:
+                limiter.take(who, cost, paid=paid)
+        except (RateLimited, RequestTooLarge):
+            return False
+        return True
+
+    one, two = (Limiter(folder / name, clock=clock, slots=4) for name in ("one", "two"))
+    for pause, cost in steps:
+        clock.now += pause
+        assert passes(one, (cost, 0)) is passes(two, (1, 0), (cost, 1))
+    one.close()
+    two.close()
+
+
 def test_keys_do_not_share_their_limits(file: Path, clock: Clock):
     limiter = Limiter(file, clock=clock)
     everybody = [caller(f"key{number:07}") for number in range(50)]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import httpx
 import pytest
 
 from pilotage.runtime.access.caller import ROLES, Limit
@@ -241,13 +242,13 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) ->
         _, key = create_key(service.settings.api_keys, "slow", roles=["predict"], limit=limit)
         service.core.ring.refresh()
         headers = {"authorization": f"Bearer {key}"}
+        batch = service.post("/tiny/predict/batch", json={"requests": [ORDER] * 4}, headers=headers)
+        assert batch.status_code == 413, "more rows than the key can ever send, which costs nothing"
         statuses = [service.predict(headers=headers).status_code for _ in range(4)]
         assert statuses == [200, 200, 200, 429]
         refused = service.predict(headers=headers)
         assert refused.json()["error"] == "RateLimited"
         assert 0 < int(refused.headers["retry-after"]) <= 101
-        batch = service.post("/tiny/predict/batch", json={"requests": [ORDER] * 4}, headers=headers)
-        assert batch.status_code == 413, "more rows than the key can ever send"
 
 
 @pytest.mark.parametrize("path", ["/tiny/predict/batch", "/tiny/invocations", "/v2/models/tiny/infer"])
@@ -260,6 +261,49 @@ def test_a_body_without_rows_counts_as_one_request_of_its_key(tmp_path: Path, pa
         statuses = [service.post(path, content=b"{", headers=headers).status_code for _ in range(4)]
         assert statuses[3] == 429
         assert 429 not in statuses[:3]
+
+
+@pytest.mark.parametrize("path", PREDICTING)
+def test_of_a_key_that_has_used_up_its_limit_no_body_is_read(tmp_path: Path, path: str) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        headers = limited(service, burst=1)
+        assert service.predict(headers=headers).status_code == 200
+        read: list[bytes] = []
+
+        async def told() -> AsyncIterator[bytes]:
+            read.append(b"{")
+            yield b"{"
+
+        assert service.post(path, content=told(), headers=headers).status_code == 429
+        assert read == []
+
+
+def test_a_batch_counts_its_rows_and_nothing_if_they_are_too_many_for_now(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        headers = limited(service, burst=10)
+
+        def batch(rows: int) -> httpx.Response:
+            return service.post("/tiny/predict/batch", json={"requests": [ORDER] * rows}, headers=headers)
+
+        assert [batch(rows).status_code for rows in (7, 4, 4)] == [200, 429, 429]
+        assert 0 < int(batch(4).headers["retry-after"]) <= 101, "one request too many"
+        assert [batch(rows).status_code for rows in (2, 1, 1)] == [200, 200, 429]
+
+
+def test_a_batch_that_is_sent_again_with_its_id_counts_as_one_request(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        headers = {**limited(service, burst=6), "x-request-id": "again"}
+        rows = {"requests": [ORDER] * 4}
+        statuses = [service.post("/tiny/predict/batch", json=rows, headers=headers).status_code for _ in range(4)]
+        assert statuses == [200, 200, 200, 429]
+
+
+def limited(service: Hosted, *, burst: int) -> dict[str, str]:
+    """What a key of so many requests sends."""
+    limit = Limit(per_second=0.01, burst=burst)
+    _, key = create_key(service.settings.api_keys, "limited", roles=["predict"], limit=limit)
+    service.core.ring.refresh()
+    return {"authorization": f"Bearer {key}", **JSON}
 
 
 # Bounds

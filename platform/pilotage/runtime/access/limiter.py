@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pilotage.errors import RateLimited, RequestTooLarge
-from pilotage.runtime.access.caller import Caller
+from pilotage.runtime.access.caller import Caller, Limit
 from pilotage.runtime.access.slots import COUNT, Slots
 
 _RETRY_S = 1.0
@@ -47,27 +47,47 @@ class Limiter:
         self._clock = clock
         self._thread = threading.Lock()
 
-    def take(self, caller: Caller, cost: int = 1) -> None:
+    def take(self, caller: Caller, cost: int = 1, *, paid: int = 0) -> None:
         """Counts a request.
 
         Args:
             caller: Who asks.
             cost: As how many requests it counts: the rows of a batch.
+            paid: As how many it was counted already, before its rows were known. Given back if it is refused.
 
         Raises:
             RateLimited: The key has used up what it may ask for now; nothing was counted. ``retry_after_s`` says when
                 the same request will be let through if nothing else comes in between.
-            RequestTooLarge: It would never be let through.
+            RequestTooLarge: It would never be let through; nothing was counted.
         """
-        if (limit := caller.limit) is None:
+        if (limit := caller.limit) is None or cost == paid:
             return
         if cost > limit.burst:
+            if paid:
+                self._change(caller, limit, -paid)
             raise RequestTooLarge(
                 f"A request with {cost:,} rows is more than the API key {caller.id} may send at once"
                 f" ({limit.burst:,}).",
                 fix=f"Send {limit.burst:,} rows at most, or use a key that was made with a larger --burst.",
                 key=caller.id,
             )
+        after = self._change(caller, limit, cost - paid, refused=-paid)
+        if after <= limit.allowance_ns:
+            return
+        wait = (after - limit.allowance_ns) / 1e9
+        raise RateLimited(
+            f"The API key {caller.id} has used up its {limit.per_second:g} requests a second.",
+            fix=f"Wait {wait:.3g} s, or ask for a key with a higher limit.",
+            key=caller.id,
+            retry_after_s=wait,
+        )
+
+    def _change(self, caller: Caller, limit: Limit, cost: int, *, refused: int = 0) -> int:
+        """Counts, or counts ``refused`` if that is more than the key may have; how far ahead it is, or would be.
+
+        Raises:
+            RateLimited: It can't be told.
+        """
         name = caller.id.encode()
         with self._thread:
             now = self._clock()
@@ -89,17 +109,11 @@ class Limiter:
                 numbers[place] = now + ahead
             after = ahead + cost * limit.interval_ns
             if after <= limit.allowance_ns:
-                numbers[place] = now + after
+                numbers[place] = now + max(after, 0)
+            elif refused:
+                numbers[place] = now + max(ahead + refused * limit.interval_ns, 0)
             self._slots.release(name)
-        if after <= limit.allowance_ns:
-            return
-        wait = (after - limit.allowance_ns) / 1e9
-        raise RateLimited(
-            f"The API key {caller.id} has used up its {limit.per_second:g} requests a second.",
-            fix=f"Wait {wait:.3g} s, or ask for a key with a higher limit.",
-            key=caller.id,
-            retry_after_s=wait,
-        )
+        return after
 
     def close(self) -> None:
         """Lets go of the file."""
