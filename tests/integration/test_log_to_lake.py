@@ -24,9 +24,9 @@ from pilotage.monitoring.predictions import labelled, move_log, read_log, read_o
 from pilotage.monitoring.skew import check_skew
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.runtime.bundle import read_bundle
-from pilotage.runtime.scribe import Drafted
 from pilotage.runtime.log import PredictionLog, encode
 from pilotage.runtime.log.segments import decode
+from pilotage.runtime.scribe import Drafted
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.testing.service import release_bundle
@@ -271,7 +271,7 @@ def test_the_champion_scores_a_table_in_a_run_and_its_numbers_are_the_services(
     house: House, orders: SourceSpec
 ) -> None:
     released(house)
-    served = {each.request["order_id"]: each.probability for each in house.world.serve(range(60))}
+    served = {each.prepared.request["order_id"]: each.probability for each in house.world.serve(range(60))}
     result = house.materialize(scoring_assets(house.world.spec, {"orders": orders}))
     told = house.metadata(result, "tiny/scores")
     assert (told["rows"], told["scored"], told["champion"], told["days"]) == (60, 60, 1, "none")

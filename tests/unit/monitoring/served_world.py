@@ -81,17 +81,18 @@ class World:
         return answers
 
     def record(self, number: int, scored: Scored, pseudonyms: Pseudonyms, skewed: dict[str, Any]) -> PredictionRecord:
-        request = pseudonyms.hide(scored.request, self.personal)
-        telling = [f for f in scored.features if f in self.personal and isinstance(scored.features[f], str)]
+        seen = scored.prepared
+        request, features = pseudonyms.hide(seen.request, self.personal), seen.features
+        telling = [f for f in features if f in self.personal and isinstance(features[f], str)]
         return prediction(
             number,
             entity={name: request[name] for name in self.spec.entity},
-            moment=None if scored.moment is None else microseconds(scored.moment),
+            moment=seen.moment,
             at=microseconds(datetime(2024, 1, 5, tzinfo=UTC) + timedelta(seconds=number)),
             probability=scored.probability,
             decision=scored.decision,
             referred=scored.referred,
             request=msgspec.to_builtins(request),
-            features={**pseudonyms.hide(scored.features, telling), **skewed},
-            state=scored.state,
+            features={**pseudonyms.hide(features, telling), **skewed},
+            state=seen.state,
         )

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from pilotage.errors import InvalidRequest, ModelNotReady, UnpublishedData
+from pilotage.features.state import microseconds
 from pilotage.runtime.bulk import champion_predictor, score_rows
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.predictor import Predictor
@@ -32,13 +33,14 @@ def scores(world: World) -> pl.DataFrame:
 @pytest.mark.parametrize("with_state", [True, False])
 def test_the_scores_are_the_services_to_the_bit(tmp_path: Path, with_state: bool) -> None:
     world = World(tmp_path, with_state=with_state)
-    served = {each.request["order_id"]: each for each in world.serve(range(60))}
+    served = {each.prepared.request["order_id"]: each for each in world.serve(range(60))}
     report = score_rows(world.spec, world.predictor, lake=world.lake, days=None, run_id="run")
     assert (report.rows, report.scored, report.errors) == (60, 60, {})
     for row in scores(world).iter_rows(named=True):
         one = served[row["order_id"]]
         assert np.float64(row["probability"]).tobytes() == np.float64(one.probability).tobytes()
-        assert (row["decision"], row["referred"], row["moment"]) == (one.decision, one.referred, one.moment)
+        assert (row["decision"], row["referred"]) == (one.decision, one.referred)
+        assert (microseconds(row["moment"]) if row["moment"] else None) == one.prepared.moment
         assert row["version"] == 1
 
 

@@ -42,7 +42,7 @@ def test_a_feature_that_was_served_differently_is_found_and_named_with_both_valu
     assert report.skewed == ["per_item"]
     [first, _] = report.differences
     assert (first.prediction_id, first.served) == ("p00010", 1.25)
-    assert first.recomputed == served[0].features["per_item"]
+    assert first.recomputed == served[0].prepared.features["per_item"]
     # Its probability was of the right features, and is not compared as if it had been of the wrong ones.
     assert (report.probabilities, report.other_probabilities) == (10, ())
 
@@ -51,7 +51,9 @@ def test_one_bit_is_a_difference_and_a_feature_that_was_not_served_is_one_too(tm
     world = World(tmp_path)
     [scored] = world.serve(range(1), segment=1)
     world.settings.prediction_log.joinpath(next(world.settings.prediction_log.iterdir())).unlink()
-    world.serve(range(1), segment=2, amount=float(np.nextafter(scored.features["amount"], 1e9)), stock_level=None)
+    world.serve(
+        range(1), segment=2, amount=float(np.nextafter(scored.prepared.features["amount"], 1e9)), stock_level=None
+    )
     assert check(world).skewed == ["amount", "stock_level"]
 
 
