@@ -38,8 +38,13 @@ _ROUND_S = 0.01
 """Least time between two rounds of the thread, however often it is poked."""
 _PATIENCE_S = 2.0
 """How long a request waits for a table that others have. They need it for milliseconds, on a disk that works."""
-_QUIET = 5
-"""Ticks that others may be in the way of the thread before an operator is told."""
+_LOOK_S = 0.002
+"""Time between two looks whether they still have it."""
+_LOOKS = 50
+_RETRY_S = 0.05
+"""How long the thread waits when others were in its way; doubled each time."""
+_QUIET = 8
+"""Times that they may be before an operator is told; five seconds."""
 
 
 class Fresh(NamedTuple):
@@ -91,6 +96,8 @@ class Idempotency:
         self._report = report
         self._unsaved: dict[int, _Outcome] = {}
         """What the table did not take yet."""
+        self._looking: asyncio.Future[None] | None = None
+        """Whoever waits for the table to be free, for all."""
         self._poke = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -163,7 +170,8 @@ class Idempotency:
             except LogUnavailable as error:
                 if not is_busy(error) or time.monotonic() - began >= min(timeout_s, _PATIENCE_S):
                     raise
-                outcome = Pending()
+                await self._freed()
+                continue
             if not isinstance(outcome, Pending):
                 return outcome
             if time.monotonic() - began >= timeout_s:
@@ -254,6 +262,22 @@ class Idempotency:
             self._poke.set()
         return Pending()
 
+    async def _freed(self) -> None:
+        """Waits a little until the table may be free again: one that looks, for all requests that wait."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._look())
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
+            try:
+                with self._requests.use():
+                    return
+            except LogUnavailable as error:
+                if not is_busy(error):
+                    return
+
     def _settle_own(self, row: int, outcome: _Outcome) -> None:
         try:
             with self._requests.use() as (table, life):
@@ -281,10 +305,11 @@ class Idempotency:
                 failed = 0
             except (PilotageError, OSError, msgspec.MsgspecError) as error:
                 failed += 1
-                if failed == (_QUIET if isinstance(error, LogUnavailable) and is_busy(error) else 1):
+                busy = isinstance(error, LogUnavailable) and is_busy(error)
+                if failed == (_QUIET if busy else 1):
                     self._report(f"idempotency: {error}")
                 # Not at every request's poke: to try has a cost for them.
-                self._closing.wait(_TICK_S)
+                self._closing.wait(min(_TICK_S, _RETRY_S * 2 ** min(failed - 1, 10)) if busy else _TICK_S)
             if whole:
                 tick, due = tick + 1, time.monotonic() + _TICK_S
             self._poke.wait(max(0.0, due - time.monotonic()))

@@ -44,6 +44,8 @@ class WriteAheadLog:
         self._door = table.with_suffix(".door")
         self._turn = table.with_suffix(".turn")
         self._mine = _open(self._door)
+        self._shutting = False
+        """Whether this worker shuts the door: with its own requests out of the way it need not wait for theirs."""
 
     def close(self) -> None:
         """Lets go of the door."""
@@ -67,7 +69,7 @@ class WriteAheadLog:
         Raises:
             BlockingIOError: It is being emptied; come again in a few milliseconds.
         """
-        if not _lock(self._mine, fcntl.LOCK_SH):
+        if self._shutting or not _lock(self._mine, fcntl.LOCK_SH):
             raise BlockingIOError("its write-ahead log is being emptied")
         try:
             yield
@@ -126,12 +128,14 @@ class WriteAheadLog:
         file = _open(self._door)
         deadline = time.monotonic() + BUSY_S
         try:
+            self._shutting = True
             while not _lock(file, fcntl.LOCK_EX):
                 if time.monotonic() >= deadline:
                     raise BlockingIOError("its write-ahead log can't be emptied, another worker writes all the time")
                 time.sleep(_PAUSE_S)
             yield
         finally:
+            self._shutting = False
             os.close(file)
 
     def _connect(self) -> sqlite3.Connection:
