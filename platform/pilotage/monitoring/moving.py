@@ -33,8 +33,8 @@ from pilotage.runtime.log import Damage, Segment, adopt_orphans, segments
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
-BATCH_BYTES = 64 * 2**20
-"""Segments that one move takes up, bytes. In memory their records are some five times as large."""
+BATCH_BYTES = 24 * 2**20
+"""Segments that one move takes up, bytes. In memory their rows are five times as large, those of batches twenty."""
 QUIET_S = 60.0
 """A worker that comes back answers repeated requests from what its predecessor logged, and reads that first."""
 _LOCK, _DAMAGED = "mover.lock", ".damaged"

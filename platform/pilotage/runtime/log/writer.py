@@ -50,7 +50,7 @@ class PredictionLog:
         *,
         worker: str,
         report: Callable[[str], None],
-        segment_bytes: int = 64 * _MIB,
+        segment_bytes: int = 24 * _MIB,
         seal_after_s: float = 60.0,
         queue_bytes: int = 32 * _MIB,
         filesystem: Files | None = None,
