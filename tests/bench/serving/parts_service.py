@@ -29,7 +29,7 @@ class _Altered(Core):
         if PART == "unlogged":
             self.log.submit = _at_once  # type: ignore[method-assign]
             for desk in self.responder.desks.values():
-                desk._encode = _nothing
+                desk.scribe._encode = _nothing
 
 
 def _at_once(*_: bytes) -> asyncio.Future[None]:
