@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -38,9 +39,11 @@ _ROUND_S = 0.01
 """Least time between two rounds of the thread, however often it is poked."""
 _PATIENCE_S = 2.0
 """How long a request waits for a table that others have. They need it for milliseconds, on a disk that works."""
-_LOOK_S = 0.002
+_LOOK_S = 0.004
 """Time between two looks whether they still have it."""
-_LOOKS = 50
+_LOOKS = 25
+_AT_ONCE = 100
+"""Answers that the thread stores in one transaction: requests wait for it, a millisecond or two."""
 _RETRY_S = 0.05
 """How long the thread waits when others were in its way; doubled each time."""
 _QUIET = 8
@@ -97,7 +100,7 @@ class Idempotency:
         self._unsaved: dict[int, _Outcome] = {}
         """What the table did not take yet."""
         self._looking: asyncio.Future[None] | None = None
-        """Whoever waits for the table to be free, for all."""
+        """While others have the table: ends when they don't any more, or a little later."""
         self._poke = threading.Event()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -120,7 +123,7 @@ class Idempotency:
         if self._thread is not None:
             self._thread.join(timeout_s)
             with suppress(LogUnavailable):  # Then the log has it.
-                _patiently(self._save)
+                self._save()
         self._requests.close()
 
     def begin(
@@ -165,12 +168,16 @@ class Idempotency:
         began = time.monotonic()
         pause_s = 0.002
         while True:
+            impatient = time.monotonic() - began >= min(timeout_s, _PATIENCE_S)
+            if self._looking is not None and not impatient:
+                await asyncio.shield(self._looking)
+                continue
             try:
                 outcome = self.begin(caller, request_id, body_sha256, model=model)
             except LogUnavailable as error:
-                if not is_busy(error) or time.monotonic() - began >= min(timeout_s, _PATIENCE_S):
+                if not is_busy(error) or impatient:
                     raise
-                await self._freed()
+                self._looking = self._looking or asyncio.ensure_future(self._look())
                 continue
             if not isinstance(outcome, Pending):
                 return outcome
@@ -216,11 +223,13 @@ class Idempotency:
         Raises:
             LogUnavailable: The table can't be used.
         """
-        _patiently(self._save)
-        _patiently(self._requests.bury)
-        _patiently(self._requests.forget)
-        if sync or self._requests.crowded():
-            self._requests.sync()
+        try:
+            self._save()
+            _patiently(self._requests.bury)
+            _patiently(self._requests.forget)
+        finally:
+            if sync or self._requests.crowded():
+                self._requests.sync()
 
     def _existing(
         self, table: sqlite3.Connection, life: Lifeline, request: Request, content: bytes
@@ -262,36 +271,50 @@ class Idempotency:
             self._poke.set()
         return Pending()
 
-    async def _freed(self) -> None:
-        """Waits a little until the table may be free again: one that looks, for all requests that wait."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(self._look())
-        await asyncio.shield(self._looking)
-
     async def _look(self) -> None:
-        for _ in range(_LOOKS):
-            await asyncio.sleep(_LOOK_S)
-            try:
-                with self._requests.use():
+        """Waits until the table is free, but not for long: one for all, since each that tries holds up the loop."""
+        try:
+            for _ in range(_LOOKS):
+                await asyncio.sleep(_LOOK_S)
+                if not self._requests.busy():
                     return
-            except LogUnavailable as error:
-                if not is_busy(error):
-                    return
+        finally:
+            self._looking = None
 
     def _settle_own(self, row: int, outcome: _Outcome) -> None:
+        if self._looking is not None:
+            self._later(row, outcome)
+            return
         try:
             with self._requests.use() as (table, life):
                 _store(table, life, row, outcome)
         except LogUnavailable:
-            self._unsaved[row] = outcome
-            self._poke.set()
+            self._later(row, outcome)
         if self._requests.crowded():
             self._poke.set()
 
+    def _later(self, row: int, outcome: _Outcome) -> None:
+        self._unsaved[row] = outcome
+        self._poke.set()
+
     def _save(self) -> None:
-        for row, outcome in list(self._unsaved.items()):
-            with self._requests.use() as (table, life):
-                _store(table, life, row, outcome)
+        unsaved = list(self._unsaved.items())
+        for start in range(0, len(unsaved), _AT_ONCE):
+            _patiently(partial(self._save_some, unsaved[start : start + _AT_ONCE]))
+
+    def _save_some(self, unsaved: Sequence[tuple[int, _Outcome]]) -> None:
+        with self._requests.use() as (table, life):
+            # In one transaction: whoever has to be waited for is waited for once.
+            table.execute("BEGIN IMMEDIATE")
+            try:
+                for row, outcome in unsaved:
+                    _store(table, life, row, outcome)
+                table.execute("COMMIT")
+            except BaseException:
+                if table.in_transaction:
+                    table.execute("ROLLBACK")
+                raise
+            for row, _ in unsaved:
                 self._unsaved.pop(row, None)
 
     def _run(self) -> None:

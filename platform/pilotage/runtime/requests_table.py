@@ -60,7 +60,7 @@ _SYNC_S = 60.0
 _CHUNK = 500
 """Rows that one transaction deletes: it keeps the other workers waiting for a millisecond."""
 _CHUNKS = 20
-_BUSY_MS = 2
+_BUSY_MS = 5
 """How long a call waits for another worker's transaction, which takes microseconds. It is the event loop that waits."""
 
 
@@ -127,6 +127,16 @@ class RequestsTable:
                     self._connection.close()
                     self._connection = None
                 raise unusable from error
+
+    def busy(self) -> bool:
+        """Whether others have it for a moment."""
+        try:
+            with self.use() as (table, _life):
+                table.execute("BEGIN IMMEDIATE")
+                table.execute("ROLLBACK")
+        except LogUnavailable as error:
+            return is_busy(error)
+        return False
 
     def close(self) -> None:
         """Lets go of everything: from now on this process counts as dead."""
