@@ -1,11 +1,17 @@
-"""A real PostgreSQL server for as long as the tests run."""
+"""A real PostgreSQL server for as long as the tests run, and an online store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import polars as pl
 import pytest
 
+from pilotage.data.lake import Lake
+from pilotage.features.online import build_online
+from pilotage.features.store import OnlineStore
+from tests.contract.online_shop import SHOP, publish
 from tests.postgres import PostgresServer, running_postgres
 
 
@@ -20,3 +26,26 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_database(postgres_server: PostgresServer) -> Callable[[], str]:
     """Makes an empty database, and gives its address."""
     return postgres_server.database
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    """What the shop has published."""
+    lake = Lake(str(tmp_path / "lake"))
+    publish(lake, (-3, "a", 1), (-1, "a", 10), (-0.5, "b", 5), (0, "a", 100))
+    lake.replace("validated/farms", pl.DataFrame({"farm": ["a", "b"], "cows": [40, 3]}), note={})
+    return lake
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of the online store; nothing is there."""
+    return tmp_path / "online" / "shop.db"
+
+
+@pytest.fixture
+def store(lake: Lake, path: Path) -> Iterator[OnlineStore]:
+    """What was built of the lake."""
+    build_online(SHOP, lake=lake, path=path, run_id="run-1")
+    with OnlineStore.open(path) as store:
+        yield store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,9 @@ from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.monitoring.alerts import Alert, AlertBook
 from pilotage.monitoring.alerts.alert import KINDS
 from pilotage.monitoring.alerts.notices import GIVE_UP_AFTER, Message
-from pilotage.monitoring.alerts.outside import OVERDUE, SILENT, keep_watch, look_from_outside, watching
 from pilotage.monitoring.alerts.receivers import Receiver, log_file, read_receivers
 from pilotage.settings import PROJECT, Settings
 from tests.unit.monitoring.alarms import Desk, critical, warning
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Any:
-    made = Desk(tmp_path)
-    yield made
-    made.book.close()
 
 
 def test_a_critical_alarm_is_told_at_once_to_those_of_its_tier_with_all_that_is_needed(desk: Desk) -> None:
@@ -365,111 +356,3 @@ def test_every_kind_has_a_page_that_says_what_to_do() -> None:
         if anchor:
             assert f"\n## {anchor}\n" in (PROJECT / page).read_text(), kind
         assert page == rule.runbook
-
-
-def beat(desk: Desk) -> None:
-    desk.settings.heartbeat.write_text(json.dumps({"at": desk.now.isoformat()}))
-
-
-def outside(desk: Desk) -> str | None:
-    return look_from_outside(desk.settings, clock=lambda: desk.now, tell=desk.tell)
-
-
-def test_the_outer_watch_tells_people_that_the_platform_no_longer_watches_itself(desk: Desk) -> None:
-    assert outside(desk) is None
-    beat(desk)
-    desk.wait(seconds=SILENT.total_seconds())
-    assert outside(desk) is None
-    desk.wait(minutes=1)
-    assert "has not watched itself for 6 minutes" in str(outside(desk))
-    assert desk.titles("oncall") == ["[CRITICAL] daemon silent: heartbeat"]
-    for _ in range(15):
-        desk.wait(minutes=1)
-        beat(desk)
-        assert outside(desk) is None
-    assert desk.book.alarms() == []
-
-
-def test_the_outer_watch_delivers_what_the_platform_is_late_to_tell(desk: Desk) -> None:
-    desk.book.raise_(critical())
-    beat(desk)
-    outside(desk)
-    assert desk.got == []
-    desk.wait(seconds=OVERDUE.total_seconds() + 1)
-    beat(desk)
-    outside(desk)
-    assert desk.titles("oncall") == ["[CRITICAL] service on fallback (tiny)"]
-
-
-class Night:
-    """A watch that is at work, minute by minute, until there is nothing more to see."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.said: list[str] = []
-
-    def watch(self, minutes: list[Callable[[], None]]) -> None:
-        left = iter(minutes)
-
-        def wait(seconds: float) -> None:
-            self.desk.wait(seconds=seconds)
-            if (happens := next(left, None)) is None:
-                raise KeyboardInterrupt
-            happens()
-
-        with pytest.raises(KeyboardInterrupt):
-            keep_watch(self.desk.settings, clock=lambda: self.desk.now, wait=wait, tell=self.desk.tell, say=self.say)
-
-    def say(self, words: str) -> None:
-        self.said.append(words)
-
-
-def nothing() -> None:
-    """A minute in which nothing happens."""
-
-
-def test_the_watch_counts_silence_from_its_own_start_and_then_tells_it_of_a_daemon_that_never_came(desk: Desk) -> None:
-    beat(desk)
-    desk.wait(minutes=600)
-    night = Night(desk)
-    night.watch([nothing] * 5)
-    assert (night.said, desk.got) == ([], [])
-    night.watch([nothing] * 6)
-    assert "has not watched itself for 6 minutes" in night.said[0]
-    assert desk.titles("oncall") == ["[CRITICAL] daemon silent: heartbeat"]
-
-
-def test_the_watch_takes_a_night_of_the_suspended_machine_for_no_silence(desk: Desk) -> None:
-    night = Night(desk)
-    night.watch([lambda: beat(desk), lambda: desk.wait(minutes=600), nothing, lambda: beat(desk)])
-    assert (night.said, desk.got) == ([], [])
-
-
-def test_the_watch_goes_on_after_a_look_that_failed_and_is_not_well_while_it_does(desk: Desk) -> None:
-    assert watching(desk.settings, clock=lambda: desk.now) == "has not looked yet"
-    night = Night(desk)
-    night.watch([nothing])
-    assert watching(desk.settings, clock=lambda: desk.now) is None
-    desk.settings.heartbeat.write_text("{}")
-    night.watch([nothing] * 4)
-    assert "looked last 6 minutes ago" in str(watching(desk.settings, clock=lambda: desk.now))
-    assert "heartbeat.json can't be read" in night.said[0]
-    beat(desk)
-    night.watch([nothing])
-    assert watching(desk.settings, clock=lambda: desk.now) is None
-
-
-def test_a_heartbeat_that_cannot_be_read_is_no_heartbeat_that_is_fine(desk: Desk) -> None:
-    desk.settings.heartbeat.write_text("{}")
-    with pytest.raises(ConfigError, match=r"heartbeat\.json can't be read"):
-        outside(desk)
-
-
-def test_the_watch_outlives_a_disk_that_takes_no_word_of_it(desk: Desk) -> None:
-    beat(desk)
-    staged = desk.settings.heartbeat.with_name("watch.new")
-    staged.mkdir()
-    night = Night(desk)
-    night.watch([nothing, staged.rmdir, nothing])
-    assert "watch.new" in night.said[0]
-    assert watching(desk.settings, clock=lambda: desk.now) is None

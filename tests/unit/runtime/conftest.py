@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.runtime.key_rings import Clocks
 from tests.unit.runtime.sharing import Host
 
 
@@ -15,3 +16,21 @@ def host(tmp_path: Path) -> Iterator[Host]:
     host = Host(tmp_path)
     yield host
     host.close()
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    """Of rings of keys."""
+    return Clocks()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a file of keys, in a folder that is empty."""
+    return tmp_path / "api-keys.json"
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """Where a ring of keys reports to."""
+    return []

@@ -29,6 +29,7 @@ ORDER = {
     "courier": None,
     "ordered_at": "2024-01-03T10:00:00Z",
 }
+JSON = {"content-type": "application/json"}
 URL = "http://127.0.0.1:8000"
 
 
