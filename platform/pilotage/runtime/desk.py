@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import ModelNotReady, StateUnavailable
-from pilotage.runtime.answer import Written
-from pilotage.runtime.answers_cache import Remembered
+from pilotage.runtime.answer import Answer, Written
+from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.predictor import Scored
 from pilotage.runtime.pseudonyms import Pseudonyms
@@ -23,16 +22,6 @@ from pilotage.spec import ModelSpec
 
 if TYPE_CHECKING:
     from pilotage.runtime.fallback import Ruled
-
-
-class Earlier(NamedTuple):
-    """An answer of before, which the same request may get again when nothing better can be had."""
-
-    version: int
-    at: datetime
-    probability: float
-    decision: bool | None
-    referred: bool
 
 
 class Desk:
@@ -61,8 +50,8 @@ class Desk:
         self.entities = EntityHash(spec.entity, {field.name: field for field in spec.request})
         self.answers: Remembered[float] = Remembered(spec.serving.cached_answers)
         """Probabilities, by version and features."""
-        self.earlier: Remembered[Earlier] = Remembered(spec.serving.cached_answers)
-        """Answers, by the values of the request."""
+        self.earlier: Recorded[Answer] = Recorded(spec.serving.cached_answers)
+        """What versions answered, by the values of the request."""
 
     def score(self, loaded: Loaded, request: Mapping[str, Any], state: OnlineState) -> tuple[Scored, int]:
         """Asks a version, or remembers what it said to the same features; and says when these were there.
@@ -122,7 +111,7 @@ class Desk:
             by=by,
         )
         drafted.loaded, drafted.scored, drafted.prepared_ns = by, scored, prepared_ns
-        self._remember(drafted, scored)
+        self.earlier.put(scored.prepared.values, drafted.answer)
         return drafted
 
     def draft_batch(
@@ -132,12 +121,13 @@ class Desk:
         if not answered:
             return [], []
         drafts, payload = self.scribe.write_batch(board, turn, answered)
-        for drafted, (_, scored) in zip(drafts, answered, strict=True):
-            self._remember(drafted, scored)
+        self.earlier.put_many(
+            (scored.prepared.values, drafted.answer) for drafted, (_, scored) in zip(drafts, answered, strict=True)
+        )
         return drafts, [payload]
 
     def draft_earlier(
-        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...]
+        self, board: Board, asked: Asked, turn: Turn, earlier: Answer, reasons: tuple[str, ...]
     ) -> Drafted:
         """Writes the answer of before again."""
         return self.scribe.write(
@@ -178,9 +168,3 @@ class Desk:
     def is_about_state(error: Exception) -> bool:
         """Whether a failure says nothing of the version: without history, no version can answer."""
         return isinstance(error, (StateUnavailable, ModelNotReady))
-
-    def _remember(self, drafted: Drafted, scored: Scored) -> None:
-        answer = drafted.answer
-        if answer.version is not None:
-            earlier = Earlier(answer.version, answer.predicted_at, scored.probability, scored.decision, scored.referred)
-            self.earlier.put(tuple(scored.prepared.values), earlier)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
-from pilotage.runtime.answer import Explanation, Written
+from pilotage.runtime.answer import Answer, Explanation, Written
 from pilotage.runtime.board import Board, Loaded
-from pilotage.runtime.desk import Desk, Earlier
+from pilotage.runtime.desk import Desk
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.predictor import Scored
@@ -235,7 +235,7 @@ class Responder:
                     prepared_ns=prepared_ns,
                 )
         if (earlier := _earlier(desk, board, asked)) is not None:
-            reasons.append(f"this is the answer that the same request got at {earlier.at:%F %T} UTC")
+            reasons.append(f"this is the answer that the same request got at {earlier.predicted_at:%F %T} UTC")
             return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons))
         ruled = rule_of(desk.spec, board, asked.request)
         return desk.draft_rule(board, asked, turn, ruled, (*reasons, *ruled.reasons))
@@ -308,12 +308,12 @@ def _unloaded(desk: Desk, board: Board, asked: Asked) -> Drafted:
     return desk.draft_rule(board, asked, None, ruled, ("no version could be loaded yet", *ruled.reasons))
 
 
-def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:
+def _earlier(desk: Desk, board: Board, asked: Asked) -> Answer | None:
     """The answer that the same request got from a version that may still answer."""
     trusted = {each.version: each for each in (board.champion, board.previous) if each is not None}
     for each in trusted.values():
         try:
-            values = tuple(each.predictor.contract.row(asked.request))
+            values = each.predictor.contract.row(asked.request)
         except InvalidRequest:
             continue
         found = desk.earlier.get(values)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pilotage.expressions import to_json
 from pilotage.runtime import plans_file, shadows
 from pilotage.runtime.answer import ShadowRecord
-from pilotage.runtime.answers_cache import Remembered
+from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.log.segments import decode, encode
@@ -85,6 +85,32 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
     nothing: Remembered[int] = Remembered(0)
     nothing.put("a", 1)
     assert nothing.get("a") is None
+
+
+@given(
+    st.integers(0, 5),
+    st.lists(st.tuples(st.sampled_from(["get", "put", "many"]), st.lists(st.integers(0, 7), max_size=6))),
+)
+def test_what_is_recorded_is_found_while_it_is_among_the_newest(size: int, steps: list[tuple[str, list[int]]]) -> None:
+    memory: Recorded[int] = Recorded(size)
+    written: list[int] = []
+    for step, keys in steps:
+        if step == "get":
+            for key in keys:
+                newest = max((place for place, each in enumerate(written) if each == key), default=None)
+                found = memory.get([key])
+                assert found in (None, newest)
+                assert found == newest or key not in written[max(0, len(written) - size) :]
+            continue
+        entries = [([key], len(written) + place) for place, key in enumerate(keys)]
+        written += keys
+        if step == "many":
+            memory.put_many(iter(entries))
+        else:
+            for entry in entries:
+                memory.put(*entry)
+        assert len(memory._known) <= size
+        assert len(memory._written) <= size
 
 
 # Routing
