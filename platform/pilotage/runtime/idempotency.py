@@ -42,6 +42,7 @@ _PATIENCE_S = 2.0
 _LOOK_S = 0.004
 """Time between two looks whether they still have it."""
 _LOOKS = 25
+"""Looks after which those who wait see whether they still want to."""
 _AT_ONCE = 100
 """Answers that the thread stores in one transaction: requests wait for it, a millisecond or two."""
 _RETRY_S = 0.05
@@ -99,7 +100,7 @@ class Idempotency:
         self._report = report
         self._unsaved: dict[int, _Outcome] = {}
         """What the table did not take yet."""
-        self._looking: asyncio.Future[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         """While others have the table: ends when they don't any more, or a little later."""
         self._poke = threading.Event()
         self._closing = threading.Event()
@@ -169,15 +170,16 @@ class Idempotency:
         pause_s = 0.002
         while True:
             impatient = time.monotonic() - began >= min(timeout_s, _PATIENCE_S)
-            if self._looking is not None and not impatient:
-                await asyncio.shield(self._looking)
+            if not impatient and (looking := self._look_under_way()) is not None:
+                await asyncio.shield(looking)
                 continue
             try:
                 outcome = self.begin(caller, request_id, body_sha256, model=model)
             except LogUnavailable as error:
                 if not is_busy(error) or impatient:
                     raise
-                self._looking = self._looking or asyncio.ensure_future(self._look())
+                if self._look_under_way() is None:
+                    self._looking = asyncio.create_task(self._look())
                 continue
             if not isinstance(outcome, Pending):
                 return outcome
@@ -273,16 +275,16 @@ class Idempotency:
 
     async def _look(self) -> None:
         """Waits until the table is free, but not for long: one for all, since each that tries holds up the loop."""
-        try:
-            for _ in range(_LOOKS):
-                await asyncio.sleep(_LOOK_S)
-                if not self._requests.busy():
-                    return
-        finally:
-            self._looking = None
+        for _ in range(_LOOKS):
+            await asyncio.sleep(_LOOK_S)
+            if not self._requests.busy():
+                return
+
+    def _look_under_way(self) -> asyncio.Task[None] | None:
+        return None if self._looking is None or self._looking.done() else self._looking
 
     def _settle_own(self, row: int, outcome: _Outcome) -> None:
-        if self._looking is not None:
+        if self._look_under_way() is not None:
             self._later(row, outcome)
             return
         try:
@@ -318,19 +320,20 @@ class Idempotency:
                 self._unsaved.pop(row, None)
 
     def _run(self) -> None:
-        tick, failed = 0, 0
+        tick, failed, told = 0, 0, False
         due = time.monotonic()
         while not self._closing.wait(_ROUND_S):
             self._poke.clear()
             whole = time.monotonic() >= due
             try:
                 self.maintain(sync=whole and tick % _SYNC_EVERY == 0)
-                failed = 0
+                failed, told = 0, False
             except (PilotageError, OSError, msgspec.MsgspecError) as error:
                 failed += 1
                 busy = isinstance(error, LogUnavailable) and is_busy(error)
-                if failed == (_QUIET if busy else 1):
+                if not told and (failed >= _QUIET or not busy):
                     self._report(f"idempotency: {error}")
+                    told = True
                 # Not at every request's poke: to try has a cost for them.
                 self._closing.wait(min(_TICK_S, _RETRY_S * 2 ** min(failed - 1, 10)) if busy else _TICK_S)
             if whole:

@@ -129,6 +129,21 @@ def test_somebody_who_reads_all_the_time_keeps_it_from_being_emptied_and_it_is_s
     assert size(host) <= LIMIT
 
 
+def test_whoever_is_in_the_way_for_long_is_told_of_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "_QUIET", 2)
+    monkeypatch.setattr(idempotency, "_RETRY_S", 0.0)
+    one = host.worker()
+    take(one)
+    with emptied(host):
+        one.start()
+        deadline = time.monotonic() + 60
+        while not host.told and time.monotonic() < deadline:
+            time.sleep(0.01)
+    one.close()
+    [message] = host.told
+    assert "write-ahead log is being emptied" in message
+
+
 def test_a_request_that_comes_while_it_is_emptied_waits_without_blocking_the_loop(host: Host) -> None:
     one = host.worker()
     claim = take(one, "before")
