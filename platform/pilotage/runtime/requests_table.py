@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -50,6 +50,7 @@ DELETE FROM requests WHERE id IN (
     ) WHERE (began_at < ? OR place <= ?) AND (status IS NOT NULL OR owner = ?)
 )
 """
+_UNDER_WAY = "SELECT DISTINCT owner FROM requests WHERE status IS NULL AND owner != ?"
 _OLDEST_UNDER_WAY = """
 SELECT DISTINCT owner FROM (SELECT owner, status FROM requests ORDER BY id LIMIT ?)
 WHERE status IS NULL AND owner NOT IN (?, ?)
@@ -103,6 +104,8 @@ class RequestsTable:
         self._synced = (-1, 0.0)
         self._missed: set[str] = set()
         """Owners of rows that are under way, to be looked at: who died without a trace has no file any more."""
+        self._searched = False
+        """Whether the whole table was looked through for such owners."""
 
     @contextmanager
     def use(self) -> Iterator[tuple[sqlite3.Connection, Lifeline]]:
@@ -167,8 +170,15 @@ class RequestsTable:
             UnreadableFile: A segment of the log is of another format.
         """
         with self.use() as (_table, life):
-            dead = set(life.dead())
-            # Some died without a file: whoever cleaned up after them was killed half way, or the machine was.
+            dead, wal = set(life.dead()), self._wal
+        if wal is not None and not self._searched:
+            # Some died without a file: a crash of the machine brought back rows whose owner had been buried. Looked for
+            # once, without the lock: that reads the whole table.
+            with self._telling(), closing(wal.connect()) as connection:
+                for (owner,) in connection.execute(_UNDER_WAY, (NOBODY,)).fetchall():
+                    self.miss(owner)
+            self._searched = True
+        with self.use() as (_table, life):
             missed, self._missed = self._missed, set()
             dead.update(owner for owner in missed if not life.alive(owner))
         for token in dead:
@@ -219,9 +229,14 @@ class RequestsTable:
             wal = self._wal
         if wal is None or (changes == self._synced[0] and now - self._synced[1] < _SYNC_S and not wal.too_large()):
             return
-        try:
+        with self._telling():
             if wal.empty(now):
                 self._synced = (changes, now)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
         except (sqlite3.Error, OSError) as error:
             raise _unusable(error) from error
 

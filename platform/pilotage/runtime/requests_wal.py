@@ -94,7 +94,7 @@ class WriteAheadLog:
         try:
             if not _lock(turn, fcntl.LOCK_EX):
                 return False
-            with closing(self._connect()) as table, closing(self._connect()) as reader:
+            with closing(self.connect()) as table, closing(self.connect()) as reader:
                 self._empty(table, reader, now)
             return True
         finally:
@@ -138,8 +138,8 @@ class WriteAheadLog:
             self._shutting = False
             os.close(file)
 
-    def _connect(self) -> sqlite3.Connection:
-        """One for this alone: the one of the requests must not wait for what is done here."""
+    def connect(self) -> sqlite3.Connection:
+        """A connection beside that of the requests, which must not wait for what is done here."""
         connection = sqlite3.connect(self._table, isolation_level=None, timeout=BUSY_S)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")

@@ -62,6 +62,7 @@ def test_a_request_whose_owner_left_no_trace_is_looked_up_once_it_is_asked_for(h
     one, other = host.worker(), host.worker()
     take(one)
     host.write(prediction("p-1"))
+    other.maintain()
     host.die(one)
     leave_no_trace(host)
     assert take(other) == Pending()
@@ -69,9 +70,21 @@ def test_a_request_whose_owner_left_no_trace_is_looked_up_once_it_is_asked_for(h
     assert isinstance(take(other), Logged)
 
 
+def test_whoever_begins_looks_for_requests_whose_owners_left_no_trace_before_the_log_moves_on(host: Host) -> None:
+    one, other = host.worker(), host.worker()
+    take(one)
+    path = host.write(prediction("p-1"))
+    host.die(one)
+    leave_no_trace(host)
+    other.maintain()
+    path.unlink()
+    assert isinstance(take(other), Logged)
+
+
 def test_a_request_whose_owner_left_no_trace_is_forgotten_in_time_if_nobody_asks_for_it(host: Host) -> None:
     one, other = host.worker(lifetime_s=60), host.worker(lifetime_s=60)
     take(one)
+    other.maintain()
     host.die(one)
     leave_no_trace(host)
     host.now += 61
@@ -82,7 +95,7 @@ def test_a_request_whose_owner_left_no_trace_is_forgotten_in_time_if_nobody_asks
 
 
 def leave_no_trace(host: Host) -> None:
-    """As if whoever cleaned up after the dead had been killed half way."""
+    """As if a crash of the machine had brought back rows whose owners had been buried."""
     for path in (host.folder / "workers").iterdir():
         path.unlink()
 
