@@ -1,4 +1,4 @@
-"""As-of features of a batch of rows in memory, a column at a time: per row, a fifth of what ``RowLookups`` takes.
+"""As-of features of a batch of rows in memory, a column at a time: per row, under half of what ``RowLookups`` takes.
 
 All rows of a timeline have one order, by key and moment, as one integer each; so the look-ups of a whole batch are one
 binary search. What is looked up, and every rule, is that of ``state.py``; a property test holds them together.
@@ -21,12 +21,13 @@ NULL = -(2**63)
 """Stands for null in a column of integers."""
 _LARGEST = 2**62
 """Of the integers that tell key and moment."""
+_NOWHERE = (-1, -1)
 
 
 class TimelineArrays:
     """One timeline, sorted by key and moment. Never changes."""
 
-    __slots__ = ("_first", "_known_at", "_moments", "_order", "_ordinals", "_start", "_unit", "_width", "columns")
+    __slots__ = ("_known_at", "_moments", "_order", "_spans", "_start", "_unit", "_width", "columns")
 
     def __init__(
         self, spans: Mapping[Key, tuple[int, int]], known_at: np.ndarray, columns: Sequence[np.ndarray | list[Any]]
@@ -39,45 +40,37 @@ class TimelineArrays:
             columns: The payload: int64 (null is ``NULL``), float64 (null is NaN), or a list of anything.
         """
         self.columns = columns
+        self._spans = spans
         self._known_at = known_at
-        # Without a key: one-column keys are asked for as they are, which saves a tuple a row.
-        single = all(len(key) == 1 for key in spans)
-        self._ordinals: dict[Any, int] = {key[0] if single else key: place for place, key in enumerate(spans)}
-        self._first = np.array([first for first, _ in spans.values()], dtype=np.int64)
         self._moments: np.ndarray | None = None
-        """Each moment once, where ticks would not fit into an integer together with the keys."""
+        """Each moment once, where ticks would not fit into an integer together with the rows."""
         self._start = int(known_at.min()) if len(known_at) else 0
         self._unit = int(np.gcd.reduce(known_at - self._start)) or 1 if len(known_at) else 1
         """Microseconds of a tick; every moment is a whole number of them after the first."""
         self._width = (int(known_at.max()) - self._start) // self._unit + 2 if len(known_at) else 1
         """Ticks that there are, and one before them."""
-        if self._width * len(spans) > _LARGEST:
+        if self._width * len(known_at) > _LARGEST:
             self._moments = np.unique(known_at)
             self._width = len(self._moments) + 1
-        ordinals = np.repeat(np.arange(len(spans)), [end - first for first, end in spans.values()])
-        order = ordinals * self._width + self._ticks(known_at)
-        small = self._width * len(spans) < np.iinfo(np.int32).max
-        self._order = order.astype(np.int32 if small else np.int64)
+        first = np.array([first for first, _ in spans.values()], dtype=np.int64)
+        lengths = [end - first for first, end in spans.values()]
+        self._order = np.repeat(first, lengths) * self._width + self._ticks(known_at)
 
-    def ordinals(self, keys: Sequence[Any]) -> np.ndarray:
-        """The place of each key among the keys, -1 for one that is not there; a key of one column as its value."""
-        get = self._ordinals.get
-        return np.array([get(key, -1) for key in keys], dtype=np.int64)
+    def first(self, keys: Sequence[Key]) -> np.ndarray:
+        """The first row of each key; -1 for a key that is not there."""
+        get = self._spans.get
+        return np.array([get(key, _NOWHERE)[0] for key in keys], dtype=np.int64)
 
-    def find(self, ordinals: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def find(self, first: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Positions of the newest row of each key that was known at a moment; -1 where there is none.
 
         Args:
-            ordinals: Shape (keys,).
+            first: The first row of each key; shape (keys,).
             at: Microseconds since 1970 UTC; shape (…, keys).
         """
-        if not len(self._first):
-            return np.full(at.shape, -1)
-        # Of the type of what is searched: for another one, that would be copied.
-        wanted = (ordinals * self._width + self._ticks(at)).astype(self._order.dtype, copy=False)
-        positions: np.ndarray = self._order.searchsorted(wanted, "right") - 1
-        # Rows before a key's first are another key's; all rows are before the place of a key that is not there.
-        positions[positions < self._first[ordinals]] = -1
+        positions: np.ndarray = self._order.searchsorted(first * self._width + self._ticks(at), "right") - 1
+        # Rows before a key's first are another key's; all rows are after the place of a key that is not there.
+        positions[positions < first] = -1
         return positions
 
     def age(self, positions: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -103,7 +96,7 @@ class ArrayState(Protocol):
 
 
 _Step = Callable[[TimelineArrays, np.ndarray, np.ndarray], list[list[Any]]]
-"""The columns of one look-up: of keys by their ordinals, at moments."""
+"""The columns of one look-up: of keys by their first rows, at moments."""
 
 
 class ColumnLookups:
@@ -113,7 +106,7 @@ class ColumnLookups:
         """Works out once what to ask; arguments as for ``RowLookups``."""
         positions = {name: position for position, name in enumerate(request)}
         self._steps = [(lookup.timeline.name, lookup.on, _step(lookup)) for lookup in lookups]
-        self._keys = {on: itemgetter(*(positions[name] for name in on)) for _, on, _ in self._steps}
+        self._keys = {on: [itemgetter(positions[name]) for name in on] for _, on, _ in self._steps}
         types = [dtype for lookup in lookups for dtype in lookup.outputs.values()]
         self._flags = [slot for slot, dtype in enumerate(types) if dtype == pl.Boolean()]
 
@@ -129,13 +122,13 @@ class ColumnLookups:
             StateUnavailable: The state lacks a timeline.
         """
         moments = np.array(at, dtype=np.int64)
-        keys = {on: list(map(key, rows)) for on, key in self._keys.items()}
+        keys = {on: list(zip(*(map(part, rows) for part in parts), strict=True)) for on, parts in self._keys.items()}
         columns: list[list[Any]] = []
         for name, on, step in self._steps:
             timeline = state.arrays(name)
             if timeline is None:
                 return None
-            columns += step(timeline, timeline.ordinals(keys[on]), moments)
+            columns += step(timeline, timeline.first(keys[on]), moments)
         for slot in self._flags:
             columns[slot] = [None if value is None else bool(value) for value in columns[slot]]
         return list(zip(*columns, strict=True))
@@ -149,8 +142,8 @@ def _step(lookup: Lookup) -> _Step:
 
 
 def _latest(oldest: int | None) -> _Step:
-    def step(timeline: TimelineArrays, ordinals: np.ndarray, at: np.ndarray) -> list[list[Any]]:
-        positions = timeline.find(ordinals, at)
+    def step(timeline: TimelineArrays, first: np.ndarray, at: np.ndarray) -> list[list[Any]]:
+        positions = timeline.find(first, at)
         if oldest is not None:
             positions[timeline.age(positions, at) > oldest] = -1
         return [_taken(column, positions) for column in timeline.columns]
@@ -161,8 +154,8 @@ def _latest(oldest: int | None) -> _Step:
 def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
     before = np.array([[0], [over]])
 
-    def step(timeline: TimelineArrays, ordinals: np.ndarray, at: np.ndarray) -> list[list[Any]]:
-        positions = timeline.find(ordinals, at - before)
+    def step(timeline: TimelineArrays, first: np.ndarray, at: np.ndarray) -> list[list[Any]]:
+        positions = timeline.find(first, at - before)
         counts, sums = (_between(column, positions) for column in timeline.columns)
         if aggregate == "count":
             return [counts.tolist()]

@@ -54,8 +54,8 @@ def around(facts: dict[Key, list[int]]) -> Iterator[int]:
 def test_positions_are_those_of_one_look_up_at_a_time(facts: dict[Key, list[int]], more: list[int]) -> None:
     timeline = made_of(facts)
     asked = [(key, at) for key in [*facts, ("z",), (7,)] for at in [*around(facts), *more]]
-    keys, at = [key[0] for key, _ in asked], np.array([moment for _, moment in asked], dtype=np.int64)
-    found = timeline.arrays.find(timeline.arrays.ordinals(keys), np.stack((at, at - MINUTE)))
+    keys, at = [key for key, _ in asked], np.array([moment for _, moment in asked], dtype=np.int64)
+    found = timeline.arrays.find(timeline.arrays.first(keys), np.stack((at, at - MINUTE)))
     assert found[0].tolist() == [timeline.find(key, moment) for key, moment in asked]
     assert found[1].tolist() == [timeline.find(key, moment - MINUTE) for key, moment in asked]
 
@@ -63,5 +63,5 @@ def test_positions_are_those_of_one_look_up_at_a_time(facts: dict[Key, list[int]
 def test_a_store_of_many_keys_and_moments_has_an_order_all_the_same() -> None:
     facts: dict[Key, list[int]] = {(number,): [microseconds(ALWAYS), number, LAST - number] for number in range(1000)}
     timeline = made_of(facts)
-    ordinals = timeline.arrays.ordinals(list(range(1000)))
-    assert timeline.arrays.find(ordinals, np.full(1000, 999)).tolist() == [3 * number + 1 for number in range(1000)]
+    first = timeline.arrays.first([(number,) for number in range(1000)])
+    assert timeline.arrays.find(first, np.full(1000, 999)).tolist() == [3 * number + 1 for number in range(1000)]
