@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.fallback import told
+from pilotage.runtime.predictor import Scored
 from pilotage.runtime.scribe import Drafted
 
 WAITING = 1_000
 """Requests that may wait for their shadows; 30 ms of work."""
+_AT_ONCE = 32
+"""Requests that a shadow sees before others get their turn; 1 ms. Together they take half the time."""
 
 
 class _Work(NamedTuple):
@@ -29,7 +32,7 @@ class _Work(NamedTuple):
 
 
 class Shadows:
-    """Runs shadow versions on a worker's loop, one at a turn, so that requests go first."""
+    """Runs shadow versions on a worker's loop, a few requests at a turn, so that what is asked for goes first."""
 
     def __init__(
         self,
@@ -84,40 +87,65 @@ class Shadows:
         self._scheduled = False
         if not self._waiting:
             return
-        work = self._waiting.popleft()
-        for loaded in work.board.shadows:
-            record = self._predict(loaded, work)
-            self.ran += 1
-            taken = self._log(self._encode(record))
-            if not taken:
-                self.dropped += 1
-            result = "dropped" if not taken else "answered" if record.error is None else "error"
-            self._count(record.model, record.version, result)
+        board = self._waiting[0].board
+        works = [self._waiting.popleft()]
+        while self._waiting and self._waiting[0].board is board and len(works) < _AT_ONCE:
+            works.append(self._waiting.popleft())
+        for loaded in board.shadows:
+            for record in self._predict(loaded, board, works):
+                self.ran += 1
+                taken = self._log(self._encode(record))
+                if not taken:
+                    self.dropped += 1
+                result = "dropped" if not taken else "answered" if record.error is None else "error"
+                self._count(record.model, record.version, result)
         if self._waiting and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
-    def _predict(self, loaded: Loaded, work: _Work) -> ShadowRecord:
+    def _predict(self, loaded: Loaded, board: Board, works: Sequence[_Work]) -> Iterator[ShadowRecord]:
         started = time.perf_counter_ns()
-        scored, error = None, None
-        if loaded.breaker.allows():
+        results = self._results(loaded, board, works)
+        latency_us = (time.perf_counter_ns() - started) // 1000 // len(works)
+        at = time.time_ns() // 1000
+        for work, result in zip(works, results, strict=True):
+            scored, error = (result, None) if isinstance(result, Scored) else (None, result)
+            yield ShadowRecord(
+                prediction_id=work.prediction_id,
+                model=board.model,
+                version=loaded.version,
+                at=at,
+                probability=scored.probability if scored else None,
+                decision=scored.decision if scored else None,
+                referred=scored.referred if scored else False,
+                error=error,
+                latency_us=latency_us,
+            )
+
+    def _results(self, loaded: Loaded, board: Board, works: Sequence[_Work]) -> list[Scored | str]:
+        """What a version says to each request, or why it says nothing."""
+        if len(works) > 1 and loaded.breaker.allows():
             try:
-                scored = loaded.predictor.score_one(work.request, work.board.state)
-                loaded.breaker.succeeded()
-            except Exception as failure:
-                loaded.breaker.failed()
-                error = told(failure)
-                self._report(f"{work.board.model}: shadow version {loaded.version} failed: {failure}")
-        else:
-            error = "not asked for a while, since it failed repeatedly"
-        return ShadowRecord(
-            prediction_id=work.prediction_id,
-            model=work.board.model,
-            version=loaded.version,
-            at=time.time_ns() // 1000,
-            probability=scored.probability if scored else None,
-            decision=scored.decision if scored else None,
-            referred=scored.referred if scored else False,
-            error=error,
-            latency_us=(time.perf_counter_ns() - started) // 1000,
-        )
+                many = loaded.predictor.score_many([work.request for work in works], board.state)
+            except Exception:
+                # Each is asked alone, so that one of them does not fail the others.
+                many = []
+            if many:
+                return [self._said(loaded, board, result) for result in many]
+        return [self._alone(loaded, board, work) for work in works]
+
+    def _alone(self, loaded: Loaded, board: Board, work: _Work) -> Scored | str:
+        if not loaded.breaker.allows():
+            return "not asked for a while, since it failed repeatedly"
+        try:
+            return self._said(loaded, board, loaded.predictor.score_one(work.request, board.state))
+        except Exception as failure:
+            return self._said(loaded, board, failure)
+
+    def _said(self, loaded: Loaded, board: Board, result: Scored | Exception) -> Scored | str:
+        if isinstance(result, Scored):
+            loaded.breaker.succeeded()
+            return result
+        loaded.breaker.failed()
+        self._report(f"{board.model}: shadow version {loaded.version} failed: {result}")
+        return told(result)

@@ -236,7 +236,7 @@ def test_a_shadow_that_fails_is_logged_with_its_reason_and_then_left_alone(tmp_p
     def failing(*_: Any) -> Any:
         raise RuntimeError("secret")
 
-    shadow.predictor.score_one = failing  # type: ignore[method-assign]
+    shadow.predictor.score_one = shadow.predictor.score_many = failing  # type: ignore[method-assign]
 
     async def run() -> None:
         queue.start(asyncio.get_running_loop())
@@ -251,6 +251,41 @@ def test_a_shadow_that_fails_is_logged_with_its_reason_and_then_left_alone(tmp_p
     assert {record.probability for record in logged} == {None}
     assert world.follower.boards["one"].champion is not None
     assert not world.follower.boards["one"].champion.breaker.open
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_shadow_says_to_each_request_what_it_would_say_alone(tmp_path: Path, together: bool) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    spec = world.specs["one"]
+    # A shadow may take less than the champion does.
+    narrow = tuple(
+        field.model_copy(update={"maximum": 5.0}) if field.name == "amount" else field for field in spec.request
+    )
+    shadow = world.made("one", 2, "shadow", spec=spec.model_copy(update={"request": narrow}))
+    world.decide("one", shadows=(shadow,))
+    [loaded] = world.follower.boards["one"].shadows
+    queue, logged = shadowing(world)
+    drafts = [world.answer("one", amount=float(amount)) for amount in range(8)]
+
+    async def run() -> None:
+        queue.start(asyncio.get_running_loop())
+        for drafted in drafts:
+            queue.offer(drafted)
+            while not together and len(queue):
+                await asyncio.sleep(0)
+        while len(queue):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert [record.prediction_id for record in logged] == [drafted.answer.prediction_id for drafted in drafts]
+    state = world.follower.boards["one"].state
+    for record, drafted in zip(logged, drafts, strict=True):
+        if drafted.asked.request["amount"] > 5:
+            assert record.error is not None
+            assert "amount" in record.error
+        else:
+            assert record.probability == loaded.predictor.score_one(drafted.asked.request, state).probability
 
 
 def test_what_shadows_have_no_time_for_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
