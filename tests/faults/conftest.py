@@ -16,6 +16,7 @@ from tests.postgres import PostgresServer, running_postgres
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=None, help="draws the same faults again (default: another each run)")
+    parser.addoption("--outage", type=float, default=120.0, help="seconds that a store is down at least (default: 120)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,6 +40,13 @@ def seed(request: pytest.FixtureRequest) -> int:
 def draw(seed: int, request: pytest.FixtureRequest) -> random.Random:
     """Draws the same for a test with the same seed, whatever ran before it."""
     return random.Random(f"{seed} {request.node.name}")
+
+
+@pytest.fixture
+def outage_s(request: pytest.FixtureRequest) -> float:
+    """How long a store is down at least."""
+    seconds: float = request.config.getoption("--outage")
+    return seconds
 
 
 @pytest.fixture

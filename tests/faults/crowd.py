@@ -116,6 +116,12 @@ class Crowd:
                 last = [(each.status, each.body[:300]) for each in self.seen[-5:]]
                 raise TimeoutError(f"{found} of {count} answers with {status} {fields}; the last: {last}")
 
+    def keep_on(self, seconds: float, **fields: object) -> None:
+        """Goes on for a time, in which such answers never stop coming; ``fields`` as in ``until_more``."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.until_more(1, **fields)
+
     async def _all(self) -> None:
         await asyncio.gather(*(self._client() for _ in range(self._connections)))
 

@@ -59,7 +59,12 @@ def told_by_all(serving: Serving, model: str, field: str, accept: Callable[[obje
 
 
 def outage(
-    world: World, draw: random.Random, tell: Callable[[str], None], stop: Callable[[], None], start: Callable[[], None]
+    world: World,
+    draw: random.Random,
+    tell: Callable[[str], None],
+    outage_s: float,
+    stop: Callable[[], None],
+    start: Callable[[], None],
 ) -> None:
     """The ledger is down, and the registry with it: under load, over a restart, and with a kill in force."""
     with world.serving("before") as serving, Crowd(serving.port, draw, models=MODELS) as crowd:
@@ -70,7 +75,8 @@ def outage(
             crowd.until_more(100, answered_by="model")
             crowd.until_more(20, model="tiny_high", answered_by="rule")
             told_by_all(serving, "tiny", "plans_from", lambda told: told == "last known copy")
-            tell(f"down, and answers go on; {len(crowd.seen)} requests")
+            crowd.keep_on(outage_s, answered_by="model")
+            tell(f"down for {outage_s:g} s and more, and answers go on; {len(crowd.seen)} requests")
             serving.kill_everything()
             with world.serving("meanwhile") as restarted:
                 crowd.port = restarted.port
@@ -95,7 +101,7 @@ def outage(
 
 @pytest.mark.timeout(900)
 def test_answers_go_on_without_the_ledgers_file_and_a_kill_stays_in_force(
-    world: World, draw: random.Random, tell: Callable[[str], None]
+    world: World, draw: random.Random, tell: Callable[[str], None], outage_s: float
 ) -> None:
     moved: list[Path] = []
 
@@ -109,11 +115,13 @@ def test_answers_go_on_without_the_ledgers_file_and_a_kill_stays_in_force(
             # A service that opened the ledger meanwhile may have left files of its own.
             path.with_name(f"away-{path.name}").replace(path)
 
-    outage(world, draw, tell, stop, start)
+    outage(world, draw, tell, outage_s, stop, start)
 
 
 @pytest.mark.timeout(900)
-def test_answers_go_on_with_a_damaged_ledger(world: World, draw: random.Random, tell: Callable[[str], None]) -> None:
+def test_answers_go_on_with_a_damaged_ledger(
+    world: World, draw: random.Random, tell: Callable[[str], None], outage_s: float
+) -> None:
     saved = world.home.parent / "saved"
     saved.mkdir()
 
@@ -129,15 +137,15 @@ def test_answers_go_on_with_a_damaged_ledger(world: World, draw: random.Random, 
             shutil.copy(path, aside)
             aside.replace(world.home / path.name)
 
-    outage(world, draw, tell, stop, start)
+    outage(world, draw, tell, outage_s, stop, start)
 
 
 @pytest.mark.timeout(900)
 def test_answers_go_on_without_postgresql(
-    tmp_path: Path, postgres: PostgresServer, draw: random.Random, tell: Callable[[str], None]
+    tmp_path: Path, postgres: PostgresServer, draw: random.Random, tell: Callable[[str], None], outage_s: float
 ) -> None:
     world = World(tmp_path / "home", ledger_url=postgres.database())
-    outage(world, draw, tell, postgres.stop, postgres.start)
+    outage(world, draw, tell, outage_s, postgres.stop, postgres.start)
 
 
 @pytest.mark.timeout(900)
@@ -166,7 +174,7 @@ def test_a_ledger_restored_from_a_backup_is_followed_by_running_workers(
 
 @pytest.mark.timeout(900)
 def test_without_the_online_store_answers_go_on_from_memory_and_after_a_restart_by_rule(
-    world: World, draw: random.Random, tell: Callable[[str], None]
+    world: World, draw: random.Random, tell: Callable[[str], None], outage_s: float
 ) -> None:
     with world.serving("before") as serving, Crowd(serving.port, draw, models=("tiny_state",)) as crowd:
         crowd.until_more(50, answered_by="model")
@@ -180,6 +188,7 @@ def test_without_the_online_store_answers_go_on_from_memory_and_after_a_restart_
         aside.write_bytes(damaged)
         aside.replace(world.online)
         crowd.until_more(200, answered_by="model")
+        crowd.keep_on(outage_s, answered_by="model")
         tell("removed, then damaged: what was loaded goes on answering")
         world.online.unlink()
         serving.kill_everything()
@@ -197,7 +206,7 @@ def test_without_the_online_store_answers_go_on_from_memory_and_after_a_restart_
 
 @pytest.mark.timeout(900)
 def test_nothing_of_mlflow_is_needed_to_answer_to_restart_and_to_decide(
-    world: World, draw: random.Random, tell: Callable[[str], None]
+    world: World, draw: random.Random, tell: Callable[[str], None], outage_s: float
 ) -> None:
     """MLflow's database is no database any more, and its artifacts are gone but for what is to be released."""
     (world.home / "mlflow.db").write_bytes(b"this is no database" * 100)
@@ -206,6 +215,7 @@ def test_nothing_of_mlflow_is_needed_to_answer_to_restart_and_to_decide(
         told_by_all(serving, "tiny", "version", lambda version: version == 2)
         with away(world.home / "made"):
             crowd.until_more(50, answered_by="model", version=2)
+            crowd.keep_on(outage_s, answered_by="model", version=2)
             serving.kill_everything()
             with world.serving("meanwhile") as restarted:
                 crowd.port = restarted.port
