@@ -1,13 +1,14 @@
 """Segments of the prediction log, decoded as rows want them: field by field, and not as a dictionary an answer.
 
 The answers of one version name the same request fields and features in the same order. So a class is made for each such
-list of names, and JSON is decoded straight into it, in half the time. Where answers of several versions are mixed, and
-names differ, objects are decoded as they come. Both ways give the same values: nothing is typed here.
+list of names, and JSON is decoded straight into it, in half the time; the values of a batch are put into it as they
+are. Where answers of several versions are mixed, and names differ, objects are decoded as they come. All ways give the
+same values: nothing is typed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -15,8 +16,8 @@ from typing import Any, cast
 import msgspec
 from msgspec.structs import astuple, fields
 
-from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
-from pilotage.runtime.log import Damage, payloads
+from pilotage.runtime.answer import BatchRecord, OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
+from pilotage.runtime.log import Damage, lines
 
 Lines = dict[tuple[type[Record], str], list[Any]]
 """Kind and model → records; of predictions, ``request`` and ``features`` are ``Named`` values or dictionaries."""
@@ -40,7 +41,9 @@ def _as_line() -> type[msgspec.Struct]:
 
 PredictionLine: Any = _as_line()
 """A prediction whose request and features are still JSON."""
-_LINES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(PredictionLine | ShadowRecord | OutcomeRecord | StateRecord)
+_LINES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    PredictionLine | BatchRecord | ShadowRecord | OutcomeRecord | StateRecord
+)
 _OBJECT: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 _OBJECTS: msgspec.json.Decoder[list[dict[str, Any]]] = msgspec.json.Decoder(list[dict[str, Any]])
 _OBJECTS_OR_NONE: msgspec.json.Decoder[list[dict[str, Any] | None]] = msgspec.json.Decoder(list[dict[str, Any] | None])
@@ -48,7 +51,7 @@ _NULL = b"null"
 
 
 def read_lines(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Lines:
-    """The records of a segment by kind and model, in their order. See ``pilotage.runtime.log.payloads``.
+    """The records of a segment by kind and model, in their order. See ``pilotage.runtime.log.lines``.
 
     Raises:
         UnreadableFile: It is of another format; or it is damaged, and ``damage`` was not given.
@@ -56,16 +59,27 @@ def read_lines(path: Path, *, damage: Callable[[Damage], None] | None = None) ->
         msgspec.MsgspecError: A line is no record.
     """
     found: Lines = {}
-    for line in map(_LINES.decode, payloads(path, damage=damage)):
+    for line in map(_LINES.decode, lines(path, damage=damage)):
+        if isinstance(line, BatchRecord):
+            found.setdefault((PredictionRecord, line.model), []).extend(_of_batch(line))
+            continue
         kind = type(line)
         found.setdefault((PredictionRecord if kind is PredictionLine else kind, line.model), []).append(line)
-    for (kind, _), lines in found.items():
+    for (kind, _), some in found.items():
         if kind is PredictionRecord:
-            requests = _decoded([line.request for line in lines], or_none=False)
-            features = _decoded([line.features for line in lines], or_none=True)
-            for line, request, feature in zip(lines, requests, features, strict=True):
+            written = [line for line in some if isinstance(line.request, msgspec.Raw)]
+            requests = _decoded([line.request for line in written], or_none=False)
+            features = _decoded([line.features for line in written], or_none=True)
+            for line, request, feature in zip(written, requests, features, strict=True):
                 line.request, line.features = request, feature
     return found
+
+
+def _of_batch(batch: BatchRecord) -> Iterator[Any]:
+    request, features = _class(batch.request_names), _class(batch.feature_names)
+    return batch.each(
+        PredictionLine, request=lambda values: request(*values), features=lambda values: features(*values)
+    )
 
 
 def columns_of(rows: Sequence[Any]) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:

@@ -5,14 +5,16 @@ A log record is told by its ``kind``. Times are microseconds since 1970 UTC in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 AnsweredBy = Literal["model", "previous_champion", "cached_answer", "rule", "nothing"]
 """The step of the fallback chain that gave the answer."""
+
+R = TypeVar("R")
 
 
 class Contribution(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,14 +145,37 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
     rows: list[BatchRow]
 
     def records(self) -> Iterator[PredictionRecord]:
-        """The predictions, in order."""
+        """The predictions, in order, as if each had been written alone."""
+        requests, features = self.request_names, self.feature_names
+        return self.each(
+            PredictionRecord,
+            request=lambda values: dict(zip(requests, values, strict=True)),
+            features=lambda values: dict(zip(features, values, strict=True)),
+        )
+
+    def each(
+        self, make: Callable[..., R], *, request: Callable[[list[Any]], Any], features: Callable[[list[Any]], Any]
+    ) -> Iterator[R]:
+        """The predictions, made with the fields of a ``PredictionRecord``.
+
+        Args:
+            make: Makes one of them.
+            request: Makes its request of the values.
+            features: Makes its features of the values.
+
+        Raises:
+            msgspec.ValidationError: A row has more or fewer values than there are names.
+        """
+        widths = len(self.request_names), len(self.feature_names)
+        entity = [(name, self.request_names.index(name)) for name in self.entity_names]
         for row in self.rows:
-            request = dict(zip(self.request_names, row.request, strict=True))
-            yield PredictionRecord(
+            if (len(row.request), len(row.features)) != widths:
+                raise msgspec.ValidationError(f"prediction {row.prediction_id} has not {widths} values")
+            yield make(
                 prediction_id=row.prediction_id,
                 request_id=self.request_id,
                 model=self.model,
-                entity={name: request[name] for name in self.entity_names},
+                entity={name: row.request[place] for name, place in entity},
                 at=self.at,
                 moment=row.moment,
                 version=self.version,
@@ -162,8 +187,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
                 reasons=row.reasons,
                 latency_us=self.latency_us,
                 caller=self.caller,
-                request=request,
-                features=dict(zip(self.feature_names, row.features, strict=True)),
+                request=request(row.request),
+                features=features(row.features),
                 state=self.state,
                 routed_version=self.version,
             )

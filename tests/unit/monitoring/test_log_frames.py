@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
@@ -16,8 +17,8 @@ from polars.testing import assert_frame_equal
 from pilotage.monitoring.log_frames import FIXED, column_as, declared_types, entity_key, feature_column, frame_of
 from pilotage.monitoring.log_frames import request_column as request
 from pilotage.monitoring.log_lines import read_lines
-from pilotage.runtime.answer import PredictionRecord, StateRecord
-from pilotage.runtime.log import encode
+from pilotage.runtime.answer import BatchRecord, BatchRow, PredictionRecord, StateRecord
+from pilotage.runtime.log import encode, read_segment
 from pilotage.runtime.log.framing import frame
 from pilotage.testing.bundles import tiny_spec
 from tests.unit.monitoring.logs import prediction, state, write_segment
@@ -146,6 +147,46 @@ def test_lines_give_the_rows_that_whole_records_give_whatever_several_versions_l
     expected = frame_of(PredictionRecord, [logged(record) for record in records])
     found = frame_of(PredictionRecord, lines[PredictionRecord, "tiny"])
     assert_frame_equal(found, expected, check_exact=True)
+
+
+def batch(rows: list[BatchRow], **changes: Any) -> BatchRecord:
+    told = {"request_names": ("amount", "class"), "feature_names": ("2nd",), "entity_names": ("class",), **changes}
+    return BatchRecord(
+        request_id="r",
+        model="tiny",
+        at=1_709_337_600_000_000,
+        version=1,
+        stage="champion",
+        answered_by="model",
+        latency_us=3,
+        caller="k",
+        state="s",
+        rows=rows,
+        **told,
+    )
+
+
+@given(st.lists(st.tuples(values, values, values, st.booleans()), min_size=1, max_size=4), st.booleans())
+def test_a_batch_gives_the_rows_that_its_predictions_would_give_alone(told: list, among_others: bool) -> None:
+    rows = [
+        BatchRow(f"p{place}", place, 0.5, None if refer else True, refer, ("band",) * refer, [amount, kind], [feature])
+        for place, (amount, kind, feature, refer) in enumerate(told)
+    ]
+    one = batch(rows)
+    others = [prediction(9, request={"amount": 1, "class": "x"}, features={"2nd": 2})] * among_others
+    with tempfile.TemporaryDirectory() as folder:
+        lines = read_lines(write_segment(Path(folder), [*others, one, *others]))
+        alone = [logged(each) for each in [*others, *one.records(), *others]]
+    found = frame_of(PredictionRecord, lines[PredictionRecord, "tiny"])
+    assert_frame_equal(found, frame_of(PredictionRecord, alone), check_exact=True)
+
+
+def test_a_row_of_a_batch_that_lacks_a_value_is_refused(tmp_path: Path) -> None:
+    path = write_segment(tmp_path, [batch([BatchRow("p", 0, 0.5, True, False, (), [1, "x"], [])])])
+    with pytest.raises(msgspec.ValidationError, match="p has not"):
+        read_lines(path)
+    with pytest.raises(msgspec.ValidationError, match="p has not"):
+        list(read_segment(path))
 
 
 def test_a_line_that_is_no_prediction_is_refused_though_its_checksum_holds(tmp_path: Path) -> None:

@@ -6,7 +6,17 @@ here knows HTTP, models or the lake; ``monitoring/`` moves sealed segments there
 """
 
 from pilotage.runtime.log.repair import Adopted, adopt_orphans
-from pilotage.runtime.log.segments import Damage, Segment, encode, oldest, payloads, read_segment, segments, singles
+from pilotage.runtime.log.segments import (
+    Damage,
+    Segment,
+    encode,
+    lines,
+    oldest,
+    payloads,
+    read_segment,
+    segments,
+    singles,
+)
 from pilotage.runtime.log.writer import PredictionLog
 
 __all__ = [
@@ -16,6 +26,7 @@ __all__ = [
     "Segment",
     "adopt_orphans",
     "encode",
+    "lines",
     "oldest",
     "payloads",
     "read_segment",
