@@ -30,6 +30,7 @@ from pilotage.monitoring.alerts.watches import (
 )
 from pilotage.release.events import Draft
 from pilotage.runtime.access.keyfile import create_key, revoke_key
+from pilotage.runtime.answer import BatchRecord, BatchRow
 from pilotage.settings import Settings
 from pilotage.testing.ledger import InMemoryLedger
 from tests.unit.cli.ledgers import promoted, registered
@@ -207,6 +208,29 @@ def test_a_fallback_that_answers_much_is_critical_and_a_little_of_it_is_not(sett
 
 def test_a_model_without_a_champion_or_that_was_killed_answers_by_its_fallback_as_it_should(settings: Settings) -> None:
     assert served(settings, *["rule"] * 100).answers().alerts == ()
+
+
+def test_the_answers_of_a_batch_count_each(settings: Settings) -> None:
+    watch = served(settings, *["model"] * 100)
+    batch = BatchRecord(
+        request_id="r",
+        model="tiny",
+        at=microseconds(watch.now - timedelta(seconds=1)),
+        version=1,
+        stage="previous_champion",
+        answered_by="previous_champion",
+        latency_us=90_000,
+        caller="",
+        state=None,
+        entity_names=(),
+        request_names=(),
+        feature_names=(),
+        rows=[BatchRow(str(place), None, 0.5, True, False, (), [], []) for place in range(25)],
+    )
+    write_segment(settings.prediction_log, [batch], number=2, sealed=False)
+    kinds = {alert.kind: alert.evidence for alert in watch.answers().alerts}
+    assert kinds["latency"]["slow_share"] == 0.2
+    assert watch._read()["tiny"].by == {"model": 100, "previous_champion": 25}
 
 
 def test_slow_answers_are_a_warning(settings: Settings) -> None:

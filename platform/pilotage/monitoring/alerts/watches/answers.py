@@ -16,7 +16,7 @@ import msgspec
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts.alert import Alert, Key
 from pilotage.monitoring.alerts.watches.look import Look, Watch
-from pilotage.runtime.log import payloads, segments
+from pilotage.runtime.log import lines, segments
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -42,6 +42,23 @@ class _Answered(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction")
     at: int
     answered_by: str
     latency_us: int
+
+    @property
+    def answers(self) -> int:
+        return 1
+
+
+class _AnsweredBatch(_Answered, frozen=True, tag_field="kind", tag="predictions"):
+    """The same of the predictions that share a record."""
+
+    rows: list[msgspec.Raw]
+
+    @property
+    def answers(self) -> int:
+        return len(self.rows)
+
+
+_KINDS = (b'{"kind":"prediction"', b'{"kind":"predictions"')
 
 
 @dataclass(slots=True)
@@ -113,19 +130,19 @@ class AnswersWatch:
     def _read(self) -> dict[str, _Seen]:
         """The newest records, the newest segments first."""
         since = microseconds(self.now - RECENT)
-        decode = msgspec.json.Decoder(_Answered).decode
+        decode = msgspec.json.Decoder(_Answered | _AnsweredBatch).decode
         seen: dict[str, _Seen] = {}
-        for payload in self._payloads():
-            if not payload.startswith(b'{"kind":"prediction"'):
+        for line in self._lines():
+            if not line.startswith(_KINDS):
                 continue
-            record = decode(payload)
+            record = decode(line)
             if record.at >= since:
                 found = seen.setdefault(record.model, _Seen())
-                found.by[record.answered_by] += 1
-                found.slow += record.latency_us > 1000 * self._limit(record.model)
+                found.by[record.answered_by] += record.answers
+                found.slow += record.answers * (record.latency_us > 1000 * self._limit(record.model))
         return seen
 
-    def _payloads(self) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         left = MOST_BYTES
         oldest = (self.now - RECENT).timestamp()
         for segment in sorted(segments(self.settings.prediction_log), key=lambda each: each.began, reverse=True):
@@ -133,7 +150,7 @@ class AnswersWatch:
                 if segment.path.stat().st_mtime < oldest:
                     continue
                 left -= segment.bytes
-                yield from payloads(segment.path, damage=lambda _: None)
+                yield from lines(segment.path, damage=lambda _: None)
             except FileNotFoundError:
                 continue  # Moved since it was listed.
             if left <= 0:
