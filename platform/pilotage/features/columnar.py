@@ -30,12 +30,17 @@ class TimelineArrays:
     __slots__ = ("_known_at", "_moments", "_order", "_spans", "_start", "_unit", "_width", "columns")
 
     def __init__(
-        self, spans: Mapping[Key, tuple[int, int]], known_at: np.ndarray, columns: Sequence[np.ndarray | list[Any]]
+        self,
+        spans: Mapping[Key, tuple[int, int]],
+        starts: np.ndarray,
+        known_at: np.ndarray,
+        columns: Sequence[np.ndarray | list[Any]],
     ) -> None:
-        """Works out the order once.
+        """Works out the order once. Only by NumPy, beside which other threads run.
 
         Args:
             spans: Key → its first row and the row after its last, in the order of the rows.
+            starts: Of each row, the first of its key.
             known_at: Microseconds since 1970 UTC, ascending in each span.
             columns: The payload: int64 (null is ``NULL``), float64 (null is NaN), or a list of anything.
         """
@@ -43,18 +48,22 @@ class TimelineArrays:
         self._spans = spans
         self._known_at = known_at
         self._moments: np.ndarray | None = None
-        """Each moment once, where ticks would not fit into an integer together with the rows."""
+        """All in order, where ticks would not fit into an integer together with the rows."""
         self._start = int(known_at.min()) if len(known_at) else 0
         self._unit = int(np.gcd.reduce(known_at - self._start)) or 1 if len(known_at) else 1
         """Microseconds of a tick; every moment is a whole number of them after the first."""
         self._width = (int(known_at.max()) - self._start) // self._unit + 2 if len(known_at) else 1
         """Ticks that there are, and one before them."""
-        if self._width * len(known_at) > _LARGEST:
-            self._moments = np.unique(known_at)
-            self._width = len(self._moments) + 1
-        first = np.array([first for first, _ in spans.values()], dtype=np.int64)
-        lengths = [end - first for first, end in spans.values()]
-        self._order = np.repeat(first, lengths) * self._width + self._ticks(known_at)
+        if self._width * len(known_at) <= _LARGEST:
+            ticks = self._ticks(known_at)
+        else:
+            # A tenth of the time of a search for each.
+            in_order = np.argsort(known_at, kind="stable")
+            ticks = np.empty_like(in_order)
+            ticks[in_order] = np.arange(1, len(known_at) + 1)
+            self._moments = known_at[in_order]
+            self._width = len(known_at) + 1
+        self._order = starts * self._width + ticks
 
     def first(self, keys: Sequence[Key]) -> np.ndarray:
         """The first row of each key; -1 for a key that is not there."""

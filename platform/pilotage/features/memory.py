@@ -10,7 +10,7 @@ import sqlite3
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,11 @@ class MemoryTimeline:
     __slots__ = ("arrays", "columns", "known_at", "spans")
 
     def __init__(
-        self, spans: dict[Key, tuple[int, int]], known_at: array[int], columns: Sequence[array[Any] | list[Any]]
+        self,
+        spans: dict[Key, tuple[int, int]],
+        starts: array[int],
+        known_at: array[int],
+        columns: Sequence[array[Any] | list[Any]],
     ) -> None:
         self.spans = spans
         """Key → its first row and the row after its last."""
@@ -60,7 +64,7 @@ class MemoryTimeline:
         """Microseconds since 1970 UTC."""
         self.columns = tuple(map(_column, columns))
         held = [values if isinstance(values, list) else np.asarray(values) for values in columns]
-        self.arrays = TimelineArrays(spans, np.asarray(known_at), held)
+        self.arrays = TimelineArrays(spans, np.asarray(starts), np.asarray(known_at), held)
         """The same rows, for batches; the values are not copied."""
 
     def find(self, key: Key, at: int) -> int:
@@ -143,7 +147,7 @@ def _load(connection: sqlite3.Connection, name: str, keys: int, payload: int) ->
     order = ", ".join(columns[: keys + 1])
     # The name is one that the file's own list of tables has; SQLite takes no parameter for a table.
     cursor = connection.execute(f'SELECT {", ".join(columns)} FROM "{name}" ORDER BY {order}')  # noqa: S608
-    known_at = array("q")
+    known_at, starts = array("q"), array("q")
     held = [_Growing() for _ in range(payload)]
     spans: dict[Key, tuple[int, int]] = {}
     first, last = 0, None
@@ -153,12 +157,14 @@ def _load(connection: sqlite3.Connection, name: str, keys: int, payload: int) ->
         for key, group in groupby(zip(*parts[:keys], strict=True)):
             if key != last:
                 first, last = row, key
-            row += sum(1 for _ in group)
+            count = sum(1 for _ in group)
+            row += count
             spans[key] = (first, row)
+            starts.extend(repeat(first, count))
         known_at.extend(parts[keys])
         for column, values in zip(held, parts[keys + 1 :], strict=True):
             column.extend(values)
-    return MemoryTimeline(spans, known_at, [column.values for column in held])
+    return MemoryTimeline(spans, starts, known_at, [column.values for column in held])
 
 
 class _Growing:

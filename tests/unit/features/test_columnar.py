@@ -35,11 +35,12 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def made_of(facts: dict[Key, list[int]]) -> MemoryTimeline:
-    known_at, spans = array("q"), dict[Key, tuple[int, int]]()
+    known_at, starts, spans = array("q"), array("q"), dict[Key, tuple[int, int]]()
     for key, moments in facts.items():
+        starts.extend([len(known_at)] * len(moments))
         spans[key] = (len(known_at), len(known_at) + len(moments))
         known_at.extend(moments)
-    return MemoryTimeline(spans, known_at, [array("q", range(len(known_at)))])
+    return MemoryTimeline(spans, starts, known_at, [array("q", range(len(known_at)))])
 
 
 def around(facts: dict[Key, list[int]]) -> Iterator[int]:
