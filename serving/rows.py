@@ -11,7 +11,7 @@ from pilotage.runtime.scribe import Drafted
 from serving.exchange import Exchange
 
 _AT_ONCE = 100
-"""Rows that are answered before others get their turn: 2 ms."""
+"""Rows that are answered before others get their turn: 3 ms. Fewer at once cost more each."""
 
 
 async def answer_rows(
