@@ -126,7 +126,7 @@ def _check_answers(
 
 
 def _check_names(seen: Sequence[Seen], predictions: dict[str, PredictionRecord]) -> None:
-    """An id that a client chose has one answer and one row; what was refused has none."""
+    """A request that has an id has one answer and one row, a batch one each order; what was refused has none."""
     rows = Counter((record.model, record.request_id) for record in predictions.values())
     answers: dict[tuple[str, str], set[str]] = defaultdict(set)
     outcomes: dict[tuple[str, str], list[Seen]] = defaultdict(list)
@@ -135,14 +135,15 @@ def _check_names(seen: Sequence[Seen], predictions: dict[str, PredictionRecord])
             outcomes[each.model, each.request_id].append(each)
         if each.status == 200 and each.answer["logged"]:
             answers[each.model, each.request_id].add(each.answer["prediction_id"])
-    assert [key for key, ids in answers.items() if len(ids) > 1] == [], "one answer a request id"
     for key, group in outcomes.items():
+        orders = group[0].together
         if key in answers:
-            assert rows[key] == 1, f"one log row a request id; {key} has {rows[key]}"
+            assert len(answers[key]) == orders, f"one answer an order; {key} has {len(answers[key])} of {orders}"
+            assert rows[key] == orders, f"one log row an order; {key} has {rows[key]} of {orders}"
         elif all(each.status not in (0, 200) for each in group):
             assert rows[key] == 0, f"{key} was refused, and is in the log"
         else:
-            assert rows[key] <= 1, f"one log row a request id; {key} has {rows[key]}"
+            assert rows[key] in (0, orders), f"all log rows of a request or none; {key} has {rows[key]} of {orders}"
 
 
 def _check_lake(world: World, predictions: dict[str, PredictionRecord]) -> None:

@@ -1,7 +1,7 @@
 """Clients that go on asking whatever happens to the service, and remember everything they saw.
 
-Each request is one nobody else sends. A part of them has an id of the client's: those are sent again, with the same id,
-until they are answered, as an application should.
+Each request is one nobody else sends, and some are batches. A part of them has an id of the client's: those are sent
+again, with the same id, until they are answered, as an application should.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ import msgspec
 
 from tests.faults.world import PATIENCE_S, order
 
+_LARGEST_BATCH = 40
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
 @dataclass(slots=True, kw_only=True)
 class Seen:
-    """One request, and what its client saw."""
+    """One order, and what its client saw."""
 
     number: int
     """Of the order."""
+    together: int
+    """Orders in the same request; 1 if it was no batch."""
     model: str
     request_id: str
     """As the answer names it; ``""`` if there was none."""
@@ -37,8 +40,9 @@ class Seen:
     """``time.monotonic``."""
     got: float
     status: int
-    """0 if the connection ended before the answer was whole."""
+    """0 if the connection ended before the answer was whole; of a row of a batch that was refused 422."""
     body: bytes
+    """Of a row of a batch its own part."""
 
     @property
     def answer(self) -> dict:
@@ -55,6 +59,7 @@ class Crowd:
         models: Which are asked.
         connections: Clients at once.
         named: Share of the requests that have an id of the client's.
+        batches: Share of the requests that are batches.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Crowd:
         models: Sequence[str] = ("tiny",),
         connections: int = 4,
         named: float = 0.3,
+        batches: float = 0.1,
     ) -> None:
         self.port = port
         self.seen: list[Seen] = []
@@ -72,6 +78,7 @@ class Crowd:
         self._models = models
         self._connections = connections
         self._named = named
+        self._batches = batches
         self._numbers = itertools.count()
         self._prefix = f"{draw.randrange(10**9):09d}"
         self._stopping = False
@@ -128,16 +135,17 @@ class Crowd:
     async def _client(self) -> None:
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         while not self._stopping:
-            number = next(self._numbers)
+            count = self._draw.randrange(2, _LARGEST_BATCH + 1) if self._draw.random() < self._batches else 1
+            numbers = list(itertools.islice(self._numbers, count))
             model = self._draw.choice(self._models)
-            name = f"{self._prefix}-{number}" if self._draw.random() < self._named else None
+            name = f"{self._prefix}-{numbers[0]}" if self._draw.random() < self._named else None
             deadline = time.monotonic() + PATIENCE_S
             while True:
-                seen, connection = await self._ask(connection, number, model, name)
-                self.seen.append(seen)
+                seen, connection = await self._ask(connection, numbers, model, name)
+                self.seen += seen
                 with self._changed:
                     self._changed.notify_all()
-                if seen.status or name is None or time.monotonic() > deadline:
+                if seen[0].status or name is None or time.monotonic() > deadline:
                     break
                 await asyncio.sleep(0.02)
         if connection is not None:
@@ -146,34 +154,50 @@ class Crowd:
     async def _ask(
         self,
         connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None,
-        number: int,
+        numbers: Sequence[int],
         model: str,
         name: str | None,
-    ) -> tuple[Seen, tuple[asyncio.StreamReader, asyncio.StreamWriter] | None]:
-        seen = Seen(
-            number=number, model=model, request_id=name or "", chosen=name is not None, sent=0.0, got=0.0, status=0,
-            body=b"",
-        )  # fmt: skip
+    ) -> tuple[list[Seen], tuple[asyncio.StreamReader, asyncio.StreamWriter] | None]:
+        request_id, status, answer, sent = name or "", 0, b"", 0.0
         try:
             if connection is None:
                 connection = await asyncio.open_connection("127.0.0.1", self.port)
             reader, writer = connection
-            body = _encode(order(number))
-            head = f"POST /{model}/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            orders = [order(number) for number in numbers]
+            path, body = ("", orders[0]) if len(orders) == 1 else ("/batch", {"requests": orders})
+            content = _encode(body)
+            head = f"POST /{model}/predict{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
             if name is not None:
                 head += f"X-Request-Id: {name}\r\n"
-            seen.sent = time.monotonic()
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            sent = time.monotonic()
+            writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
             told = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower().split("\r\n")
             headers = dict(line.split(": ", 1) for line in told[1:] if line)
-            seen.body = await reader.readexactly(int(headers["content-length"]))
-            seen.status = int(told[0].split(" ")[1])
-            seen.request_id = name or headers.get("x-request-id", "")
+            answer = await reader.readexactly(int(headers["content-length"]))
+            status = int(told[0].split(" ")[1])
+            request_id = name or headers.get("x-request-id", "")
         except (OSError, asyncio.IncompleteReadError):
             if connection is not None:
                 connection[1].close()
             connection = None
             # A service that is down refuses at once: not to ask it ten thousand times a second.
             await asyncio.sleep(0.02)
-        seen.got = time.monotonic()
-        return seen, connection
+        got = time.monotonic()
+        parts = [(status, answer)] * len(numbers)
+        if len(numbers) > 1 and status == 200:
+            rows = _decode(answer)["answers"]
+            parts = [(200, _encode(row["answer"])) if "answer" in row else (422, _encode(row["error"])) for row in rows]
+        return [
+            Seen(
+                number=number,
+                together=len(numbers),
+                model=model,
+                request_id=request_id,
+                chosen=name is not None,
+                sent=sent,
+                got=got,
+                status=status,
+                body=body,
+            )
+            for number, (status, body) in zip(numbers, parts, strict=True)
+        ], connection
