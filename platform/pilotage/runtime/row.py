@@ -20,6 +20,8 @@ from pilotage.features.timeline import stored_type
 from pilotage.runtime.bundle import Bundle
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FEWEST = 16
+"""Rows from which it is quicker to look up all at once than one by one."""
 
 
 class RowPath:
@@ -81,8 +83,10 @@ class RowPath:
         self, rows: Sequence[Sequence[Any]], moments: Sequence[int | None], state: RowState | None
     ) -> Sequence[Sequence[Any] | StateUnavailable]:
         """``asof`` of several rows, each with its own result or error; all at once where the state is in memory."""
-        if state is None or self._moment is None or not rows or not self.bundle.asof:
+        if state is None or self._moment is None or not self.bundle.asof:
             return [self._unknown] * len(rows)
+        if len(rows) < _FEWEST:
+            return [self._asof_or_error(row, moment, state) for row, moment in zip(rows, moments, strict=True)]
         at = [moment for moment in moments if moment is not None]
         try:
             state.require(min(at))

@@ -85,6 +85,8 @@ def test_one_request_many_and_a_frame_get_the_same_bits(bundle: Bundle, state: O
     assert [each.prepared.features for each in alone] == [each.features for each in frames]
     assert [each.decision for each in alone] == [each.decision for each in frames]
     assert alone == together
+    for few in (1, 3, 7, 20):
+        assert predictor.score_many(asked[:few], state) == alone[:few]
     assert {each.prepared.features["stock_level"] for each in alone} == {4, 40, None}
 
 
@@ -130,10 +132,11 @@ def test_each_of_many_rows_has_its_own_result_or_error(bundle: Bundle, state: On
     assert Predictor(bundle, 3).score_many([], state) == []
 
 
-def test_a_moment_out_of_reach_is_the_error_of_its_row_alone(bundle: Bundle, state: OnlineState) -> None:
-    good = requests(1)[0]
-    answers = Predictor(bundle, 3).score_many([{**good, "ordered_at": "1999-01-01T00:00:00Z"}, good], state)
-    assert [type(answer).__name__ for answer in answers] == ["StateUnavailable", "Scored"]
+@pytest.mark.parametrize("rows", [2, 30])
+def test_a_moment_out_of_reach_is_the_error_of_its_row_alone(bundle: Bundle, state: OnlineState, rows: int) -> None:
+    early, *good = requests(rows)
+    answers = Predictor(bundle, 3).score_many([{**early, "ordered_at": "1999-01-01T00:00:00Z"}, *good], state)
+    assert [type(answer).__name__ for answer in answers] == ["StateUnavailable", *["Scored"] * (rows - 1)]
 
 
 def test_a_model_with_history_is_not_prepared_without_it(bundle: Bundle, tmp_path: Path) -> None:
