@@ -20,7 +20,7 @@ from pilotage.runtime.scribe import Drafted
 WAITING = 1_000
 """Requests that may wait for their shadows; 30 ms of work."""
 _AT_ONCE = 32
-"""Requests that a shadow sees before others get their turn; 1 ms. Together they take half the time."""
+"""Requests that a shadow sees before others get their turn; 1 ms. Together they take less than one by one."""
 
 
 class _Work(NamedTuple):
