@@ -126,7 +126,7 @@ class Responder:
             if board.canary is None and all(isinstance(each, (Scored, InvalidRequest)) for each in scores):
                 # Every row that keeps the contract was answered by the version whose turn it was: one record will do.
                 return _at_once(desk, board, asked, turn, scores)
-            for index, scored in zip(members, scores, strict=False):
+            for index, scored in zip(members, scores, strict=True):
                 if isinstance(scored, Scored):
                     results[index] = desk.draft(board, asked[index], turn, scored)
         # What is left goes the way of a single request, which knows how to fall back.
