@@ -87,18 +87,18 @@ def test_a_batch_that_could_not_be_written_after_it_was_logged_gets_the_answers_
     rows = [ORDER, {**ORDER, "amount": "much"}, *({**ORDER, "order_id": f"A-{number}"} for number in range(120))]
 
     def send() -> httpx.Response:
-        return service.post("/tiny/predict/batch", json={"requests": rows}, headers={"x-request-id": "unwritten"})
+        return service.post("/tiny/predict/batch", json={"requests": rows}, headers={"x-request-id": "unwritten-batch"})
 
     with monkeypatch.context() as breaking:
-        breaking.setattr("serving.protocols.batch.json_answer", broken)
+        breaking.setattr("serving.protocols.batch.render", broken)
         assert send().status_code == 500
-    logged = [(record.prediction_id, record.entity["order_id"]) for record in service.predictions("unwritten")]
+    logged = [(record.prediction_id, record.entity["order_id"]) for record in service.predictions("unwritten-batch")]
     assert len(logged) == 121
     first, wrong, *others = send().json()["answers"]
     told = [(each["answer"]["prediction_id"], each["answer"]["entity"]["order_id"]) for each in (first, *others)]
     assert told == logged
     assert wrong["error"]["field"] == "amount"
-    assert len(service.predictions("unwritten")) == 121
+    assert len(service.predictions("unwritten-batch")) == 121
 
 
 def test_a_request_that_was_wrong_may_be_sent_again_with_its_id(service: Hosted) -> None:
