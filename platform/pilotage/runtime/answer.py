@@ -46,7 +46,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """An answer to one request."""
 
     prediction_id: str
-    """Names this prediction: outcomes, ``pilotage trace`` and the log use it."""
+    """Names this prediction: in the log, in the lake and in outcomes."""
     model: str
     version: int | None
     """The version that answered; ``None`` if a rule did, or nothing."""
