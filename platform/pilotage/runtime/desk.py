@@ -6,17 +6,16 @@ Nothing here chooses who answers; ``responder.py`` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import ModelNotReady, StateUnavailable
-from pilotage.runtime.answer import Answer, Written
+from pilotage.runtime.answer import Answer
 from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.predictor import Scored
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.routing import EntityHash
-from pilotage.runtime.scribe import REFERRED, Asked, Drafted, Ids, Scribe, Stage, Turn
+from pilotage.runtime.scribe import REFERRED, Asked, Drafted, Scribe, Stage, Turn
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
@@ -27,26 +26,15 @@ if TYPE_CHECKING:
 class Desk:
     """One model's desk."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        *,
-        pseudonyms: Pseudonyms,
-        encode: Callable[[Written], bytes],
-        keep: Callable[[str, bytes], bool],
-        ids: Ids,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, scribe: Scribe) -> None:
         """Prepares what every request needs.
 
         Args:
             spec: The model's declaration.
-            pseudonyms: Stand for values that identify a person.
-            encode: Writes a record of the prediction log.
-            keep: Sees to it that each segment of the log begins with a record, under a key.
-            ids: Names predictions.
+            scribe: Writes its answers and records.
         """
         self.spec = spec
-        self.scribe = Scribe(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=ids)
+        self.scribe = scribe
         self.entities = EntityHash(spec.entity, {field.name: field for field in spec.request})
         self.answers: Remembered[float] = Remembered(spec.serving.cached_answers)
         """Probabilities, by version and features."""

@@ -20,7 +20,7 @@ from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.predictor import Scored
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.scribe import Asked, Drafted, Ids, Stage, Turn
+from pilotage.runtime.scribe import Asked, Drafted, Ids, Scribe, Stage, Turn
 from pilotage.spec import ModelSpec
 
 _LONGEST_REASON = 300
@@ -61,7 +61,7 @@ class Responder:
         """
         self.ids = Ids()
         self.desks = {
-            name: Desk(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=self.ids)
+            name: Desk(spec, Scribe(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=self.ids))
             for name, spec in specs.items()
         }
         self._follower = follower

@@ -93,7 +93,15 @@ class Scribe:
         keep: Callable[[str, bytes], bool],
         ids: Ids,
     ) -> None:
-        """Prepares what every record needs; arguments as for ``Desk``."""
+        """Prepares what every record needs.
+
+        Args:
+            spec: The model's declaration.
+            pseudonyms: Stand for values that identify a person.
+            encode: Writes a record of the prediction log.
+            keep: Sees to it that each segment of the log begins with a record, under a key.
+            ids: Names predictions.
+        """
         self._spec = spec
         fields = {field.name for field in spec.request}
         self._entity = tuple(name for name in spec.entity if name in fields)
