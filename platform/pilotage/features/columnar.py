@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from pilotage.features.asof import Lookup
-from pilotage.features.state import Key, microseconds
+from pilotage.features.state import Key, RowState, microseconds
 from pilotage.spec import Latest
 
 NULL = -(2**63)
@@ -49,10 +49,10 @@ class TimelineArrays:
         self._known_at = known_at
         self._moments: np.ndarray | None = None
         """All in order, where ticks would not fit into an integer together with the rows."""
-        self._start = int(known_at.min()) if len(known_at) else 0
-        self._unit = int(np.gcd.reduce(known_at - self._start)) or 1 if len(known_at) else 1
+        self._start, end = (int(known_at.min()), int(known_at.max())) if len(known_at) else (0, 0)
+        self._unit = int(np.gcd.reduce(known_at - self._start)) or 1
         """Microseconds of a tick; every moment is a whole number of them after the first."""
-        self._width = (int(known_at.max()) - self._start) // self._unit + 2 if len(known_at) else 1
+        self._width = (end - self._start) // self._unit + 2
         """Ticks that there are, and one before them."""
         if self._width * len(known_at) <= _LARGEST:
             ticks = self._ticks(known_at)
@@ -97,13 +97,6 @@ class TimelineArrays:
         return within
 
 
-class ArrayState(Protocol):
-    """Where batches are looked up: ``MemoryStore``."""
-
-    def arrays(self, name: str) -> TimelineArrays | None:
-        """A timeline, or ``None`` if it is not held in arrays. Raises ``StateUnavailable`` if there is none."""
-
-
 _Step = Callable[[TimelineArrays, np.ndarray, np.ndarray], list[list[Any]]]
 """The columns of one look-up: of keys by their first rows, at moments."""
 
@@ -119,7 +112,7 @@ class ColumnLookups:
         types = [dtype for lookup in lookups for dtype in lookup.outputs.values()]
         self._flags = [slot for slot, dtype in enumerate(types) if dtype == pl.Boolean()]
 
-    def answer(self, rows: Sequence[Sequence[Any]], at: Sequence[int], state: ArrayState) -> list[Any] | None:
+    def answer(self, rows: Sequence[Sequence[Any]], at: Sequence[int], state: RowState) -> list[Any] | None:
         """The as-of columns of each row, in order; ``None`` if the state does not hold all it needs in arrays.
 
         Args:

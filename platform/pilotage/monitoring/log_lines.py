@@ -40,7 +40,7 @@ def _as_line() -> type[msgspec.Struct]:
 
 
 PredictionLine: Any = _as_line()
-"""A prediction whose request and features are still JSON."""
+"""A prediction whose request and features are still JSON, or ``Named`` values."""
 _LINES: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
     PredictionLine | BatchRecord | ShadowRecord | OutcomeRecord | StateRecord
 )

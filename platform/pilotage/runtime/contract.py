@@ -83,7 +83,7 @@ class Contract:
         Raises:
             InvalidRequest: The first thing that is wrong, with ``field`` and ``value``.
         """
-        # A fifth of the time of the checks below, which say what is wrong; a property test holds them together.
+        # A third of the time of the checks below, which say what is wrong; a property test holds them together.
         try:
             values = list(msgspec.structs.astuple(msgspec.convert(row, self._shape)))
         except (msgspec.ValidationError, UnicodeEncodeError, OverflowError, RecursionError):
@@ -129,7 +129,7 @@ def _kind_of(field: RequestField) -> Any:
     if field.dtype == pl.Int64():
         least, greatest = math.ceil(max(low, _INT64[0])), math.floor(min(high, _INT64[-1]))
         if least > greatest:
-            least, greatest = 1, 0
+            least, greatest = 1, 0  # No integer is in the range, and bounds must be integers of 64 bits.
         return Annotated[int, msgspec.Meta(ge=least, le=greatest)]
     if field.dtype == pl.Float64():
         # Neither NaN nor an infinity is within these.

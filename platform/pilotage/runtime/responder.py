@@ -140,6 +140,7 @@ class Responder:
         if board.plan.killed is not None or not asked:
             return []
         if version is not None or board.canary is None:
+            # Without a canary a turn does not depend on the request.
             turn = _numbered(board, version) if version is not None else self._turn(desk, board, None)
             return [] if turn is None else [(turn, range(len(asked)))]
         turns: dict[Turn, list[int]] = {}

@@ -6,6 +6,7 @@ The same definition as for frames, to the same bits; ``verify_rows`` sees to tha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,17 +86,13 @@ class RowPath:
         """``asof`` of several rows, each with its own result or error; all at once where the state is in memory."""
         if state is None or self._moment is None or not self.bundle.asof:
             return [self._unknown] * len(rows)
-        if len(rows) < _FEWEST:
-            return [self._asof_or_error(row, moment, state) for row, moment in zip(rows, moments, strict=True)]
-        at = [moment for moment in moments if moment is not None]
-        try:
-            state.require(min(at))
-            known = self._batches.answer(rows, at, state)
-        except StateUnavailable:
-            # Perhaps not for all of them: each is told for itself.
-            known = None
-        if known is not None:
-            return known
+        if len(rows) >= _FEWEST:
+            at = [moment for moment in moments if moment is not None]
+            # What can't be answered may be so for a few of them: each is told for itself.
+            with suppress(StateUnavailable):
+                state.require(min(at))
+                if (known := self._batches.answer(rows, at, state)) is not None:
+                    return known
         return [self._asof_or_error(row, moment, state) for row, moment in zip(rows, moments, strict=True)]
 
     def _asof_or_error(self, row: Sequence[Any], moment: int | None, state: RowState) -> list[Any] | StateUnavailable:
