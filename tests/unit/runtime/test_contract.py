@@ -51,6 +51,17 @@ def test_whatever_is_sent_is_taken_exactly_or_refused_by_its_name(name: str, val
             assert isinstance(taken, type(value)) or (isinstance(taken, float) and isinstance(value, int))
 
 
+@pytest.mark.parametrize("value", ["\ud800", "é\udfff", "x" * 1001])
+def test_a_text_that_is_none_or_too_long_is_refused_wherever_it_stands(value: str) -> None:
+    free = [field for field in SPEC.request if field.dtype == pl.String() and not field.one_of]
+    assert len(free) > 1
+    for field in free:
+        with pytest.raises(InvalidRequest) as refused:
+            CONTRACT.row({**GOOD, field.name: value})
+        assert refused.value.details["field"] == field.name
+    assert CONTRACT.row({**GOOD, free[0].name: "é" * 1000})
+
+
 BOUND = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.5, 5.0, -(2.0**63), 2.0**63])
 TYPES = st.sampled_from([pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Datetime("us", "UTC")])
 FIELD = st.builds(

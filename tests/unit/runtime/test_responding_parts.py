@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pilotage.expressions import to_json
@@ -87,6 +87,7 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
     assert nothing.get("a") is None
 
 
+@example(2, [("put", [0, 1]), ("get", [1]), ("put", [0]), ("get", [1]), ("put", [2]), ("get", [0])])
 @given(
     st.integers(0, 5),
     st.lists(st.tuples(st.sampled_from(["get", "put", "many"]), st.lists(st.integers(0, 7), max_size=6))),
