@@ -12,6 +12,7 @@ import importlib.util
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from pilotage.runtime.folder import RESTORE
 
 _FLOAT64 = 1
 _PREDICT_NORMAL = 0
+_PREDICT_LEAF_INDEX = 2
 _PREDICT_CONTRIB = 3
 _LIBRARY = {"darwin": "lib_lightgbm.dylib", "win32": "lib_lightgbm.dll"}.get(sys.platform, "lib_lightgbm.so")
 
@@ -85,6 +87,23 @@ class Booster:
             Shape (rows, columns + 1); the last column is the expected output, and a row's sum is its output.
         """
         return self._for_matrix(matrix, _PREDICT_CONTRIB, self.columns + 1, 1)
+
+    def leaves(self, matrix: np.ndarray) -> np.ndarray:
+        """Which leaf of each tree each row ends in; ``matrix`` as for ``predict``, shape (rows, rounds)."""
+        return self._for_matrix(matrix, _PREDICT_LEAF_INDEX, self.rounds, 1)
+
+    def leaf_values(self, leaves: Sequence[int]) -> list[list[float]]:
+        """The values of each tree's leaves, of which there are so many."""
+        value = ctypes.c_double()
+        to_value, ask = ctypes.byref(value), self._library.LGBM_BoosterGetLeafValue
+        values: list[list[float]] = []
+        for tree, count in enumerate(leaves):
+            values.append([])
+            for leaf in range(count):
+                if ask(self._handle, ctypes.c_int(tree), ctypes.c_int(leaf), to_value) != 0:
+                    raise _failed(self._library)
+                values[tree].append(value.value)
+        return values
 
     def _for_matrix(self, matrix: np.ndarray, kind: int, width: int, threads: int) -> np.ndarray:
         if matrix.ndim != 2 or matrix.shape[1] != self.columns:

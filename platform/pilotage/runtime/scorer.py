@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,11 +14,15 @@ import polars as pl
 from pilotage.errors import BundleCorrupt
 from pilotage.runtime.booster import Booster
 from pilotage.runtime.folder import RESTORE
+from pilotage.runtime.forest import Forest, forest_of
+from pilotage.runtime.trees import LeftToLightGBM
 
 CalibratorKind = Literal["isotonic", "sigmoid", "none"]
 _EDGE = 1e-12
 _FEWEST = 6
 """Rows from which one call for all is quicker than one for each."""
+_MANY_THREADS = 4
+"""Of LightGBM's, which together are as quick as a forest's only one."""
 _MISSING = float("nan")
 _EXPONENT_LIMIT = 700.0
 """Above about 709.8 ``exp`` overflows, which NumPy warns of."""
@@ -143,6 +148,18 @@ class Scorer:
                 f"The model reads {self._booster.columns} features, the bundle names {len(columns)}.",
                 fix=RESTORE,
             )
+        self.forest: Forest | None = None
+        """What scores many rows at once, to the bits of LightGBM."""
+        self.left_to_lightgbm = ""
+        """Why there is no forest."""
+        self._enough = sys.maxsize
+        if threads < _MANY_THREADS:
+            try:
+                self.forest, self._enough = forest_of(model_text, self._booster)
+            except LeftToLightGBM as why:
+                self.left_to_lightgbm = str(why)
+        else:
+            self.left_to_lightgbm = f"its {threads} threads are as quick"
 
     @property
     def objective(self) -> str:
@@ -155,7 +172,7 @@ class Scorer:
 
     def raw(self, features: pl.DataFrame) -> np.ndarray:
         """The model's probabilities before calibration; shape (rows,)."""
-        return self._booster.predict(self.encode(features), threads=self.threads)
+        return self._predict(self.encode(features))
 
     def score_row(self, row: bytes) -> float:
         """Calibrated probability of a row that ``encode_row`` made."""
@@ -166,7 +183,7 @@ class Scorer:
         if len(rows) < _FEWEST:
             return [self.score_row(row) for row in rows]
         matrix = np.frombuffer(b"".join(rows)).reshape(len(rows), len(self.columns))
-        scores: list[float] = self.calibrator.apply(self._booster.predict(matrix, threads=self.threads)).tolist()
+        scores: list[float] = self.calibrator.apply(self._predict(matrix)).tolist()
         return scores
 
     def contributions(self, row: bytes) -> tuple[list[float], float]:
@@ -177,6 +194,11 @@ class Scorer:
     def score(self, features: pl.DataFrame) -> np.ndarray:
         """Calibrated probabilities; shape (rows,)."""
         return self.calibrator.apply(self.raw(features))
+
+    def _predict(self, matrix: np.ndarray) -> np.ndarray:
+        if self.forest is not None and len(matrix) >= self._enough:
+            return self.forest.predict(matrix)
+        return self._booster.predict(matrix, threads=self.threads)
 
 
 def _encoders(columns: list[str], categories: dict[str, list[str]]) -> list[pl.Expr]:
