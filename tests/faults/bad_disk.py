@@ -15,6 +15,7 @@ from typing import Any
 
 import serving.build
 from pilotage.runtime.log.files import RealFiles
+from pilotage.runtime.log.kernel_sync import KernelSync, calls_of_this_machine, open_kernel_sync
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from serving.worker import Core
@@ -41,10 +42,21 @@ class BadDisk(RealFiles):
         raise error
 
     def sync(self, file: int) -> None:
+        super().sync(file)
+        self.synced(file)
+
+    def kernel_sync(self) -> KernelSync | None:
+        return _BadKernel(self) if open_kernel_sync() is not None else None
+
+    def synced(self, file: int) -> None:
+        """After a sync that the real disk did well: this one may not have.
+
+        Raises:
+            OSError: It has not, and lost what it should have written.
+        """
         found = os.fstat(file)
         error = self._fault("sync")
         if error is None:
-            super().sync(file)
             self._synced[found.st_ino] = found.st_size
             return
         begin = self._synced.get(found.st_ino, 0)
@@ -79,6 +91,33 @@ class BadDisk(RealFiles):
             self._faults = {name: (chance, getattr(errno, code)) for name, (chance, code) in told.items()}
         chance, number = self._faults.get(operation, (0.0, 0))
         return OSError(number, os.strerror(number)) if self._random.random() < chance else None
+
+
+class _BadKernel(KernelSync):
+    """Syncs beside the worker, to the same disk."""
+
+    def __init__(self, disk: BadDisk) -> None:
+        super().__init__(calls_of_this_machine())
+        self._disk = disk
+        self._file = -1
+
+    def start(self, file: int) -> None:
+        self._file = file
+        super().start(file)
+
+    def result(self) -> int | None:
+        number = super().result()
+        return number if number is None else self._and_well(number)
+
+    def wait(self) -> int:
+        return self._and_well(super().wait())
+
+    def _and_well(self, number: int) -> int:
+        try:
+            self._disk.synced(self._file)
+        except OSError as error:
+            return error.errno or errno.EIO
+        return number
 
 
 def _on_a_bad_disk(specs: Mapping[str, ModelSpec], settings: Settings, **arguments: Any) -> Core:

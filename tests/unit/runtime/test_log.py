@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pilotage.errors import LogUnavailable, RequestTooLarge
 from pilotage.runtime.answer import StateRecord
 from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, read_segment, segments
 from pilotage.runtime.log.files import RealFiles
+from pilotage.runtime.log.kernel_sync import KernelSync, calls_of_this_machine
 
 
 def state(name: str) -> bytes:
@@ -26,6 +28,9 @@ def read(folder: Path) -> list[str]:
 
 class Disk(RealFiles):
     """The real disk, which can be told to hang or to fail, and says when it was asked for what."""
+
+    kernel = False
+    """Whether the kernel syncs beside us."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -40,13 +45,51 @@ class Disk(RealFiles):
         self.go.wait()
         self.syncs += 1
         if self.error is not None:
-            raise OSError(self.error, "told to fail")
+            raise OSError(self.error, os.strerror(self.error))
         super().sync(file)
+
+    def kernel_sync(self) -> KernelSync | None:
+        return DisksKernel(self) if self.kernel else None
 
     def sync_folder(self, path: Path) -> None:
         super().sync_folder(path)
         if any(path.glob("*.sealed")):
             self.sealed.release()
+
+
+class DisksKernel(KernelSync):
+    """The real kernel, on that disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(calls_of_this_machine())
+        self._disk = disk
+
+    def start(self, file: int) -> None:
+        self._disk.asked.release()
+        if self._disk.go.is_set():
+            super().start(file)
+        else:
+            threading.Thread(target=self._when_it_goes, args=(file,)).start()
+
+    def result(self) -> int | None:
+        number = super().result()
+        return number if number is None else self._ended(number)
+
+    def wait(self) -> int:
+        return self._ended(super().wait())
+
+    def _when_it_goes(self, file: int) -> None:
+        self._disk.go.wait()
+        super().start(file)
+
+    def _ended(self, number: int) -> int:
+        self._disk.syncs += 1
+        return self._disk.error or number
+
+
+@pytest.fixture(autouse=True, params=["the kernel syncs", "a thread syncs"])
+def who_syncs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Disk, "kernel", request.param == "the kernel syncs")
 
 
 def run(folder: Path, scenario: Callable[[PredictionLog, Disk], Awaitable[None]], **options: object) -> list[str]:
@@ -148,14 +191,14 @@ def test_an_error_reaches_every_caller_of_the_batch_and_the_next_batch_is_tried(
         assert len({id(outcome) for outcome in outcomes}) == 3
         assert outcomes[0].http_status == 503
         assert str(tmp_path) not in str(outcomes[0])
-        assert (log.last_error, log.refused) == ("told to fail", 3)
+        assert (log.last_error, log.refused) == ("Input/output error", 3)
         disk.error = None
         await log.submit(state("after"))
         assert log.last_error is None
 
     told = run(tmp_path, scenario)
     assert read(tmp_path) == ["before", "after"]
-    assert any(str(tmp_path) in line and "told to fail" in line for line in told)
+    assert any(str(tmp_path) in line and "Input/output error" in line for line in told)
 
 
 def test_a_caller_that_goes_away_changes_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Commits batches to the open segment of one worker: on the disk, or not in the log. One thread; no queue, no loop.
+"""Commits batches to the open segment of one worker: on the disk, or not in the log. One caller at a time; no queue.
 
 What is acknowledged is on the disk for good, so the rules after an error are strict:
 
@@ -11,7 +11,6 @@ What is acknowledged is on the disk for good, so the rules after an error are st
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -40,6 +39,16 @@ class _Open:
     """Without the header and what is kept for every segment."""
     first_at: float = 0.0
     """When its first record was committed, by the clock."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was written, and does not count yet."""
+
+    bytes: int
+    records: int
+    written: bool = False
+    """Whether all of it was taken, so that only the sync can have failed."""
 
 
 class Appender:
@@ -74,6 +83,7 @@ class Appender:
         self._files = files
         self._clock = clock
         self._open: _Open | None = None
+        self._writing = _Batch(bytes=0, records=0)
         self._distrusted: list[_Open] = []
         self._kept: dict[str, bytes] = {}
         self._number = 0
@@ -106,6 +116,11 @@ class Appender:
             except OSError as error:
                 raise self._unavailable(error) from error
 
+    @property
+    def ready(self) -> bool:
+        """Whether a segment is open that takes more."""
+        return self._open is not None and self._open.committed < self._segment_bytes
+
     def append(self, submissions: Sequence[Sequence[bytes]]) -> None:
         """Puts a batch on the disk. It is there when this returns.
 
@@ -116,31 +131,61 @@ class Appender:
             LogUnavailable: It is not in the log.
         """
         self.open()
-        segment = self._open
-        if segment is None:  # Cannot be: ``open`` raises or opens.
-            raise self._unavailable(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-        data = frame(submissions)
-        syncing = False
         try:
-            write_all(self._files, segment.file, data)
-            syncing = True
-            self._files.sync(segment.file)
-            if not self._files.named(segment.file):
-                raise FileNotFoundError(errno.ENOENT, "the open segment was removed by somebody")
+            self.write(submissions)
+            self.sync()
         except Exception as error:
-            full = isinstance(error, OSError) and error.errno in NO_ROOM
-            self._take_back(segment, trusted=full and not syncing)
-            if isinstance(error, OSError):
-                raise self._unavailable(error) from error
-            raise
-        segment.committed += len(data)
+            raise self.take_back(error) from error
+
+    def write(self, submissions: Sequence[Sequence[bytes]]) -> int:
+        """Writes a batch to the open segment, and gives the file, which is to be synced. ``confirm`` ends it.
+
+        Raises:
+            Exception: It could not be. Call ``take_back``.
+        """
+        segment = self._opened()
+        data = frame(submissions)
+        self._writing = _Batch(bytes=len(data), records=sum(map(len, submissions)))
+        write_all(self._files, segment.file, data)
+        self._writing.written = True
+        return segment.file
+
+    def sync(self) -> None:
+        """Waits until the written batch is on the disk, and confirms it.
+
+        Raises:
+            Exception: It is not. Call ``take_back``.
+        """
+        self._files.sync(self._opened().file)
+        self.confirm()
+
+    def confirm(self) -> None:
+        """The written batch was synced: it counts.
+
+        Raises:
+            OSError: The segment is gone, and the batch with it. Call ``take_back``.
+        """
+        segment, batch = self._opened(), self._writing
+        if not self._files.named(segment.file):
+            raise FileNotFoundError(errno.ENOENT, "the open segment was removed by somebody")
         if not segment.records:
             segment.first_at = self._clock()
-        segment.records += sum(map(len, submissions))
+        segment.committed += batch.bytes
+        segment.records += batch.records
         if self._failed:
             self._report(f"prediction log: {self._folder} can be written again, after {self._failed} failures")
             self._failed = 0
             self._said.clear()
+
+    def take_back(self, error: Exception) -> Exception:
+        """After an error of ``write``, ``sync`` or ``confirm``: none of the batch will be found in the log.
+
+        Returns:
+            What to tell who waits: ``LogUnavailable``, or the error itself if the disk has no part in it.
+        """
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
+        self._undo(self._opened(), trusted=full and not self._writing.written)
+        return self._unavailable(error) if isinstance(error, OSError) else error
 
     def seal_in(self) -> float | None:
         """Seconds until the open segment is due; ``None`` if it has no record."""
@@ -188,6 +233,11 @@ class Appender:
             self._close(segment)
         self._distrusted.clear()
 
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise RuntimeError("open() comes before everything else.")
+        return self._open
+
     def _begin(self) -> _Open:
         self._cut_distrusted()
         self._files.make_folder(self._folder)
@@ -214,7 +264,7 @@ class Appender:
             raise
         return _Open(file=file, path=path, committed=len(start))
 
-    def _take_back(self, segment: _Open, *, trusted: bool) -> None:
+    def _undo(self, segment: _Open, *, trusted: bool) -> None:
         """After an error: what was not committed must not be found later."""
         cut = self._cut(segment)
         if cut and trusted:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from pilotage.runtime.log.kernel_sync import KernelSync, open_kernel_sync
+
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 """macOS: its ``fsync`` leaves the data in the disk's own cache."""
 
@@ -36,6 +38,9 @@ class Files(Protocol):
 
     def sync(self, file: int) -> None:
         """Returns when the file's bytes are on the disk."""
+
+    def kernel_sync(self) -> KernelSync | None:
+        """Syncs that nobody has to wait for; ``None`` if there is only ``sync``."""
 
     def sync_folder(self, path: Path) -> None:
         """Returns when the names in the folder are on the disk."""
@@ -88,6 +93,10 @@ class RealFiles:
             os.fdatasync(file)
         else:
             os.fsync(file)
+
+    def kernel_sync(self) -> KernelSync | None:
+        # Whoever syncs in a way of its own is asked, and not the kernel.
+        return open_kernel_sync() if type(self).sync is RealFiles.sync else None
 
     def sync_folder(self, path: Path) -> None:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -1,31 +1,35 @@
 """The queue between an event loop and the disk: group commit without a timer.
 
-The loop's thread appends to a list; one thread writes all that is queued at once, syncs, and wakes all who wait for it
-with one call into the loop. While it commits, the next batch gathers: with one caller a commit holds one record, with
-many it holds many, and nobody waits for a clock. What lies in the files is ``appender.py``'s business.
+When a turn of the loop brought no further record, all that is queued is written at once and synced, and everybody told.
+While the disk syncs, the next batch gathers: with one caller a commit holds one record, with many it holds many, and
+nobody waits for a clock.
+
+Where the kernel syncs beside us (``kernel_sync.py``), the loop's own thread writes, into the kernel's memory, and goes
+on; it writes nothing while a sync is under way, so a disk that hangs stops no loop. Everything that may wait for the
+disk (to begin a segment, to seal it, to repair it after an error; to sync, where the kernel leaves us to wait) is done
+by one thread. What lies in the files is ``appender.py``'s business, which one of the two has at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from pilotage.errors import LogUnavailable, RequestTooLarge
+from pilotage.errors import LogUnavailable
 from pilotage.runtime.log.appender import Appender
 from pilotage.runtime.log.files import Files, RealFiles
-from pilotage.runtime.log.framing import LONGEST
+from pilotage.runtime.log.kernel_sync import KernelSync
+from pilotage.runtime.log.queue import Begun, Queue, Queued, count, require_writable, tell, unavailable, waiters
+from pilotage.runtime.log.sleeper import Sleeper
 
 _MIB = 1 << 20
-
-
-class _Queued(NamedTuple):
-    payloads: Sequence[bytes]
-    waiter: asyncio.Future[None] | None
+_PLENTY = 32
+"""Submissions that are a batch, whatever else may come."""
 
 
 class PredictionLog:
@@ -37,7 +41,7 @@ class PredictionLog:
     Args:
         folder: ``settings.prediction_log``.
         worker: Names the worker in the names of its segments; letters, digits, ``_`` and ``-``.
-        report: Told what an operator must know: a full disk, an I/O error, what was lost. Called from another thread.
+        report: Told what an operator must know: a full disk, an I/O error, what was lost. Called from any thread.
         segment_bytes: Size at which a segment is sealed.
         seal_after_s: Age of its first record at which a segment is sealed, seconds.
         queue_bytes: Records beyond these, not yet on the disk, are refused.
@@ -60,27 +64,37 @@ class PredictionLog:
         self.folder = folder
         self.worker = worker
         self._tell = report
-        self._queue_bytes = queue_bytes
+        self._files = filesystem or RealFiles()
         self._appender = Appender(
             folder,
             worker=worker,
             report=self._report,
             segment_bytes=segment_bytes,
             seal_after_s=seal_after_s,
-            files=filesystem or RealFiles(),
+            files=self._files,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._kernel: KernelSync | None = None
         self._lock = threading.Lock()
-        self._wake = threading.Lock()
-        self._wake.acquire()
-        self._asleep = False
-        self._rousing = False
+        """Of everything below, and of who has the appender."""
+        self._queue = Queue(queue_bytes)
+        self._sleeper = Sleeper(self._lock)
+        """The thread's. While it sleeps, the loop may take the appender."""
+        self._wanted = False
+        """Whether the thread waits for the appender."""
+        self._lent = False
+        """Whether the loop has the appender."""
+        self._syncing: list[Queued] | None = None
+        """The batch that the kernel syncs."""
+        self._begun: Begun | None = None
+        self._gathering = False
+        self._gathered = 0
+        """Submissions that waited a turn ago."""
         self._closing = False
-        self._queue: list[_Queued] = []
-        self._bytes = 0
-        self._records = 0
         self._kept: dict[str, bytes] = {}
+        self._started = 0.0
+        """When the commit began."""
         self.last_error: str | None = None
         """Why the last commit failed; ``None`` if it did not."""
         self.committed = 0
@@ -95,12 +109,12 @@ class PredictionLog:
     @property
     def depth(self) -> int:
         """Records that are not on the disk yet."""
-        return self._records
+        return self._queue.records
 
     @property
     def queued_bytes(self) -> int:
         """Of the records that are not on the disk yet."""
-        return self._bytes
+        return self._queue.bytes
 
     @property
     def unsealed_bytes(self) -> int:
@@ -113,8 +127,11 @@ class PredictionLog:
         return self._appender.number
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Starts the thread that writes, which begins the first segment at once: ``last_error`` says if it can't."""
+        """Starts the thread, which begins the first segment at once: ``last_error`` says if it can't."""
         self._loop = loop
+        self._kernel = self._files.kernel_sync()
+        if self._kernel is not None:
+            self._kernel.listen(loop, self._synced)
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
@@ -136,7 +153,7 @@ class PredictionLog:
         waiter = self._loop.create_future()
         reason = self._put(payloads, waiter)
         if reason is not None:
-            raise _unavailable(reason)
+            raise unavailable(reason)
         return waiter
 
     def submit_nowait(self, payload: bytes) -> bool:
@@ -168,59 +185,108 @@ class PredictionLog:
         """
         with self._lock:
             self._closing = True
-            self._rouse()
+            self._sleeper.rouse()
         if self._thread is None:
             return
         self._thread.join(timeout_s)
         if not self._thread.is_alive():
             return
         with self._lock:
-            batch, self._queue = self._queue, []
-            self._forget(batch)
-            self.refused += sum(len(each.payloads) for each in batch)
+            batch = self._queue.take()
+            self._queue.done(batch)
+            self.refused += count(batch)
         self._report(f"prediction log: the disk did not answer within {timeout_s} s; {len(batch)} submissions refused")
         self._settle(batch, "the service stopped before the disk answered")
 
     def _put(self, payloads: Sequence[bytes], waiter: asyncio.Future[None] | None) -> str | None:
         """Queues, or says why not."""
-        size = sum(map(len, payloads))
-        if size > LONGEST or b"\n" in b"".join(payloads):
-            raise RequestTooLarge(
-                f"A log record of {size} bytes, or of more than one line, can't be written.",
-                fix=f"Send less than {LONGEST} bytes.",
-            )
+        require_writable(payloads)
         with self._lock:
             if self._closing:
                 reason = "the service is stopping"
-            elif self._bytes + size > self._queue_bytes:
+            elif not self._queue.put(payloads, waiter):
                 reason = "the disk does not keep up"
             else:
-                self._queue.append(_Queued(payloads, waiter))
-                self._bytes += size
-                self._records += len(payloads)
-                if self._asleep and not self._rousing and self._loop is not None:
-                    # When all requests that came together are queued: one commit for them, and one change of threads.
-                    self._rousing = True
-                    self._loop.call_soon(self._rouse_soon)
+                if self._sleeper.asleep and not self._lent:
+                    self._gather_soon()
                 return None
             self.refused += len(payloads)
         return reason
 
-    def _rouse_soon(self) -> None:
+    # The loop's part.
+
+    def _gather_soon(self) -> None:
+        """With the lock held."""
+        if not self._gathering and self._loop is not None:
+            self._gathering, self._gathered = True, 0
+            self._loop.call_soon(self._gather)
+
+    def _gather(self) -> None:
+        """Begins a commit; but not while each turn of the loop brings more for it."""
         with self._lock:
-            self._rousing = False
-            self._rouse()
+            waiting = len(self._queue)
+            if self._gathered < waiting < _PLENTY and self._loop is not None:
+                self._gathered = waiting
+                self._loop.call_soon(self._gather)
+                return
+            self._gathering = False
+            if not waiting or self._lent or not self._sleeper.asleep:
+                return
+            if self._kernel is None or not self._appender.ready:
+                self._sleeper.rouse()
+                return
+            self._lent = True
+            batch = self._queue.take()
+        self._begin(batch, self._kernel)
 
-    def _rouse(self) -> None:
-        """Wakes the thread if it sleeps; with the lock held."""
-        if self._asleep:
-            self._asleep = False
-            self._wake.release()
+    def _begin(self, batch: list[Queued], kernel: KernelSync) -> None:
+        """Writes a batch, and leaves it to the kernel to sync it."""
+        self._started = time.monotonic()
+        try:
+            file = self._appender.write([each.payloads for each in batch])
+        except Exception as error:
+            self._hand_over(Begun(batch, error))
+            return
+        try:
+            kernel.start(file)
+        except OSError:
+            # It has no room now, or can't with such a file.
+            self._hand_over(Begun(batch))
+            return
+        with self._lock:
+            self._syncing = batch
+            if self._closing:
+                self._sleeper.rouse()
 
-    def _report(self, sentence: str) -> None:
-        # Whoever writes log lines may have no room either, and that must not end the thread that others wait for.
-        with suppress(Exception):
-            self._tell(sentence)
+    def _synced(self) -> None:
+        """The kernel's sync is over."""
+        with self._lock:
+            batch, kernel = self._syncing, self._kernel
+            if batch is None or kernel is None or (number := kernel.result()) is None:
+                return
+            self._syncing = None
+        try:
+            if number:
+                raise OSError(number, os.strerror(number))
+            self._appender.confirm()
+        except OSError as error:
+            self._hand_over(Begun(batch, error))
+            return
+        self._account(batch, None)
+        with self._lock:
+            self._lent = False
+            if self._wanted or self._closing or self._sleeper.until is None or not self._appender.ready:
+                self._sleeper.rouse()
+            elif len(self._queue):
+                self._gather_soon()
+        tell(waiters(batch), None)
+
+    def _hand_over(self, begun: Begun) -> None:
+        with self._lock:
+            self._begun, self._lent = begun, False
+            self._sleeper.rouse()
+
+    # The thread's part.
 
     def _run(self) -> None:
         try:
@@ -229,84 +295,106 @@ class PredictionLog:
             self.last_error = str(error.details["reason"])
         closing = False
         while not closing:
-            batch, closing = self._next()
+            left, batch, closing = self._next()
+            if left is not None:
+                self._end(left)
+            self._appender.rotate()
             if batch:
                 self._commit(batch)
-            self._appender.rotate()
+                self._appender.rotate()
         self._appender.close()
+        self._give_back()
 
-    def _next(self) -> tuple[list[_Queued], bool]:
-        """The next batch, and whether it is the last; waits for one, or until the open segment is due."""
+    def _next(self) -> tuple[Begun | None, list[Queued], bool]:
+        """What the loop left to end, the next batch, and whether it is the last; waits for something to do."""
         with self._lock:
-            if not self._queue and not self._closing:
+            while True:
+                if self._lent and self._closing and self._syncing is not None:
+                    # The loop may not run any more.
+                    left, self._syncing, self._lent = Begun(self._syncing, syncing=True), None, False
+                    return left, [], False
+                if self._lent:
+                    self._wanted = True
+                    self._sleeper.sleep(None)
+                    continue
+                if self._begun is not None or len(self._queue) or self._closing:
+                    break
                 due = self._appender.seal_in()
-                self._asleep = True
-                self._lock.release()
-                try:
-                    # Whoever queues from here on sees that the thread sleeps, so nobody is left waiting.
-                    woken = self._wake.acquire(timeout=-1 if due is None else due)
-                finally:
-                    self._lock.acquire()
-                if not woken and not self._asleep:
-                    # Roused in the instant in which the time was up: take the wake-up that is there.
-                    self._wake.acquire()
-                self._asleep = False
-            batch, self._queue = self._queue, []
+                if due is not None and due <= 0:
+                    break
+                self._sleeper.sleep(due)
+            self._wanted = False
+            ended, self._begun = self._begun, None
             # What is queued after this is refused, so a batch taken while closing is the last.
-            return batch, self._closing
+            return ended, self._queue.take(), self._closing
 
-    def _commit(self, batch: list[_Queued]) -> None:
-        started = time.monotonic()
-        reason: str | None = None
+    def _end(self, begun: Begun) -> None:
+        """Ends a commit that the loop began."""
+        reason = None
+        try:
+            if begun.error is not None:
+                raise begun.error
+            if not begun.syncing:
+                self._appender.sync()
+            elif self._kernel is not None:
+                if number := self._kernel.wait():
+                    raise OSError(number, os.strerror(number))
+                self._appender.confirm()
+        except Exception as error:
+            reason = self._reason(self._appender.take_back(error))
+        self._account(begun.batch, reason)
+        self._settle(begun.batch, reason)
+
+    def _commit(self, batch: list[Queued]) -> None:
+        self._started = time.monotonic()
+        reason = None
         try:
             self._appender.append([each.payloads for each in batch])
-        except LogUnavailable as error:
-            reason = str(error.details["reason"])
         except Exception as error:
-            # A fault of ours. Nobody may wait for ever because of it, and the next batch may be better.
-            reason = f"the writer failed: {error!r}"
-            self._report(f"prediction log: {reason}")
-        records = sum(len(each.payloads) for each in batch)
-        if reason is None:
-            self.committed += records
-            self.commits += 1
-        self.last_commit_s = time.monotonic() - started
-        self.last_error = reason
-        with self._lock:
-            self._forget(batch)
-            if reason is not None:
-                self.refused += records
+            reason = self._reason(error)
+        self._account(batch, reason)
         self._settle(batch, reason)
 
-    def _forget(self, batch: list[_Queued]) -> None:
-        """Takes a batch out of the figures; with the lock held."""
-        self._bytes -= sum(len(payload) for each in batch for payload in each.payloads)
-        self._records -= sum(len(each.payloads) for each in batch)
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, LogUnavailable):
+            return str(error.details["reason"])
+        # A fault of ours. Nobody may wait for ever because of it, and the next batch may be better.
+        reason = f"the writer failed: {error!r}"
+        self._report(f"prediction log: {reason}")
+        return reason
 
-    def _settle(self, batch: list[_Queued], reason: str | None) -> None:
+    def _give_back(self) -> None:
+        """Takes leave of the kernel, where the loop listened to it."""
+        if self._kernel is None or self._loop is None:
+            return
+        with suppress(RuntimeError):  # The loop was closed, and with it all that it listened to.
+            self._loop.call_soon_threadsafe(self._kernel.leave, self._loop)
+
+    # For both.
+
+    def _account(self, batch: list[Queued], reason: str | None) -> None:
+        """Counts a commit."""
+        self.last_commit_s = time.monotonic() - self._started
+        self.last_error = reason
+        with self._lock:
+            self._queue.done(batch)
+            if reason is not None:
+                self.refused += count(batch)
+            else:
+                self.committed += count(batch)
+                self.commits += 1
+
+    def _settle(self, batch: list[Queued], reason: str | None) -> None:
         """Tells all who wait, in their own thread, with one call."""
-        waiters = [each.waiter for each in batch if each.waiter is not None]
-        if not waiters or self._loop is None:
+        waiting = waiters(batch)
+        if not waiting or self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(_resolve, waiters, reason)
+            self._loop.call_soon_threadsafe(tell, waiting, reason)
         except RuntimeError:
-            self._report(f"prediction log: the loop was closed before {len(waiters)} callers were told")
+            self._report(f"prediction log: the loop was closed before {len(waiting)} callers were told")
 
-
-def _resolve(waiters: list[asyncio.Future[None]], reason: str | None) -> None:
-    for waiter in waiters:
-        if waiter.done():  # Cancelled.
-            continue
-        if reason is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(_unavailable(reason))
-
-
-def _unavailable(reason: str) -> LogUnavailable:
-    return LogUnavailable(
-        f"The prediction is not logged: {reason}.",
-        fix="Ask again later. Operators: docs/runbooks/prediction-log.md.",
-        reason=reason,
-    )
+    def _report(self, sentence: str) -> None:
+        # Whoever writes log lines may have no room either, and that must not end the thread that others wait for.
+        with suppress(Exception):
+            self._tell(sentence)
