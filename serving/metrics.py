@@ -113,6 +113,18 @@ class ServiceMetrics:
         if not answer.logged:
             self.count("pilotage_unlogged_answers_total", answer.model)
 
+    def answered_many(self, shared: Answer, kinds: Mapping[tuple[bool | None, bool], int]) -> None:
+        """Counts the logged answers of a batch.
+
+        Args:
+            shared: One of them.
+            kinds: How many have each decision, and were referred to a person.
+        """
+        predictions = self._predictions
+        for (decision, referred), number in kinds.items():
+            key = (shared.model, shared.version, shared.stage, shared.answered_by, decision, referred)
+            predictions[key] = predictions.get(key, 0) + number
+
     def timed(self, model: str, seconds: Sequence[float]) -> None:
         """Counts what a request took.
 

@@ -2,13 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pilotage.errors import LogUnavailable, PilotageError
 from pilotage.runtime.answer import Answer, PredictionRecord
+from pilotage.runtime.answered import AnsweredRows
 from pilotage.runtime.responder import Many
-from pilotage.runtime.scribe import Drafted
+from pilotage.runtime.results import Joined
+from pilotage.runtime.scribe import Drafted, DraftedRows
 from serving.exchange import Exchange
+
+if TYPE_CHECKING:
+    from serving.worker import Core
 
 _AT_ONCE = 100
 """Rows that are answered before others get their turn: 3 ms. Fewer at once cost more each."""
@@ -16,7 +22,7 @@ _AT_ONCE = 100
 
 async def answer_rows(
     exchange: Exchange, model: str, rows: Sequence[object], *, whole: bool, version: int | None = None
-) -> list[Answer | PilotageError]:
+) -> Sequence[Answer | PilotageError]:
     """Answers rows, each with its own answer or error, in order.
 
     Args:
@@ -30,35 +36,34 @@ async def answer_rows(
         LogUnavailable: The answers can't be logged, and the model does not answer without.
     """
     core = exchange.core
-    drafts, payloads = await _drafts(exchange, model, rows, version)
-    errors = [each for each in drafts if isinstance(each, PilotageError)]
+    parts = await _drafts(exchange, model, rows, version)
+    errors = [error for part in parts for error in _errors_of(part.results)]
     for error in errors:
         core.metrics.failed(model, error)
     if whole and errors:
-        return [each.answer if isinstance(each, Drafted) else each for each in drafts]
+        return Joined([_answers_of(part.results) for part in parts])
     lost: PilotageError | None = None
-    if payloads:
+    if payloads := [payload for part in parts for payload in part.payloads]:
         try:
             await core.log.submit(*payloads)
             exchange.committed = payloads
         except LogUnavailable as error:
             lost = error
-    answers: list[Answer | PilotageError] = []
     core.metrics.timed_batch(model, (time.perf_counter_ns() - exchange.started) * 1e-9)
-    for each in drafts:
-        if isinstance(each, Drafted):
-            answer = each.answer if lost is None else core.unlogged(each.answer, lost)
-            core.metrics.answered(answer)
-            core.shadows.offer(each)
-            answers.append(answer)
-        else:
-            answers.append(each)
-    return answers
+    answers: list[Sequence[Answer | PilotageError]] = []
+    for part in parts:
+        some = _answers_of(part.results)
+        if lost is not None:
+            some = [core.unlogged(each, lost) if isinstance(each, Answer) else each for each in some]
+        _count(core, some)
+        core.shadows.offer_many(part.results)
+        answers.append(some)
+    return Joined(answers)
 
 
 async def repeat_rows(
     exchange: Exchange, model: str, rows: Sequence[object], logged: Sequence[PredictionRecord]
-) -> list[Answer | PilotageError]:
+) -> Sequence[Answer | PilotageError]:
     """The answers that a worker which died had logged already.
 
     Raises:
@@ -66,7 +71,7 @@ async def repeat_rows(
     """
     scribe = exchange.core.responder.desks[model].scribe
     # Rows that break the contract were not logged; they break it still.
-    drafts, _ = await _drafts(exchange, model, rows)
+    drafts = [each for part in await _drafts(exchange, model, rows) for each in part.results]
     if sum(isinstance(each, Drafted) for each in drafts) != len(logged):
         raise LogUnavailable(
             "The request was answered before, and its answers can't be put together again.",
@@ -76,20 +81,40 @@ async def repeat_rows(
     return [scribe.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
 
 
-async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> Many:
-    results: list[Drafted | PilotageError] = []
-    payloads: list[bytes] = []
+async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> list[Many]:
+    parts: list[Many] = []
     for first in range(0, len(rows), _AT_ONCE):
         if first:
             # Others wait for the loop as well.
             await asyncio.sleep(0)
-        some = exchange.core.responder.answer_many(
-            model,
-            rows[first : first + _AT_ONCE],
-            request_id=exchange.request_id,
-            caller=exchange.caller.id,
-            version=version,
+        parts.append(
+            exchange.core.responder.answer_many(
+                model,
+                rows[first : first + _AT_ONCE],
+                request_id=exchange.request_id,
+                caller=exchange.caller.id,
+                version=version,
+            )
         )
-        results += some.results
-        payloads += some.payloads
-    return Many(results, payloads)
+    return parts
+
+
+def _errors_of(results: Sequence[Drafted | PilotageError]) -> Iterable[PilotageError]:
+    if isinstance(results, DraftedRows):
+        return results.errors.values()
+    return [each for each in results if isinstance(each, PilotageError)]
+
+
+def _answers_of(results: Sequence[Drafted | PilotageError]) -> Sequence[Answer | PilotageError]:
+    if isinstance(results, DraftedRows):
+        return results.answers
+    return [each.answer if isinstance(each, Drafted) else each for each in results]
+
+
+def _count(core: "Core", answers: Sequence[Answer | PilotageError]) -> None:
+    if isinstance(answers, AnsweredRows):
+        core.metrics.answered_many(answers.shared, answers.kinds())
+        return
+    for each in answers:
+        if isinstance(each, Answer):
+            core.metrics.answered(each)

@@ -5,15 +5,20 @@ Each row stands alone: one that breaks the contract gets its error, and the othe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from pilotage.errors import InvalidRequest, PilotageError
 from pilotage.runtime.answer import Answer
+from pilotage.runtime.answered import AnsweredRows
+from pilotage.runtime.results import Joined
 from pilotage.spec import RequestField
-from serving.protocols import Parsed, Rendered, check_rows, decode, error_record, json_answer
+from serving.protocols import JSON, Parsed, Rendered, check_rows, decode, error_record, json_answer
 
 _FIX = 'Send {"requests": [{…}, …]}.'
+_encode = msgspec.json.Encoder().encode
 
 
 def parse(body: bytes, headers: Mapping[str, str], fields: Mapping[str, RequestField], *, largest: int) -> Parsed:  # noqa: ARG001
@@ -37,13 +42,27 @@ def render(
     version: int | None,  # noqa: ARG001
 ) -> Rendered:
     """Writes one entry a row, in order. The status is 200, whatever the rows got."""
-    answers = [
-        {"error": error_record(result)} if isinstance(result, PilotageError) else {"answer": result}
-        for result in results
-    ]
-    return json_answer({"answers": answers})
+    parts = results.parts if isinstance(results, Joined) else [results]
+    entries = b",".join(entry for part in parts for entry in _entries(part))
+    return Rendered(status=200, headers=(("content-type", JSON),), body=b'{"answers":[%b]}' % entries)
 
 
 def refuse(error: PilotageError, *, status: int | None = None) -> Rendered:
     """Writes an error of the whole body."""
     return json_answer(error_record(error), status or error.http_status)
+
+
+def _entries(results: Sequence[Answer | PilotageError]) -> Iterator[bytes]:
+    """The JSON of each row's answer or error."""
+    if not isinstance(results, AnsweredRows):
+        for result in results:
+            yield _refused(result) if isinstance(result, PilotageError) else b'{"answer":%b}' % _encode(result)
+        return
+    answers = iter(results.as_json())
+    for place in range(len(results)):
+        error = results.errors.get(place)
+        yield b'{"answer":%b}' % next(answers) if error is None else _refused(error)
+
+
+def _refused(error: PilotageError) -> bytes:
+    return b'{"error":%b}' % _encode(error_record(error))

@@ -7,21 +7,22 @@ binary search. What is looked up, and every rule, is that of ``state.py``; a pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import polars as pl
 
 from pilotage.features.asof import Lookup
+from pilotage.features.columns import NULL, Column
 from pilotage.features.state import Key, RowState, microseconds
 from pilotage.spec import Latest
 
-NULL = -(2**63)
-"""Stands for null in a column of integers."""
 _LARGEST = 2**62
 """Of the integers that tell key and moment."""
 _NOWHERE = (-1, -1)
+_FIRST = itemgetter(0)
 
 
 class TimelineArrays:
@@ -67,8 +68,8 @@ class TimelineArrays:
 
     def first(self, keys: Sequence[Key]) -> np.ndarray:
         """The first row of each key; -1 for a key that is not there."""
-        get = self._spans.get
-        return np.array([get(key, _NOWHERE)[0] for key in keys], dtype=np.int64)
+        spans = map(self._spans.get, keys, repeat(_NOWHERE))
+        return np.fromiter(map(_FIRST, spans), dtype=np.int64, count=len(keys))
 
     def find(self, first: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Positions of the newest row of each key that was known at a moment; -1 where there is none.
@@ -97,8 +98,8 @@ class TimelineArrays:
         return within
 
 
-_Step = Callable[[TimelineArrays, np.ndarray, np.ndarray], list[list[Any]]]
-"""The columns of one look-up: of keys by their first rows, at moments."""
+_Step = Callable[[TimelineArrays, np.ndarray, np.ndarray], list[Column]]
+"""The columns of one look-up, from the positions at each of its moments (shape (moments, rows)), for rows' moments."""
 
 
 class ColumnLookups:
@@ -107,87 +108,97 @@ class ColumnLookups:
     def __init__(self, lookups: Sequence[Lookup], request: Mapping[str, pl.DataType]) -> None:
         """Works out once what to ask; arguments as for ``RowLookups``."""
         positions = {name: position for position, name in enumerate(request)}
-        self._steps = [(lookup.timeline.name, lookup.on, _step(lookup)) for lookup in lookups]
-        self._keys = {on: [itemgetter(positions[name]) for name in on] for _, on, _ in self._steps}
+        self._keys = {lookup.on: [positions[name] for name in lookup.on] for lookup in lookups}
+        self._asked: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+        """Timeline and key → the times before a row's moment at which look-ups ask, so that one search is enough."""
+        self._steps: list[tuple[tuple[str, tuple[str, ...]], list[int], _Step]] = []
+        for lookup in lookups:
+            asked = self._asked.setdefault(where := (lookup.timeline.name, lookup.on), [])
+            before = [microseconds(each) for each in lookup.before]
+            asked += [each for each in before if each not in asked]
+            self._steps.append((where, [asked.index(each) for each in before], _step(lookup)))
         types = [dtype for lookup in lookups for dtype in lookup.outputs.values()]
         self._flags = [slot for slot, dtype in enumerate(types) if dtype == pl.Boolean()]
 
-    def answer(self, rows: Sequence[Sequence[Any]], at: Sequence[int], state: RowState) -> list[Any] | None:
-        """The as-of columns of each row, in order; ``None`` if the state does not hold all it needs in arrays.
+    def answer(self, request: Sequence[Column], at: np.ndarray, state: RowState) -> list[Column] | None:
+        """The as-of columns; ``None`` if the state does not hold all it needs in arrays.
 
         Args:
-            rows: Values of the request columns as they are stored.
-            at: The prediction moment of each, microseconds since 1970 UTC; the state must reach back to all of them.
+            request: The request columns as they are stored.
+            at: The prediction moment of each row, microseconds since 1970 UTC; the state must reach back to all.
             state: Where to look.
 
         Raises:
             StateUnavailable: The state lacks a timeline.
         """
-        moments = np.array(at, dtype=np.int64)
-        keys = {on: list(zip(*(map(part, rows) for part in parts), strict=True)) for on, parts in self._keys.items()}
-        columns: list[list[Any]] = []
-        for name, on, step in self._steps:
+        keys: dict[tuple[str, ...], list[Key]] = {
+            on: list(zip(*(request[place].values for place in places), strict=True))
+            for on, places in self._keys.items()
+        }
+        found: dict[tuple[str, tuple[str, ...]], tuple[TimelineArrays, np.ndarray]] = {}
+        for (name, on), before in self._asked.items():
             timeline = state.arrays(name)
             if timeline is None:
                 return None
-            columns += step(timeline, timeline.first(keys[on]), moments)
+            found[name, on] = timeline, timeline.find(timeline.first(keys[on]), at - np.array(before)[:, None])
+        columns: list[Column] = []
+        for where, moments, step in self._steps:
+            timeline, positions = found[where]
+            columns += step(timeline, positions[moments], at)
         for slot in self._flags:
-            columns[slot] = [None if value is None else bool(value) for value in columns[slot]]
-        return list(zip(*columns, strict=True))
+            columns[slot] = Column([None if value is None else bool(value) for value in columns[slot].values])
+        return columns
 
 
 def _step(lookup: Lookup) -> _Step:
     declared = lookup.declared
     if isinstance(declared, Latest):
         return _latest(None if declared.max_age is None else microseconds(declared.max_age))
-    return _window(declared.aggregate, microseconds(declared.over))
+    return _window(declared.aggregate)
 
 
 def _latest(oldest: int | None) -> _Step:
-    def step(timeline: TimelineArrays, first: np.ndarray, at: np.ndarray) -> list[list[Any]]:
-        positions = timeline.find(first, at)
+    def step(timeline: TimelineArrays, positions: np.ndarray, at: np.ndarray) -> list[Column]:
+        [newest] = positions
         if oldest is not None:
-            positions[timeline.age(positions, at) > oldest] = -1
-        return [_taken(column, positions) for column in timeline.columns]
+            newest[timeline.age(newest, at) > oldest] = -1
+        nowhere = newest < 0
+        return [_taken(column, newest, nowhere) for column in timeline.columns]
 
     return step
 
 
-def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
-    before = np.array([[0], [over]])
-
-    def step(timeline: TimelineArrays, first: np.ndarray, at: np.ndarray) -> list[list[Any]]:
-        positions = timeline.find(first, at - before)
-        counts, sums = (_between(column, positions) for column in timeline.columns)
+def _window(aggregate: Literal["count", "sum", "mean"]) -> _Step:
+    def step(timeline: TimelineArrays, positions: np.ndarray, _: np.ndarray) -> list[Column]:
+        nowhere = positions < 0
+        counts, sums = (_between(column, positions, nowhere) for column in timeline.columns)
         if aggregate == "count":
-            return [counts.tolist()]
+            return [Column(counts)]
         if aggregate == "sum":
-            return [sums.tolist()]
-        pairs = zip(sums.astype(np.float64).tolist(), counts.astype(np.float64).tolist(), strict=True)
-        return [[total / count if count else None for total, count in pairs]]
+            # A sum may be the integer that stands for null.
+            return [Column(sums.tolist())]
+        # NumPy makes floats of both first, as ``state.py`` does.
+        mean = np.full(len(counts), np.nan)
+        return [Column(np.divide(sums, counts, out=mean, where=counts != 0))]
 
     return step
 
 
-def _taken(column: np.ndarray | list[Any], positions: np.ndarray) -> list[Any]:
-    """Values at positions, as they are stored; ``None`` for null, and at -1."""
+def _taken(column: np.ndarray | list[Any], positions: np.ndarray, nowhere: np.ndarray) -> Column:
+    """Values at positions; null where there is nothing."""
     if isinstance(column, list):
-        return [None if position < 0 else column[position] for position in positions.tolist()]
+        return Column([None if position < 0 else column[position] for position in positions.tolist()])
     if not len(column):
-        return [None] * len(positions)
+        return Column([None] * len(positions))
     taken = column[positions]
-    if column.dtype == np.float64:
-        taken[positions < 0] = np.nan
-        return [value if value == value else None for value in taken.tolist()]  # noqa: PLR0124 - tells a NaN
-    taken[positions < 0] = NULL
-    return [None if value == NULL else value for value in taken.tolist()]
+    taken[nowhere] = np.nan if column.dtype == np.float64 else NULL
+    return Column(taken)
 
 
-def _between(totals: np.ndarray | list[Any], positions: np.ndarray) -> np.ndarray:
-    """What running totals grew by, from the second positions to the first; at -1 they are 0."""
+def _between(totals: np.ndarray | list[Any], positions: np.ndarray, nowhere: np.ndarray) -> np.ndarray:
+    """What running totals grew by, from the second positions to the first; where there is nothing they are 0."""
     if not len(totals):
         return np.zeros(positions.shape[1], dtype=np.int64)
     taken = np.asarray(totals)[positions]
-    taken[positions < 0] = 0
-    grown: np.ndarray = taken[0] - taken[1]
-    return grown
+    taken[nowhere] = 0
+    return cast(np.ndarray, taken[0] - taken[1])

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pilotage.features.columnar import NULL, TimelineArrays
+from pilotage.features.columnar import TimelineArrays
+from pilotage.features.columns import NULL
 from pilotage.features.state import Column, Hit, Key, Query, microseconds
 from pilotage.features.store import StoreMeta, damaged, no_timeline, open_checked, require_reach
 

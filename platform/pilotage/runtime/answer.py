@@ -5,7 +5,7 @@ A log record is told by its ``kind``. Times are microseconds since 1970 UTC in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -117,9 +117,9 @@ class BatchRow(msgspec.Struct, frozen=True, array_like=True):
     decision: bool | None
     referred: bool
     reasons: tuple[str, ...]
-    request: list[Any]
+    request: Sequence[Any]
     """Values of ``request_names``; personal ones as pseudonyms."""
-    features: list[Any]
+    features: Sequence[Any]
     """Values of ``feature_names``."""
 
 
@@ -154,7 +154,11 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
         )
 
     def each(
-        self, make: Callable[..., R], *, request: Callable[[list[Any]], Any], features: Callable[[list[Any]], Any]
+        self,
+        make: Callable[..., R],
+        *,
+        request: Callable[[Sequence[Any]], Any],
+        features: Callable[[Sequence[Any]], Any],
     ) -> Iterator[R]:
         """The predictions, made with the fields of a ``PredictionRecord``.
 

@@ -55,36 +55,46 @@ class Recorded(Generic[V]):
     """A bounded memory that is written with every answer and hardly ever read: to write costs a tenth of a microsecond,
     and what was written since is sorted in when somebody asks. What is oldest is forgotten first."""
 
-    __slots__ = ("_known", "_size", "_written")
+    __slots__ = ("_known", "_size", "_waiting", "_written")
 
     def __init__(self, size: int) -> None:
         """Remembers up to ``size`` entries; with 0, none."""
         self._size = size
-        self._written: deque[tuple[Sequence[Any], V]] = deque(maxlen=size)
+        self._written: deque[tuple[int, Iterable[tuple[Sequence[Any], V]]]] = deque()
+        """What was written together, and how many entries that is."""
+        self._waiting = 0
+        """Entries in it."""
         self._known: OrderedDict[Hashable, V] = OrderedDict()
 
     def get(self, key: Sequence[Any]) -> V | None:
         """What was written last under a key, if it is still known."""
         known = self._known
         while self._written:
-            values, value = self._written.popleft()
-            known[tuple(values)] = value
-            known.move_to_end(tuple(values))
+            _, entries = self._written.popleft()
+            for values, value in entries:
+                known[tuple(values)] = value
+                known.move_to_end(tuple(values))
+        self._waiting = 0
         while len(known) > self._size:
             known.popitem(last=False)
         return known.get(tuple(key))
 
     def put(self, key: Sequence[Any], value: V) -> None:
         """Remembers an entry."""
-        self._written.append((key, value))
-        self._trim()
+        self.put_many(1, ((key, value),))
 
-    def put_many(self, entries: Iterable[tuple[Sequence[Any], V]]) -> None:
-        """Remembers several, the oldest first."""
-        self._written.extend(entries)
-        self._trim()
+    def put_many(self, number: int, entries: Iterable[tuple[Sequence[Any], V]]) -> None:
+        """Remembers several.
 
-    def _trim(self) -> None:
-        if len(self._written) == self._size and self._known:
-            # As many came since: none of these would be kept.
+        Args:
+            number: How many; at least one.
+            entries: The oldest first; nobody looks at them before they are asked for.
+        """
+        written = self._written
+        written.append((number, entries))
+        self._waiting += number
+        while written and self._waiting - written[0][0] >= self._size:
+            # As many came since.
+            self._waiting -= written.popleft()[0]
+        if self._known and self._waiting >= self._size:
             self._known = OrderedDict()

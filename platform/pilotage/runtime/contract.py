@@ -22,6 +22,8 @@ _YEARS = range(1900, 2200)
 _LONGEST_TEXT = 1_000
 """Characters of a text field; longer ones are an attack or a mistake."""
 _UTC_FIX = "Send UTC, such as 2013-02-28T10:15:00Z."
+_UNCONVERTED = (msgspec.ValidationError, UnicodeEncodeError, OverflowError, RecursionError)
+"""What converting a request raises for values that must be looked at more closely."""
 _N = TypeVar("_N", int, float)
 
 
@@ -33,6 +35,7 @@ class Contract:
         self.schema = pl.Schema({field.name: field.dtype for field in fields})
         self._checks = {field.name: _check_of(field) for field in fields}
         self._shape = _shape_of(fields)
+        self._shapes: Any = list[self._shape]  # type: ignore[name-defined]
         self._times = [slot for slot, field in enumerate(fields) if field.dtype.is_temporal()]
         self._texts = [slot for slot, field in enumerate(fields) if field.dtype == pl.String() and not field.one_of]
         self._ordered = tuple(fields)
@@ -86,7 +89,7 @@ class Contract:
         # A third of the time of the checks below, which say what is wrong; a property test holds them together.
         try:
             values = list(msgspec.structs.astuple(msgspec.convert(row, self._shape)))
-        except (msgspec.ValidationError, UnicodeEncodeError, OverflowError, RecursionError):
+        except _UNCONVERTED:
             return self.explained(row)
         for slot in self._texts:
             if values[slot] is not None and not values[slot].isascii():
@@ -98,6 +101,40 @@ class Contract:
                 return self.explained(row)
         return values
 
+    def columns(self, rows: Sequence[Any]) -> tuple[list[list[Any]], dict[int, InvalidRequest]]:
+        """``row`` of several: by field the values of those that keep the contract, and by place what is wrong with each
+        of the others."""
+        if (columns := self._all_well(rows)) is not None:
+            return columns, {}
+        checked: list[list[Any]] = []
+        errors: dict[int, InvalidRequest] = {}
+        for place, row in enumerate(rows):
+            try:
+                checked.append(self.row(row))
+            except InvalidRequest as error:
+                errors[place] = error
+        return _transposed(checked, len(self._ordered)), errors
+
+    def _all_well(self, rows: Sequence[Any]) -> list[list[Any]] | None:
+        """The values of rows by field; ``None`` if one of them must be looked at more closely."""
+        try:
+            converted = msgspec.convert(rows, self._shapes)
+        except _UNCONVERTED:
+            return None
+        columns = _transposed(list(map(msgspec.structs.astuple, converted)), len(self._ordered))
+        for slot in self._texts:
+            if not all(value is None or value.isascii() for value in columns[slot]):
+                return None
+        for slot in self._times:
+            field = self._ordered[slot]
+            if not field.nullable and None in columns[slot]:
+                return None
+            try:
+                columns[slot] = [None if value is None else _time(field, value) for value in columns[slot]]
+            except InvalidRequest:
+                return None
+        return columns
+
     def explained(self, row: Any) -> list[Any]:
         """``row`` by checks that can say what is wrong."""
         if not isinstance(row, Mapping):
@@ -108,6 +145,10 @@ class Contract:
             name = sorted(map(str, unknown))[0][:100]
             raise InvalidRequest(f"There is no field {name!r}.", fix=f"Use only: {', '.join(self.fields)}.", field=name)
         return [check(row) for check in self._checks.values()]
+
+
+def _transposed(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
 def _shape_of(fields: Sequence[RequestField]) -> type[msgspec.Struct]:

@@ -6,16 +6,17 @@ Nothing here chooses who answers; ``responder.py`` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pilotage.errors import ModelNotReady, StateUnavailable
 from pilotage.runtime.answer import Answer
+from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.board import Board, Loaded
-from pilotage.runtime.predictor import Scored
+from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.routing import EntityHash
-from pilotage.runtime.scribe import REFERRED, Asked, Drafted, Scribe, Stage, Turn
+from pilotage.runtime.scribe import Asked, Drafted, DraftedRows, Scribe, Stage, Turn
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
@@ -102,17 +103,12 @@ class Desk:
         self.earlier.put(scored.prepared.values, drafted.answer)
         return drafted
 
-    def draft_batch(
-        self, board: Board, turn: Turn, answered: Sequence[tuple[Asked, Scored]]
-    ) -> tuple[list[Drafted], list[bytes]]:
+    def draft_batch(self, board: Board, turn: Turn, asked: Asked, scored: ScoredRows) -> tuple[DraftedRows, bytes]:
         """Writes what one version said to the rows of one request, and the record of all; see ``Scribe``."""
-        if not answered:
-            return [], []
-        drafts, payload = self.scribe.write_batch(board, turn, answered)
-        self.earlier.put_many(
-            (scored.prepared.values, drafted.answer) for drafted, (_, scored) in zip(drafts, answered, strict=True)
-        )
-        return drafts, [payload]
+        drafts, payload = self.scribe.write_batch(board, turn, asked, scored)
+        requests = zip(*scored.prepared.values, strict=True)
+        self.earlier.put_many(len(drafts.places), zip(requests, drafts.answers.all(), strict=True))
+        return drafts, payload
 
     def draft_earlier(
         self, board: Board, asked: Asked, turn: Turn, earlier: Answer, reasons: tuple[str, ...]

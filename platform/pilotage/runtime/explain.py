@@ -15,7 +15,7 @@ from pilotage.spec import Feature
 
 if TYPE_CHECKING:
     from pilotage.runtime.bundle import Bundle
-    from pilotage.runtime.predictor import Scored
+    from pilotage.runtime.prepared import Scored
 
 MOST_REASONS = 4
 """Reasons of one decision; a statement of the principal ones, not a list of everything (as Regulation B, 12 CFR 1002.9,

@@ -11,7 +11,7 @@ import polars as pl
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, StateUnavailable
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.contract import Contract
-from pilotage.runtime.predictor import Prepared
+from pilotage.runtime.prepared import Prepared
 from pilotage.spec import ModelSpec
 
 WITHOUT_HISTORY = "the rule was computed without history, which is not available"

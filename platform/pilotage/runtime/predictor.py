@@ -6,12 +6,11 @@ the two a caller may find that it knows the answer already. Frames, for notebook
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-import msgspec
 import polars as pl
 
 from pilotage.errors import BundleCorrupt, ModelNotReady, PilotageError, StateUnavailable
@@ -19,6 +18,8 @@ from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.explain import Explainer
+from pilotage.runtime.prepared import Prepared, PreparedRows, Scored, ScoredRows, Verdict
+from pilotage.runtime.preparer import Preparer
 from pilotage.runtime.row import RowPath, verify_rows
 from pilotage.runtime.state import OnlineState, Snapshot
 
@@ -50,51 +51,6 @@ class Prediction:
     """What the model saw, where it was asked for."""
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A checked request with everything that the model needs to answer it."""
-
-    fields: tuple[str, ...]
-    """Names of the request's fields, in the contract's order."""
-    values: list[Any]
-    """What they hold, checked; times are datetimes in UTC."""
-    moment: int | None
-    """The prediction moment, microseconds since 1970 UTC; ``None`` for a model without a time."""
-    row: list[Any]
-    """Request and as-of columns as ``RowPath`` computes with them."""
-    names: tuple[str, ...]
-    """Names of the features, in the model's order."""
-    computed: list[Any]
-    """What the model sees."""
-    key: bytes
-    """The numbers that the model reads, as doubles: two requests with the same key get the same probability."""
-    state_through: datetime | None
-    """How far the as-of features knew (UTC)."""
-    state: str | None
-    """Id of the state that the as-of features are from; ``None`` for a model without any."""
-
-    @property
-    def request(self) -> dict[str, Any]:
-        """The checked values by field."""
-        return dict(zip(self.fields, self.values, strict=True))
-
-    @property
-    def features(self) -> dict[str, Any]:
-        """What the model sees, by name."""
-        return dict(zip(self.names, self.computed, strict=True))
-
-
-class Scored(msgspec.Struct, frozen=True, gc=False):
-    """A prepared request with its answer."""
-
-    prepared: Prepared
-    probability: float
-    """Calibrated, 0..1, of the label."""
-    decision: bool | None
-    """Whether acting as if the label were true is the cheaper choice; ``None`` if a person should decide."""
-    referred: bool
-    """Whether a person should decide, because the probability is in the band that the spec declares."""
-
-
 class Predictor:
     """One version, ready to answer. Safe to use from several threads."""
 
@@ -103,10 +59,9 @@ class Predictor:
         self.version = version
         self.contract = Contract(bundle.request)
         self.path = RowPath(bundle)
+        self._preparer = Preparer(bundle, self.contract, self.path)
         self._scorer = bundle.scorer
         self._asof = bool(bundle.asof)
-        self._fields = tuple(self.contract.fields)
-        self._names = tuple(bundle.view.schema)
         self._threshold = bundle.threshold
         self._band = bundle.refer_between
         self._explainer = Explainer(bundle)
@@ -123,63 +78,16 @@ class Predictor:
             ModelNotReady: The model needs state, and there is none.
             StateUnavailable: The state can't answer.
         """
-        values = self.contract.row(request)
-        path = self.path
-        row = path.stored(values)
-        moment = path.moment(row)
-        snapshot = None
-        if self._asof:
-            snapshot = self._snapshot(state)
-            row += path.asof(row, moment, snapshot.store)
-        return self._prepared(values, moment, row, path.features(row), snapshot)
+        return self._preparer.one(request, self._snapshot(state) if self._asof else None)
 
-    def prepare_many(
-        self, requests: Sequence[Mapping[str, Any]], state: OnlineState | None
-    ) -> list[Prepared | PilotageError]:
-        """``prepare`` of several requests, each with its own result or error, in order; looks up all at once.
+    def prepare_many(self, requests: Sequence[Any], state: OnlineState | None) -> PreparedRows:
+        """``prepare`` of several requests, each with its own result or error, all from one state.
 
         Raises:
             ModelNotReady: The model needs state, and there is none.
             StateUnavailable: There is no state that could be loaded.
         """
-        snapshot = self._snapshot(state) if self._asof else None
-        path = self.path
-        results: list[Any] = []
-        checked: list[tuple[int, list[Any], int | None, list[Any]]] = []
-        for request in requests:
-            try:
-                values = self.contract.row(request)
-                row = path.stored(values)
-                checked.append((len(results), values, path.moment(row), row))
-                results.append(None)
-            except PilotageError as error:
-                results.append(error)
-        rows, moments = [row for *_, row in checked], [moment for _, _, moment, _ in checked]
-        known = path.asof_many(rows, moments, None if snapshot is None else snapshot.store)
-        for (slot, values, moment, row), columns in zip(checked, known, strict=True):
-            try:
-                if isinstance(columns, StateUnavailable):
-                    raise columns
-                full = [*row, *columns]
-                results[slot] = self._prepared(values, moment, full, path.features(full), snapshot)
-            except PilotageError as error:
-                results[slot] = error
-        return results
-
-    def _prepared(
-        self, values: list[Any], moment: int | None, row: list[Any], features: list[Any], snapshot: Snapshot | None
-    ) -> Prepared:
-        return Prepared(
-            fields=self._fields,
-            values=values,
-            moment=moment,
-            row=row,
-            names=self._names,
-            computed=features,
-            key=self._scorer.encode_row(features),
-            state_through=None if snapshot is None else snapshot.through,
-            state=None if snapshot is None else snapshot.id,
-        )
+        return self._preparer.many(requests, self._snapshot(state) if self._asof else None)
 
     def decide(self, prepared: Prepared) -> Scored:
         """Predicts, calibrates and decides a prepared request.
@@ -195,23 +103,28 @@ class Predictor:
         Raises:
             BundleCorrupt: It is no probability.
         """
-        probability = self._probability(probability)
-        band = self._band
-        referred = band is not None and band[0] <= probability < band[1]
-        return Scored(prepared, probability, None if referred else probability >= self._threshold, referred)
+        return Scored(prepared, probability, *self._verdict(probability))
 
     def score_one(self, request: Mapping[str, Any], state: OnlineState | None) -> Scored:
         """``prepare`` and ``decide`` in one."""
         return self.decide(self.prepare(request, state))
 
-    def score_many(self, rows: Sequence[Mapping[str, Any]], state: OnlineState | None) -> list[Scored | PilotageError]:
-        """Scores requests, each with its own result or error, in order; the model is asked once for all."""
+    def score_many(self, rows: Sequence[Any], state: OnlineState | None) -> Sequence[Scored | PilotageError]:
+        """Scores requests, each with its own result or error, in order; the model is asked once for all.
+
+        Returns:
+            ``ScoredRows``, unless all have the same error, or the model answers something that is no probability.
+        """
         try:
             prepared = self.prepare_many(rows, state)
         except (ModelNotReady, StateUnavailable) as error:
             return [error] * len(rows)
-        scores = iter(self._scorer.score_rows([each.key for each in prepared if isinstance(each, Prepared)]))
-        return [self._decided_or_error(each, scores) for each in prepared]
+        scores = self._scorer.score_rows([row.tobytes() for row in prepared.matrix])
+        try:
+            return ScoredRows(prepared, scores, list(map(self._verdict, scores)))
+        except BundleCorrupt:
+            rest = iter(scores)
+            return [each if isinstance(each, PilotageError) else self._decided(each, next(rest)) for each in prepared]
 
     def rule(self, request: Prepared | Mapping[str, Any], state: OnlineState | None = None) -> float:
         """The probability that the spec's fallback rule gives; the model is not asked.
@@ -296,13 +209,23 @@ class Predictor:
         except StateUnavailable:
             return self.path.asof(row, None, None)
 
-    def _decided_or_error(self, prepared: Prepared | PilotageError, scores: Iterator[float]) -> Scored | PilotageError:
-        if isinstance(prepared, PilotageError):
-            return prepared
+    def _decided(self, prepared: Prepared, probability: float) -> Scored | BundleCorrupt:
         try:
-            return self.decided(prepared, next(scores))
+            return self.decided(prepared, probability)
         except BundleCorrupt as error:
             return error
+
+    def _verdict(self, probability: float) -> Verdict:
+        """What follows from a probability.
+
+        Raises:
+            BundleCorrupt: It is none.
+        """
+        self._probability(probability)
+        band = self._band
+        if band is not None and band[0] <= probability < band[1]:
+            return None, True
+        return probability >= self._threshold, False
 
     def _snapshot(self, state: OnlineState | None) -> Snapshot:
         if state is None:

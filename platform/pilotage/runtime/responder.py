@@ -18,7 +18,7 @@ from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Desk
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
-from pilotage.runtime.predictor import Scored
+from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.scribe import Asked, Drafted, Ids, Scribe, Stage, Turn
 from pilotage.spec import ModelSpec
@@ -30,8 +30,9 @@ _LONGEST_REASON = 300
 class Many(NamedTuple):
     """What was answered to many rows."""
 
-    results: list[Drafted | PilotageError]
-    """Each row's own, in order; the log gets ``payloads``, and not what stands in a draft."""
+    results: Sequence[Drafted | PilotageError]
+    """Each row's own, in order: ``DraftedRows`` where one version answered them all. The log gets ``payloads``, and not
+    what stands in a draft."""
     payloads: list[bytes]
     """The records of all answers, as the log holds them: one for all, or one each."""
 
@@ -116,36 +117,38 @@ class Responder:
             UnknownModel: There is no such model.
             ModelNotReady: As in ``answer``.
         """
-        started = time.perf_counter_ns()
+        all_asked = Asked(rows, request_id, caller, time.perf_counter_ns())
         board = self._boards.get(model) or self._missing(model)
         desk = self.desks[model]
-        asked = [Asked(row, request_id, caller, started) for row in rows]
         results: list[Drafted | PilotageError | None] = [None] * len(rows)
-        for turn, members in self._turns(desk, board, asked, version):
-            scores = self._scores(board, turn, [asked[index].request for index in members])
-            if board.canary is None and all(isinstance(each, (Scored, InvalidRequest)) for each in scores):
+        for turn, members in self._turns(desk, board, rows, version):
+            scores = self._scores(board, turn, [rows[index] for index in members])
+            if board.canary is None and isinstance(scores, ScoredRows) and _only_invalid(scores.errors):
                 # Every row that keeps the contract was answered by the version whose turn it was: one record will do.
-                return _at_once(desk, board, asked, turn, scores)
+                return _at_once(desk, board, all_asked, turn, scores)
             for index, scored in zip(members, scores, strict=True):
                 if isinstance(scored, Scored):
-                    results[index] = desk.draft(board, asked[index], turn, scored)
+                    results[index] = desk.draft(board, all_asked._replace(request=rows[index]), turn, scored)
         # What is left goes the way of a single request, which knows how to fall back.
-        apart = [self._one_of_many(model, asked[index]) if each is None else each for index, each in enumerate(results)]
+        apart = [
+            self._one_of_many(model, all_asked._replace(request=row)) if each is None else each
+            for row, each in zip(rows, results, strict=True)
+        ]
         return Many(apart, [each.payload for each in apart if isinstance(each, Drafted)])
 
     def _turns(
-        self, desk: Desk, board: Board, asked: Sequence[Asked], version: int | None
+        self, desk: Desk, board: Board, rows: Sequence[Any], version: int | None
     ) -> list[tuple[Turn, Sequence[int]]]:
         """Whose turn it is to answer which rows; nobody's where a single request would have to fall back."""
-        if board.plan.killed is not None or not asked:
+        if board.plan.killed is not None or not rows:
             return []
         if version is not None or board.canary is None:
             # Without a canary a turn does not depend on the request.
             turn = _numbered(board, version) if version is not None else self._turn(desk, board, None)
-            return [] if turn is None else [(turn, range(len(asked)))]
+            return [] if turn is None else [(turn, range(len(rows)))]
         turns: dict[Turn, list[int]] = {}
-        for index, each in enumerate(asked):
-            if (turn := self._turn(desk, board, each.request)) is not None:
+        for index, row in enumerate(rows):
+            if (turn := self._turn(desk, board, row)) is not None:
                 turns.setdefault(turn, []).append(index)
         return list(turns.items())
 
@@ -159,7 +162,7 @@ class Responder:
         except Exception as error:
             self._failed(loaded, turn.stage, error)
             return [None] * len(rows)
-        if any(isinstance(each, Scored) for each in scores):
+        if scores.places if isinstance(scores, ScoredRows) else any(isinstance(each, Scored) for each in scores):
             loaded.breaker.succeeded()
         return scores
 
@@ -274,13 +277,15 @@ class Responder:
         )
 
 
-def _at_once(
-    desk: Desk, board: Board, asked: Sequence[Asked], turn: Turn, scores: Sequence[Scored | PilotageError | None]
-) -> Many:
-    answered = [(each, scored) for each, scored in zip(asked, scores, strict=True) if isinstance(scored, Scored)]
-    drafts, payloads = desk.draft_batch(board, turn, answered)
-    drafted = iter(drafts)
-    return Many([each if isinstance(each, PilotageError) else next(drafted) for each in scores], payloads)
+def _only_invalid(errors: Mapping[int, PilotageError]) -> bool:
+    return all(isinstance(error, InvalidRequest) for error in errors.values())
+
+
+def _at_once(desk: Desk, board: Board, asked: Asked, turn: Turn, scores: ScoredRows) -> Many:
+    if not scores.places:
+        return Many(list(scores.errors.values()), [])
+    drafts, payload = desk.draft_batch(board, turn, asked, scores)
+    return Many(drafts, [payload])
 
 
 def _numbered(board: Board, version: int) -> Turn:

@@ -6,34 +6,35 @@ The same definition as for frames, to the same bits; ``verify_rows`` sees to tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pilotage.errors import BundleCorrupt, InvalidRequest, StateUnavailable
+from pilotage.errors import BundleCorrupt, InvalidRequest
 from pilotage.features.columnar import ColumnLookups
+from pilotage.features.columns import Column
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.state import RowLookups, RowState
 from pilotage.features.timeline import stored_type
 from pilotage.runtime.bundle import Bundle
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FEWEST = 16
-"""Rows from which it is quicker to look up all at once than one by one."""
 
 
 class RowPath:
-    """The row path of a bundle, compiled once. Safe to share between threads."""
+    """The row path of a bundle, compiled once, and the same for the columns of a batch. Safe to share between threads.
+
+    What columns can't be computed for is an error, or ``None``: then the rows are for ``RowPath`` one by one.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         definition, view = bundle.view.definition, bundle.view
         columns = {**view.request_types, **view.state_types}
         self.bundle = bundle
         self.lookups = RowLookups(view.lookups, view.request_types)
-        self._batches = ColumnLookups(view.lookups, view.request_types)
+        self._column_lookups = ColumnLookups(view.lookups, view.request_types)
         self.features = view.compiled
         self.rule = CompiledRow({"fallback.rule": bundle.fallback.cast(pl.Float64)}, columns)
         at = definition.predicts_at
@@ -65,9 +66,7 @@ class RowPath:
             return None
         moment = self._moment(row)[0]
         if moment is None:
-            raise InvalidRequest(
-                "The request has no prediction moment.", fix="Send every field that the moment is computed from."
-            )
+            raise _momentless()
         return int(moment)
 
     def asof(self, row: Sequence[Any], moment: int | None, state: RowState | None) -> list[Any]:
@@ -80,26 +79,45 @@ class RowPath:
             return list(self._unknown)
         return self.lookups.answer(row, moment, state)
 
-    def asof_many(
-        self, rows: Sequence[Sequence[Any]], moments: Sequence[int | None], state: RowState | None
-    ) -> Sequence[Sequence[Any] | StateUnavailable]:
-        """``asof`` of several rows, each with its own result or error; all at once where the state is in memory."""
-        if state is None or self._moment is None or not self.bundle.asof:
-            return [self._unknown] * len(rows)
-        if len(rows) >= _FEWEST:
-            at = [moment for moment in moments if moment is not None]
-            # What can't be answered may be so for a few of them: each is told for itself.
-            with suppress(StateUnavailable):
-                state.require(min(at))
-                if (known := self._batches.answer(rows, at, state)) is not None:
-                    return known
-        return [self._asof_or_error(row, moment, state) for row, moment in zip(rows, moments, strict=True)]
+    def stored_columns(self, values: Sequence[list[Any]]) -> list[Column]:
+        """``stored`` of many rows."""
+        columns = list(values)
+        for slot in self._times:
+            columns[slot] = [None if value is None else to_micros(value) for value in columns[slot]]
+        return list(map(Column, columns))
 
-    def _asof_or_error(self, row: Sequence[Any], moment: int | None, state: RowState) -> list[Any] | StateUnavailable:
-        try:
-            return self.asof(row, moment, state)
-        except StateUnavailable as error:
-            return error
+    def moments(self, request: Sequence[Column]) -> list[int | None]:
+        """``moment`` of many rows.
+
+        Raises:
+            InvalidRequest: A request has none.
+        """
+        if self._moment is None:
+            return [None] * len(request[0])
+        moments = self._moment.many(request)[0].values
+        if None in moments:
+            raise _momentless()
+        return moments
+
+    def asof_columns(
+        self, request: Sequence[Column], moments: Sequence[int | None], state: RowState
+    ) -> list[Column] | None:
+        """``asof`` of many rows; ``None`` if the state is not in memory, or there are no moments.
+
+        Raises:
+            StateUnavailable: The state can't answer for some row.
+        """
+        at = [moment for moment in moments if moment is not None]
+        if len(at) < len(moments):
+            return None
+        state.require(min(at))
+        return self._column_lookups.answer(request, np.array(at, dtype=np.int64), state)
+
+
+def _momentless() -> InvalidRequest:
+    return InvalidRequest(
+        "The request has no prediction moment.", fix="Send every field that the moment is computed from."
+    )
 
 
 def to_micros(moment: datetime) -> int:

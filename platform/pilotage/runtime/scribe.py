@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Answer, AnsweredBy, BatchRecord, BatchRow, PredictionRecord, Written
+from pilotage.runtime.answered import REFERRED, AnsweredRows, Own
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.contract import Contract
-from pilotage.runtime.predictor import Prepared, Scored
+from pilotage.runtime.prepared import Prepared, PreparedRows, Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.runtime.results import Results
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
 Stage = Literal["champion", "canary", "previous_champion"]
-REFERRED = ("the probability is in the band in which a person decides",)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_BYTES = 12
 
@@ -28,7 +29,7 @@ class Asked(NamedTuple):
     """What is known of a request beside its fields."""
 
     request: Any
-    """As sent."""
+    """As sent; of a batch, all rows."""
     request_id: str
     """The client's, or ours."""
     caller: str
@@ -63,6 +64,30 @@ class Drafted:
     """``time.perf_counter_ns`` when the features were there, and the model was about to be asked; 0 if it was not."""
 
 
+class DraftedRows(Results[Drafted]):
+    """What one version said to the rows of one request; there is one record of all, which is not in the drafts."""
+
+    def __init__(self, board: Board, loaded: Loaded, asked: Asked, scored: ScoredRows, answers: AnsweredRows) -> None:
+        """Takes what belongs together, row by row."""
+        super().__init__(len(scored), scored.errors)
+        self.board = board
+        self.answers = answers
+        self._loaded = loaded
+        self._asked = asked
+        self._scored = scored
+
+    def result(self, index: int) -> Drafted:
+        """The draft of one row."""
+        return Drafted(
+            answer=self.answers.result(index),
+            payload=b"",
+            board=self.board,
+            asked=self._asked._replace(request=self._asked.request[self.places[index]]),
+            loaded=self._loaded,
+            scored=self._scored.result(index),
+        )
+
+
 class Ids:
     """Names that nobody can guess, at a fifth of a microsecond each (``uuid4`` takes ten)."""
 
@@ -79,6 +104,11 @@ class Ids:
             self._pool, start = os.urandom(_ID_BYTES * 512), 0
         self._at = end = start + _ID_BYTES
         return self._pool[start:end].hex()
+
+    def many(self, number: int) -> list[str]:
+        """The next ones, in a fifth of the time."""
+        names, digits = os.urandom(_ID_BYTES * number).hex(), 2 * _ID_BYTES
+        return [names[start : start + digits] for start in range(0, len(names), digits)]
 
 
 class Scribe:
@@ -197,70 +227,62 @@ class Scribe:
         )
         return Drafted(answer=answer, payload=self._encode(record), board=board, asked=asked, loaded=None, scored=None)
 
-    def write_batch(
-        self, board: Board, turn: Turn, answered: Sequence[tuple[Asked, Scored]]
-    ) -> tuple[list[Drafted], bytes]:
+    def write_batch(self, board: Board, turn: Turn, asked: Asked, scored: ScoredRows) -> tuple[DraftedRows, bytes]:
         """Writes the answers that one version gave to the rows of one request, and one record for all of them.
 
         Args:
             board: Who was there.
             turn: The version, whose turn it was for all; nothing was drawn by lot.
-            answered: At least one row, all of the same request, with what the version said to it.
+            asked: The request.
+            scored: What the version said, to at least one of the rows.
         """
-        loaded, model, label = turn.loaded, board.model, self._spec.label.name
-        (_, request_id, caller, started), first = answered[0][0], answered[0][1].prepared
-        entity = [name for name in self._entity if name in first.fields]
+        loaded, seen, label = turn.loaded, scored.prepared, self._spec.label.name
         answered_by: AnsweredBy = "previous_champion" if turn.stage == "previous_champion" else "model"
-        hides = bool(self._personal or loaded.personal)
         micros = time.time_ns() // 1000
-        predicted_at = _EPOCH + timedelta(microseconds=micros)
-        if first.state is not None and first.state != self._state_told:
-            self._tell_state(board.state, first.state)
-        rows: list[BatchRow] = []
-        drafts: list[Drafted] = []
-        for asked, scored in answered:
-            seen = scored.prepared
-            request, features = seen.values, seen.computed
-            if hides:
-                request, features = self._hidden_values(seen, loaded)
-            prediction_id = self._ids()
-            probability, decision, referred = scored.probability, scored.decision, scored.referred
-            reasons = REFERRED if referred else ()
-            rows.append(
-                BatchRow(prediction_id, seen.moment, probability, decision, referred, reasons, request, features)
-            )
-            answer = Answer(
-                prediction_id=prediction_id,
-                model=model,
-                version=loaded.version,
-                stage=turn.stage,
-                answered_by=answered_by,
-                probability=probability,
-                decision=decision,
-                referred=referred,
-                reasons=reasons,
-                label=label,
-                entity={name: asked.request[name] for name in entity if name in asked.request},
-                predicted_at=predicted_at,
-                state_through=seen.state_through,
-            )
-            drafts.append(Drafted(answer=answer, payload=b"", board=board, asked=asked, loaded=loaded, scored=scored))
+        if seen.state is not None and seen.state != self._state_told:
+            self._tell_state(board.state, seen.state)
+        entity = [name for name in self._entity if name in seen.fields]
+        sent = [asked.request[place] for place in seen.places]
+        own = Own(
+            prediction_id=self._ids.many(len(sent)),
+            probability=scored.probabilities,
+            decision=scored.decisions,
+            referred=scored.referred,
+            reasons=[REFERRED if referred else () for referred in scored.referred],
+            entity=[{name: row[name] for name in entity if name in row} for row in sent],
+        )
+        requests, features = self._logged_values(seen, loaded)
         record = BatchRecord(
-            request_id=request_id,
-            model=model,
+            request_id=asked.request_id,
+            model=board.model,
             at=micros,
             version=loaded.version,
             stage=turn.stage,
             answered_by=answered_by,
-            latency_us=(time.perf_counter_ns() - started) // 1000,
-            caller=caller,
-            state=first.state,
+            latency_us=(time.perf_counter_ns() - asked.started) // 1000,
+            caller=asked.caller,
+            state=seen.state,
             entity_names=tuple(entity),
-            request_names=first.fields,
-            feature_names=first.names,
-            rows=rows,
+            request_names=seen.fields,
+            feature_names=seen.names,
+            rows=list(map(BatchRow, own.prediction_id, seen.moments, *own[1:5], requests, features)),
         )
-        return drafts, self._encode(record)
+        shared = Answer(
+            prediction_id="",
+            model=board.model,
+            version=loaded.version,
+            stage=turn.stage,
+            answered_by=answered_by,
+            probability=None,
+            decision=None,
+            referred=False,
+            label=label,
+            entity={},
+            predicted_at=_EPOCH + timedelta(microseconds=micros),
+            state_through=seen.state_through,
+        )
+        answers = AnsweredRows(len(scored), scored.errors, shared, own)
+        return DraftedRows(board, loaded, asked, scored, answers), self._encode(record)
 
     def repeat(self, record: PredictionRecord, request: Mapping[str, Any]) -> Answer:
         """The answer that was logged to a request, which its client never got."""
@@ -294,9 +316,12 @@ class Scribe:
             features = self._pseudonyms.hide(features, texts)
         return request, features
 
-    def _hidden_values(self, seen: Prepared, by: Loaded) -> tuple[list[Any], list[Any]]:
-        request, features = self._hidden(seen.request, seen.features, by)
-        return list(request.values()), list((features or {}).values())
+    def _logged_values(self, seen: PreparedRows, by: Loaded) -> tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]]]:
+        """Requests and features of rows as the log may hold them."""
+        if self._personal or by.personal:
+            hidden = [self._hidden(each.request, each.features, by) for each in seen.all()]
+            return [list(request.values()) for request, _ in hidden], [list((f or {}).values()) for _, f in hidden]
+        return zip(*seen.values, strict=True), zip(*(column.values for column in seen.computed), strict=True)
 
     def _tell_state(self, state: OnlineState, wanted: str) -> None:
         """Has the log explain which state its predictions are from."""

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.fallback import told
-from pilotage.runtime.predictor import Scored
-from pilotage.runtime.scribe import Drafted
+from pilotage.runtime.prepared import Scored
+from pilotage.runtime.scribe import Drafted, DraftedRows
 
 WAITING = 1_000
 """Requests that may wait for their shadows; 30 ms of work."""
@@ -71,7 +72,7 @@ class Shadows:
 
     def offer(self, drafted: Drafted) -> None:
         """Takes a request that was answered, if its model has shadows."""
-        if not drafted.board.shadows or drafted.board.plan.killed is not None:
+        if not _has_shadows(drafted.board):
             return
         if len(self._waiting) >= WAITING or self._loop is None:
             self.dropped += 1
@@ -82,6 +83,14 @@ class Shadows:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
+
+    def offer_many(self, drafts: Sequence[Drafted | PilotageError]) -> None:
+        """``offer`` of the rows of a request."""
+        if isinstance(drafts, DraftedRows) and not _has_shadows(drafts.board):
+            return
+        for each in drafts:
+            if isinstance(each, Drafted):
+                self.offer(each)
 
     def _turn(self) -> None:
         self._scheduled = False
@@ -149,3 +158,7 @@ class Shadows:
         loaded.breaker.failed()
         self._report(f"{board.model}: shadow version {loaded.version} failed: {result}")
         return told(result)
+
+
+def _has_shadows(board: Board) -> bool:
+    return bool(board.shadows) and board.plan.killed is None

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from assets.models import flight_delay, loan_approval
 from pilotage.errors import DeclarationError
+from pilotage.features.columns import Column
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.compiled.compiler import Compiler
 from pilotage.features.compiled.row import frame_of
@@ -47,12 +48,21 @@ def outcome(compute: Any) -> Any:
         return "refused"
 
 
+def as_columns(compiled: CompiledRow, rows: list[tuple[Any, ...]]) -> Any:
+    try:
+        [made] = compiled.many([Column([row[slot] for row in rows]) for slot in range(len(COLUMNS))])
+    except DeclarationError:
+        return "refused"
+    return [bits(value) for value in made.values]
+
+
 def same_as_polars(expr: pl.Expr, values: list[tuple[Any, ...]]) -> None:
     compiled = CompiledRow({"f": expr}, COLUMNS)
     frame = frame_of(values, COLUMNS)
     one_by_one = [outcome(lambda row=row: compiled(row)[0]) for row in values]
     alone = [outcome(lambda n=n: evaluate(frame[n], {"f": expr})["f"].to_physical().item()) for n in range(len(values))]
     assert one_by_one == alone, (str(expr), expr.meta.serialize(format="json"))
+    assert as_columns(compiled, values) == (alone if "refused" not in alone else "refused"), str(expr)
     if "refused" not in alone:
         together = evaluate(frame, {"f": expr})["f"].to_physical().to_list()
         assert one_by_one == [bits(value) for value in together], str(expr)

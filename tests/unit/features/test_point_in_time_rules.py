@@ -8,12 +8,14 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import polars as pl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.lake import Lake
 from pilotage.features.columnar import ColumnLookups
+from pilotage.features.columns import Column
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.compiled.row import frame_of
 from pilotage.features.memory import MemoryStore
@@ -69,6 +71,13 @@ LOOKUPS = RowLookups(VIEW.lookups, VIEW.request_types)
 BATCHES = ColumnLookups(VIEW.lookups, VIEW.request_types)
 FEATURES = CompiledRow(VIEW.rows.expressions, {**VIEW.request_types, **VIEW.state_types})
 MOMENT_OF = CompiledRow({"at": DEFINITION.predicts_at}, VIEW.request_types)  # type: ignore[dict-item]
+# A feature may have the name, and then the value, of a column.
+TYPES = {**VIEW.state_types, **{f"feature_{name}": dtype for name, dtype in VIEW.schema.items()}}
+
+
+def wanted_of(answers: pl.DataFrame) -> pl.DataFrame:
+    """As-of columns and features."""
+    return answers.select(*VIEW.state_types, *(pl.col(name).alias(f"feature_{name}") for name in VIEW.schema))
 
 
 def one_row_at_a_time(requests: pl.DataFrame, state: MemoryStore | OnlineStore, answers: pl.DataFrame) -> None:
@@ -77,18 +86,21 @@ def one_row_at_a_time(requests: pl.DataFrame, state: MemoryStore | OnlineStore, 
     for request in requests.select(pl.all().to_physical()).rows():
         known = LOOKUPS.answer(request, MOMENT_OF(request)[0], state)
         rows.append([*known, *FEATURES([*request, *known])])
-    # A feature may have the name, and then the value, of a column.
-    types = [*VIEW.state_types.items(), *((f"feature_{name}", dtype) for name, dtype in VIEW.schema.items())]
-    wanted = answers.select(*VIEW.state_types, *(pl.col(name).alias(f"feature_{name}") for name in VIEW.schema))
-    same_bits(frame_of(rows, dict(types)), wanted)
+    same_bits(frame_of(rows, TYPES), wanted_of(answers))
 
 
 def in_a_batch(requests: pl.DataFrame, state: MemoryStore, answers: pl.DataFrame) -> None:
-    """The path of a batch gives the same as-of columns, to the last bit."""
-    rows = requests.select(pl.all().to_physical()).rows()
-    known = BATCHES.answer(rows, [MOMENT_OF(request)[0] for request in rows], state)
+    """The path of a batch gives the same: as-of columns and features, to the last bit."""
+    asked = [Column(column.to_list()) for column in requests.select(pl.all().to_physical())]
+    [moments] = MOMENT_OF.many(asked)
+    known = BATCHES.answer(asked, np.array(moments.values, dtype=np.int64), state)
     assert known is not None
-    same_bits(frame_of(known, VIEW.state_types), answers.select(*VIEW.state_types))
+    columns = [*known, *FEATURES.many([*asked, *known])]
+    rows = list(zip(*(column.values for column in columns), strict=True))
+    same_bits(frame_of(rows, TYPES), wanted_of(answers))
+    for column, wanted in zip(columns, wanted_of(answers), strict=True):
+        if wanted.dtype != pl.String():
+            assert np.array_equal(column.numbers, wanted.to_physical().cast(pl.Float64).to_numpy(), equal_nan=True)
 
 
 class Spec(SimpleNamespace):

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 
 from pilotage.data.lake import Lake
 from pilotage.errors import BundleCorrupt, InvalidRequest, ModelNotReady, PilotageError, StateUnavailable
+from pilotage.features.columns import Column
 from pilotage.features.online import build_online
 from pilotage.runtime.bundle import Bundle, read_bundle
-from pilotage.runtime.predictor import Predictor, Scored
+from pilotage.runtime.matrix import MatrixEncoder
+from pilotage.runtime.predictor import Predictor
+from pilotage.runtime.prepared import Scored
 from pilotage.runtime.row import RowPath, to_micros, verify_rows
 from pilotage.runtime.scorer import Calibrator, RowEncoder, encode
 from pilotage.runtime.state import OnlineState
@@ -86,7 +89,7 @@ def test_one_request_many_and_a_frame_get_the_same_bits(bundle: Bundle, state: O
     assert [each.decision for each in alone] == [each.decision for each in frames]
     assert alone == together
     for few in (1, 3, 7, 20):
-        assert predictor.score_many(asked[:few], state) == alone[:few]
+        assert list(predictor.score_many(asked[:few], state)) == alone[:few]
     assert {each.prepared.features["stock_level"] for each in alone} == {4, 40, None}
 
 
@@ -129,7 +132,7 @@ def test_each_of_many_rows_has_its_own_result_or_error(bundle: Bundle, state: On
     assert [type(answer).__name__ for answer in answers] == ["Scored", "InvalidRequest", "InvalidRequest", "Scored"]
     assert isinstance(answers[1], PilotageError)
     assert answers[1].details["field"] == "amount"
-    assert Predictor(bundle, 3).score_many([], state) == []
+    assert len(Predictor(bundle, 3).score_many([], state)) == 0
 
 
 @pytest.mark.parametrize("rows", [2, 30])
@@ -242,6 +245,10 @@ def test_a_row_is_encoded_to_the_doubles_of_a_frame(rows: list[tuple[Any, ...]])
     encode_row = RowEncoder(columns, categories)
     schema = {"x": pl.Float64, "n": pl.Int64, "c": pl.String, "yes": pl.Boolean}
     together = encode(pl.DataFrame(rows, schema=schema, orient="row"), columns, categories)
+    by_columns = MatrixEncoder(columns, categories)([Column(list(column)) for column in zip(*rows, strict=True)])
+    assert by_columns.flags.c_contiguous
+    assert np.array_equal(by_columns, together, equal_nan=True)
+    assert (np.signbit(by_columns) == np.signbit(together))[~np.isnan(together)].all()
     for row, wanted in zip(rows, together, strict=True):
         got = np.frombuffer(encode_row(row))
         assert np.array_equal(got, wanted, equal_nan=True)

@@ -1,13 +1,17 @@
-"""Several expressions as one function of a row: what compiles as Python, the rest by Polars."""
+"""Several expressions as one function of a row: what compiles as Python, the rest by Polars. The same for many rows."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 import polars as pl
 
+from pilotage.features.columns import Column
 from pilotage.features.compiled.compiler import Compiler
 from pilotage.features.rows import evaluate
 from pilotage.features.timeline import stored_type
@@ -38,7 +42,9 @@ class CompiledRow:
         self.left_to_polars = tuple(name for name in self.names if name not in results)
         """Names of those that are not compiled."""
         self._slots = [position for position, name in enumerate(self.names) if name not in results]
-        self._function = _function(compiler, [results.get(name, "None") for name in self.names])
+        names = [results.get(name, "None") for name in self.names]
+        self._function = _function(compiler, names)
+        self._of_columns = _OfColumns(compiler, names)
 
     def __call__(self, row: Sequence[Any]) -> list[Any]:
         """The expressions' values, in their order.
@@ -57,6 +63,19 @@ class CompiledRow:
                 values[slot] = value
         return values
 
+    def many(self, columns: Sequence[Column]) -> list[Column]:
+        """The same of many rows, each by itself: a column an expression.
+
+        Raises:
+            DeclarationError: An expression can't be computed from the values of some row.
+        """
+        if not self._slots:
+            # What raises may be one row alone, and is what Polars decides about; see above.
+            with suppress(Exception):
+                return self._of_columns(columns)
+        rows = [self(row) for row in zip(*(column.values for column in columns), strict=True)]
+        return [Column([row[slot] for row in rows]) for slot in range(len(self.names))]
+
     def _by_polars(self, row: Sequence[Any], names: Sequence[str]) -> list[Any]:
         frame = frame_of([row], self._columns)
         wanted = {name: self._expressions[name] for name in names}
@@ -70,12 +89,59 @@ def frame_of(rows: Sequence[Sequence[Any]], columns: Mapping[str, pl.DataType]) 
     return frame.cast({name: dtype for name, dtype in columns.items() if dtype != stored[name]})
 
 
+class _OfColumns:
+    """The compiled expressions over columns. An expression that is a column is that column; no row is looked at."""
+
+    def __init__(self, compiler: Compiler, results: Sequence[str]) -> None:
+        self._same = [int(name[1:]) if name in _columns_in(results) else None for name in results]
+        computed = [name for name, same in zip(results, self._same, strict=True) if same is None]
+        reads = _columns_in([*compiler.lines, *computed])
+        self._reads = [int(name[1:]) for name in reads]
+        self._function = (
+            _compiled(
+                compiler,
+                "def compute(rows):",
+                "    made = []",
+                f"    for {', '.join([*reads, ''])} in rows:" if reads else "    for _ in rows:",
+                *(f"        {line}" for line in compiler.lines),
+                f"        made.append(({', '.join([*computed, ''])}))",
+                "    return made",
+            )
+            if computed
+            else None
+        )
+
+    def __call__(self, columns: Sequence[Column]) -> list[Column]:
+        made = self._computed(columns)
+        return [Column(list(next(made))) if same is None else columns[same] for same in self._same]
+
+    def _computed(self, columns: Sequence[Column]) -> Iterator[Iterable[Any]]:
+        """The values of each expression that is more than a column."""
+        if self._function is None or not len(columns[0]):
+            return repeat(())
+        read = [columns[position].values for position in self._reads]
+        rows = zip(*read, strict=True) if read else range(len(columns[0]))
+        return zip(*self._function(rows), strict=True)
+
+
+def _columns_in(texts: Iterable[str]) -> list[str]:
+    """The columns that generated statements read, in order."""
+    return sorted(set(re.findall(r"\bc[0-9]+\b", "\n".join(texts))))
+
+
 def _function(compiler: Compiler, results: Sequence[str]) -> Callable[[Sequence[Any]], list[Any]]:
-    columns = [f"    c{position} = row[{position}]" for position in sorted(compiler.used)]
-    steps = [f"    {line}" for line in compiler.lines]
-    source = "\n".join(["def compute(row):", *columns, *steps, f"    return [{', '.join(results)}]"])
+    return _compiled(
+        compiler,
+        "def compute(row):",
+        *(f"    c{position} = row[{position}]" for position in sorted(compiler.used)),
+        *(f"    {line}" for line in compiler.lines),
+        f"    return [{', '.join(results)}]",
+    )
+
+
+def _compiled(compiler: Compiler, *lines: str) -> Callable[[Any], list[Any]]:
     namespace: dict[str, Any] = {"__builtins__": {}, **compiler.constants}
     # The text is this package's own templates over numbered names; a bundle's contents are objects in the namespace.
-    exec(compile(source, "<row features>", "exec"), namespace)  # noqa: S102
-    function: Callable[[Sequence[Any]], list[Any]] = namespace["compute"]
+    exec(compile("\n".join(lines), "<row features>", "exec"), namespace)  # noqa: S102
+    function: Callable[[Any], list[Any]] = namespace["compute"]
     return function
