@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 from pilotage.runtime.baked import Baked
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
-from serving.connections import bound_heads
+from serving.connections import use_connections
 from serving.gateway import Gateway
 from serving.leash import die_with_parent
 from serving.protocols import decode
@@ -30,12 +30,13 @@ class HostedService(bentoml.Service[Any]):
 
     __slots__ = ("gateway",)
 
-    gateway: Callable[[ASGIApp], ASGIApp]
+    gateway: Callable[[ASGIApp], Gateway]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """The application that the worker serves, on connections that are bounded from their first byte."""
-        bound_heads()
-        return self.gateway(super().to_asgi(is_main=is_main))
+        """The application that the worker serves, on connections of our own."""
+        gateway = self.gateway(super().to_asgi(is_main=is_main))
+        use_connections(gateway.express)
+        return gateway
 
 
 class _Worker:

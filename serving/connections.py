@@ -1,12 +1,16 @@
-"""Connections whose requests must begin: a head that does not end is cut off by its time, and by its size.
+"""Connections: uvicorn's, with bounds for heads that do not end, and a shorter way for plain requests.
 
 uvicorn waits for a head as long as its client likes, and keeps all of it: a few thousand connections that send a byte
 now and then take all file descriptors of a worker, and one that never stops sending headers takes its memory. From the
 head's end on, ``watch.py`` and the exchange have the time and the size; but for the trailers of a body in chunks, which
 uvicorn keeps as well and shows to nobody.
+
+A plain request that came whole and in one piece need not be one of ASGI's, with a task, four messages and a timer: half
+the time of a prediction. Which are plain, ``express.py`` says; whatever is unusual goes the ordinary way.
 """
 
 import asyncio
+from typing import Any, Protocol
 
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -19,15 +23,64 @@ LARGEST_CHUNKED = 16 * 1024 * 1024
 """Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
 takes has one million, and six times that in chunks of one."""
 _NOT_WAITING = object()
+_UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"x-request-id"))
+"""Headers of a request that goes the ordinary way: it comes in another form, or is more than a question."""
+_PASSED_ON = b"x-forwarded-"
+"""So begin the headers by which uvicorn learns who is behind a proxy."""
 
 
-def bound_heads() -> None:
+class Express(Protocol):
+    """Answers plain requests."""
+
+    def takes(self, url: bytes) -> bool:
+        """Whether a ``POST`` there may be one of its."""
+
+    def answer(self, turn: "Turn", scope: Any, body: bytes) -> bool:
+        """Begins to answer a request, by ``turn.reply``; ``False`` if it is none of its, and nothing was done.
+
+        Args:
+            turn: Its own.
+            scope: ASGI's, with all but ``raw_path``.
+            body: Its body.
+        """
+
+
+def use_connections(express: Express | None) -> None:
     """Lets uvicorn make such connections from now on. BentoML has no setting for it; uvicorn's table is public."""
+    Connection.express = express
     config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Connection"
 
 
+class Turn:
+    """A connection's request that is no cycle of ASGI's, though uvicorn takes it for one."""
+
+    __slots__ = ("_connection", "disconnected", "keep_alive", "message_event", "response_complete")
+
+    def __init__(self, connection: "Connection", *, keep_alive: bool, never: asyncio.Event) -> None:
+        self._connection = connection
+        self.keep_alive = keep_alive
+        self.message_event = never
+        """Nobody waits for it."""
+        self.disconnected = False
+        self.response_complete = False
+
+    def reply(self, status: int, headers: bytes, body: bytes) -> None:
+        """Answers. Call it once, in the loop's thread.
+
+        Args:
+            status: HTTP's.
+            headers: Whole lines, each with its end, without the length of the body.
+            body: The body.
+        """
+        self.response_complete = True
+        self._connection.write_reply(self, status, headers, body)
+
+
 class Connection(HttpToolsProtocol):
-    """uvicorn's, with bounds. One timer for each connection, and none for a request."""
+    """See above. One timer for heads, and one for idleness; none for a request."""
+
+    express: Express | None = None
+    """Of this process."""
 
     _head = -1
     """Bytes of a head after the first piece; -1 between heads."""
@@ -38,21 +91,32 @@ class Connection(HttpToolsProtocol):
     _seen: object = _NOT_WAITING
     """The head that was waited for when the timer last looked."""
     _timer: asyncio.TimerHandle | None = None
+    _unusual = False
+    """Whether a header is unusual."""
+    _held: list[bytes] | None = None
+    """The body so far of a request that may go the shorter way."""
+    _idle_since: float | None = None
+    """When the last answer was given, by the loop's clock; ``None`` since data came."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to look."""
         super().connection_made(transport)
+        self._never = asyncio.Event()
         self._timer = self.loop.call_later(HEAD_S, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends it."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        self._held = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a head, or of a body in chunks, that goes on."""
         super().data_received(data)
+        if self._held is not None:
+            self._go_the_ordinary_way()
         if not self._waits():
             self._head = -1
             if self._chunked is self.scope:
@@ -67,10 +131,113 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(431)
 
+    def on_message_begin(self) -> None:
+        """Forgets the request before."""
+        super().on_message_begin()
+        self._unusual = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Notes a header."""
+        name = name.lower()
+        if name in _UNUSUAL or name.startswith(_PASSED_ON):
+            self._unusual = True
+            super().on_header(name, value)
+        else:
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Begins a cycle of ASGI's, or waits for the body first."""
+        parser, cycle, express = self.parser, self.cycle, self.express
+        if (
+            express is None
+            or self._unusual
+            or self.root_path
+            or not express.takes(self.url)
+            or parser.get_method() != b"POST"
+            or parser.get_http_version() != "1.1"
+            or self.flow.write_paused
+            or not (cycle is None or cycle.response_complete)
+        ):
+            super().on_headers_complete()
+            return
+        self.scope["method"] = "POST"
+        self.scope["path"] = self.url.decode("ascii")
+        self.scope["query_string"] = b""
+        self._held = []
+
+    def on_body(self, body: bytes) -> None:
+        """Takes a part of the body."""
+        if self._held is None:
+            super().on_body(body)
+        else:
+            self._held.append(body)
+
+    def on_message_complete(self) -> None:
+        """Answers, or has the cycle know that all is there."""
+        if self._held is not None:
+            held = self._held
+            turn = Turn(self, keep_alive=self.parser.should_keep_alive(), never=self._never)
+            before, self.cycle = self.cycle, turn  # type: ignore[assignment]
+            if self.express is not None and self.express.answer(turn, self.scope, b"".join(held)):
+                self._held = None
+                return
+            self.cycle = before
+            self._go_the_ordinary_way()
+        super().on_message_complete()
+
+    def write_reply(self, turn: Turn, status: int, headers: bytes, body: bytes) -> None:
+        """For the turn alone."""
+        if self.transport.is_closing():
+            return
+        own = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        end = b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n"
+        length = b"content-length: %d\r\n" % len(body)
+        self.transport.write(b"".join((STATUS_LINE[status], own, headers, length, end, body)))
+        if not turn.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, or begins to be idle."""
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._close_when_idle(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes what was idle for so long. uvicorn sets a timer anew with each answer."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            super().timeout_keep_alive_handler()
+        else:
+            self._close_when_idle(left)
+
     def on_chunk_header(self) -> None:
         """Notes that there are chunks; httptools calls it for each."""
         if self._chunked is not self.scope:
             self._chunked, self._chunks = self.scope, 0
+
+    def _close_when_idle(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _go_the_ordinary_way(self) -> None:
+        """Makes a cycle of ASGI's, after all, of what was held."""
+        held, self._held = self._held, None
+        if self.transport.is_closing():
+            return
+        super().on_headers_complete()
+        for part in held or ():
+            super().on_body(part)
 
     def _waits(self) -> bool:
         """Whether a head is due: none began yet, or it has not ended. uvicorn notes the method when it has."""

@@ -9,7 +9,7 @@ import msgspec
 
 from pilotage.errors import InvalidRequest, PilotageError, RateLimited
 from pilotage.runtime.access.caller import Role
-from pilotage.runtime.answer import PredictionRecord
+from pilotage.runtime.answer import Answer, PredictionRecord
 from pilotage.runtime.log import encode
 from pilotage.runtime.scribe import Drafted
 from pilotage.spec import ModelSpec, RequestField
@@ -78,29 +78,50 @@ class Predict(Endpoint):
         exchange.core.shadows.offer(drafted)
         return json_answer(drafted.answer)
 
-    async def _predict(self, exchange: Exchange, body: bytes) -> Drafted:
-        core = exchange.core
-        explain = bool(exchange.scope["query_string"]) and _wants_explanation(exchange)
+    def begin(self, exchange: Exchange, body: bytes) -> Drafted:
+        """The answer of one request, which waits for its record to be on disk.
+
+        Raises:
+            PilotageError: There is none.
+        """
         request = _decoded(body)
-        parsed = time.perf_counter_ns()
-        drafted = core.responder.answer(self.model, request, request_id=exchange.request_id, caller=exchange.caller.id)
-        decided = waiting = time.perf_counter_ns()
-        if explain:
-            await _explain(core, drafted)
-            waiting = time.perf_counter_ns()
-        exchange.answer = drafted.answer = answer = await core.settle(drafted)
+        exchange.parsed = time.perf_counter_ns()
+        drafted = exchange.core.responder.answer(
+            self.model, request, request_id=exchange.request_id, caller=exchange.caller.id
+        )
+        exchange.decided = exchange.waiting = time.perf_counter_ns()
+        return drafted
+
+    def end(self, exchange: Exchange, drafted: Drafted, answer: Answer) -> None:
+        """Takes note of the answer as it leaves, and of what it took.
+
+        Args:
+            exchange: The request.
+            drafted: Of ``begin``.
+            answer: Its own, or what became of it without a record.
+        """
         logged = time.perf_counter_ns()
+        exchange.answer = drafted.answer = answer
         if answer.logged:
             exchange.committed = (drafted.payload,)
-        started, prepared = exchange.started, drafted.prepared_ns or decided
+        started, parsed, decided = exchange.started, exchange.parsed, exchange.decided
+        prepared = drafted.prepared_ns or decided
         exchange.seconds = seconds = (
             (parsed - started) * 1e-9,
             (prepared - parsed) * 1e-9,
             (decided - prepared) * 1e-9,
-            (logged - waiting) * 1e-9,
+            (logged - exchange.waiting) * 1e-9,
             (logged - started) * 1e-9,
         )
-        core.metrics.answered(answer, seconds)
+        exchange.core.metrics.answered(answer, seconds)
+
+    async def _predict(self, exchange: Exchange, body: bytes) -> Drafted:
+        explain = bool(exchange.scope["query_string"]) and _wants_explanation(exchange)
+        drafted = self.begin(exchange, body)
+        if explain:
+            await _explain(exchange.core, drafted)
+            exchange.waiting = time.perf_counter_ns()
+        self.end(exchange, drafted, await exchange.core.settle(drafted))
         return drafted
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -33,10 +33,12 @@ class Exchange:
         "chose_id",
         "committed",
         "core",
+        "decided",
         "error",
         "kind",
         "length",
         "model",
+        "parsed",
         "patience",
         "receive",
         "request_id",
@@ -46,14 +48,25 @@ class Exchange:
         "started",
         "status",
         "traceparent",
+        "waiting",
     )
 
-    def __init__(self, core: "Core", scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, core: "Core", scope: Scope, receive: Receive | None = None, send: Send | None = None) -> None:
+        """Begins.
+
+        Args:
+            core: The worker's parts.
+            scope: ASGI's.
+            receive: ASGI's; ``None`` if the body is there already.
+            send: ASGI's; ``None`` if somebody else sends the answer.
+        """
         self.core = core
         self.scope = scope
-        self.receive = receive
-        self.send = send
+        self.receive = receive or _absent
+        self.send = send or _absent
         self.started = time.perf_counter_ns()
+        self.parsed = self.decided = self.waiting = 0
+        """When the body was parsed, the answer decided, and the log begun to be waited for."""
         self.request_id: str = ""
         """The client's, or ours."""
         self.chose_id = False
@@ -146,6 +159,10 @@ class Exchange:
             raise _too_large(largest)
         self.core.watch.has_read(self.patience)
         return body
+
+
+async def _absent(*_: object) -> Any:
+    raise RuntimeError("This request is not ASGI's.")
 
 
 def _too_large(largest: int) -> RequestTooLarge:

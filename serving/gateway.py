@@ -6,29 +6,21 @@ and BentoML's middleware, cost more than the prediction.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pilotage.errors import (
-    InvalidRequest,
-    NotAllowed,
-    PilotageError,
-    RateLimited,
-    Unauthenticated,
-    UnknownModel,
-)
-from pilotage.runtime.access.admission import admit
+from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.runtime.access.caller import Role
 from pilotage.spec import ModelSpec
+from serving import reception
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
-from serving.operate import ACTIONS, Operate, refused_status
+from serving.express import Express
+from serving.operate import ACTIONS, Operate
 from serving.pages import PAGES, Page, model_page
-from serving.protocols import Rendered, batch, invocations, oip
-from serving.replies import send_error
-from serving.tracing import Traced
+from serving.protocols import batch, invocations, oip
+from serving.replies import send_reply
 from serving.watch import timed_out
 from serving.worker import Core
 
@@ -71,6 +63,9 @@ class Gateway:
         self._specs = specs
         self._core = core
         self._endpoints = endpoints(specs)
+        single = {path: each for path, each in self._endpoints.items() if isinstance(each, Predict)}
+        self.express = Express(single, core)
+        """For the connections: plain predictions need not come here."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or (core := self._core()) is None:
@@ -84,7 +79,7 @@ class Gateway:
         exchange.model = endpoint.model
         try:
             exchange.read_headers()
-            exchange.patience = core.watch.enter()
+            exchange.patience = core.watch.enter(_current_task().cancel)
         except PilotageError as error:
             await self._refuse(exchange, endpoint, error)
             return
@@ -96,8 +91,7 @@ class Gateway:
         except asyncio.CancelledError:
             if not exchange.patience.over:
                 raise
-            if (task := asyncio.current_task()) is not None:
-                task.uncancel()
+            _current_task().uncancel()
             await self._refuse(exchange, endpoint, timed_out())
         except Exception as error:
             await self._refuse(exchange, endpoint, error)
@@ -116,15 +110,9 @@ class Gateway:
         return Many(spec.name, oip, route, largest=spec.serving.largest_batch, version=parts[5])
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
-        core, scope = exchange.core, exchange.scope
-        client = scope["client"]
-        caller = exchange.caller = admit(core.ring, scope["headers"], client[0] if client else None)
-        caller.require(endpoint.role)
-        # Before the body is read and parsed, which has a cost even if it makes no sense; a batch counts its other rows
-        # when they are known.
-        core.limiter.take(caller)
-        if scope["method"] != "POST":
-            wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Send it by POST.")
+        reception.admit(exchange, endpoint.role)
+        if (method := exchange.scope["method"]) != "POST":
+            wrong = InvalidRequest(f"{method[:20]} does nothing here.", fix="Send it by POST.")
             await self._refuse(exchange, endpoint, wrong, status=405, more=((b"allow", b"POST"),))
             return
         if not takes(endpoint, exchange.kind):
@@ -132,9 +120,7 @@ class Gateway:
             await self._refuse(exchange, endpoint, wrong, status=415)
             return
         await endpoint.answer(exchange)
-        core.metrics.requested(endpoint.route, exchange.status)
-        if core.tracing is not None:
-            _trace(exchange, endpoint.route)
+        reception.finish(exchange, endpoint.route)
 
     async def _look(self, core: Core, scope: Scope, receive: Receive, send: Send) -> None:
         """Everything that is not an endpoint: pages, health, and what BentoML has."""
@@ -147,9 +133,7 @@ class Gateway:
             exchange.read_headers()
             page, role = PAGES.get(path, _UNKNOWN)
             if role is not None:
-                client = scope["client"]
-                exchange.caller = admit(core.ring, scope["headers"], client[0] if client else None)
-                exchange.caller.require(role)
+                reception.identify(exchange, role)
             if page is None:
                 page = model_page(core, path)
             if page is None:
@@ -190,58 +174,14 @@ class Gateway:
         status: int | None = None,
         more: tuple[tuple[bytes, bytes], ...] = (),
     ) -> None:
-        """Answers an error, in the words of the route's protocol."""
-        metrics = exchange.core.metrics
-        if isinstance(error, RateLimited) and endpoint is not None:
-            metrics.rate_limited()
-        elif isinstance(error, Unauthenticated):
-            metrics.turned_away("unauthenticated")
-        elif isinstance(error, NotAllowed):
-            metrics.turned_away("not_allowed")
-        elif endpoint is not None and endpoint.role == "predict":
-            metrics.failed(endpoint.model, error)
-        code = await send_error(
-            exchange.send,
-            error,
-            request_id=exchange.request_id.encode(),
-            status=(status := status or refused_status(error)),
-            model=exchange.model,
-            more=more,
-            rendered=_in_its_words(endpoint, exchange.scope["path"], error, status),
-        )
-        exchange.status, exchange.error = code, type(error).__name__
-        metrics.requested(endpoint.route if endpoint is not None else "other", code)
-        if exchange.core.tracing is not None and endpoint is not None:
-            _trace(exchange, endpoint.route)
+        """Answers an error."""
+        reply = reception.refuse(exchange, endpoint, error, status=status, more=more)
+        await send_reply(exchange.send, reply.status, reply.body, headers=reply.headers)
+        reception.finish(exchange, endpoint.route if endpoint is not None else None)
 
 
-def _in_its_words(endpoint: Endpoint | None, path: str, error: Exception, status: int | None) -> Rendered | None:
-    """An error in the form of the route's protocol; ``None`` for our own."""
-    if not isinstance(error, PilotageError):
-        return None
-    if endpoint is not None:
-        return endpoint.refuse(error, status=status)
-    return oip.refuse(error, status=status) if path.startswith("/v2/") else None
-
-
-def _trace(exchange: Exchange, route: str) -> None:
-    tracing = exchange.core.tracing
-    if tracing is None:
-        return
-    ended = time.time_ns()
-    parent = exchange.traceparent
-    tracing.record(
-        Traced(
-            method=exchange.scope["method"],
-            route=route,
-            status=exchange.status,
-            request_id=exchange.request_id,
-            traceparent=parent.decode("latin-1") if parent is not None else None,
-            started=ended - (time.perf_counter_ns() - exchange.started),
-            ended=ended,
-            model=exchange.model,
-            answer=exchange.answer,
-            seconds=exchange.seconds,
-            error=exchange.error,
-        )
-    )
+def _current_task() -> "asyncio.Task[object]":
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("A request of ASGI is a task.")
+    return task

@@ -1,7 +1,7 @@
 """HTTP answers as ASGI messages, and the one place where errors become them."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.types import Send
@@ -11,6 +11,16 @@ from serving import logs
 from serving.protocols import Rendered, error_record
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Reply(NamedTuple):
+    """An answer to be sent."""
+
+    status: int
+    headers: Headers
+    """Without the length of the body."""
+    body: bytes
+
 
 _JSON_TYPE = (b"content-type", b"application/json")
 _BUSY_S = 1
@@ -84,8 +94,7 @@ def headers_of(error: BaseException, request_id: bytes) -> Headers:
     return headers
 
 
-async def send_error(
-    send: Send,
+def error_reply(
     error: BaseException,
     *,
     request_id: bytes,
@@ -93,11 +102,10 @@ async def send_error(
     model: str | None = None,
     more: Iterable[tuple[bytes, bytes]] = (),
     rendered: Rendered | None = None,
-) -> int:
-    """Sends the answer of an error, says in the log what is ours to mend, and gives the status.
+) -> Reply:
+    """The answer of an error; says in the log what is ours to mend.
 
     Args:
-        send: Where to.
         error: What went wrong.
         request_id: Of the request.
         status: Another than the error's own.
@@ -109,8 +117,6 @@ async def send_error(
     logs.failure(error, status=code, request=request_id.decode("latin-1"), model=model)
     headers = [*headers_of(error, request_id), *more]
     if rendered is None:
-        await send_reply(send, code, error_body(error), headers=[_JSON_TYPE, *headers])
-        return code
+        return Reply(code, [_JSON_TYPE, *headers], error_body(error))
     written = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in rendered.headers]
-    await send_reply(send, code, rendered.body, headers=[*written, *headers])
-    return code
+    return Reply(code, [*written, *headers], rendered.body)

@@ -5,6 +5,7 @@ are left behind make the garbage collector stop the process for 0.1 s.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from pilotage.errors import Overloaded, TimedOut
 
@@ -20,10 +21,11 @@ _LOOK_S = 0.5
 class Patience:
     """One request's time."""
 
-    __slots__ = ("deadline", "over", "task")
+    __slots__ = ("break_off", "deadline", "over")
 
-    def __init__(self, task: "asyncio.Task[object]", deadline: float) -> None:
-        self.task = task
+    def __init__(self, break_off: Callable[[], object], deadline: float) -> None:
+        self.break_off = break_off
+        """Ends the waiting."""
         self.deadline = deadline
         self.over = False
         """Whether it was broken off for its time, and not by whoever stops the worker."""
@@ -55,8 +57,11 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def enter(self) -> Patience:
+    def enter(self, break_off: Callable[[], object]) -> Patience:
         """Begins a request, which ``leave`` ends.
+
+        Args:
+            break_off: Called when its time is up.
 
         Raises:
             Overloaded: There are too many already.
@@ -65,10 +70,9 @@ class Watch:
             raise Overloaded(
                 f"{self._at_once} requests are being answered already.", fix="Come again in a second.", retry_after_s=0
             )
-        task, loop = asyncio.current_task(), self._loop
-        if task is None or loop is None:
-            raise RuntimeError("start() comes first, and a request is a task.")
-        patience = Patience(task, loop.time() + self._reading_s)
+        if self._loop is None:
+            raise RuntimeError("start() comes first.")
+        patience = Patience(break_off, self._loop.time() + self._reading_s)
         self._running.add(patience)
         return patience
 
@@ -88,7 +92,7 @@ class Watch:
         for patience in self._running:
             if patience.deadline <= now and not patience.over:
                 patience.over = True
-                patience.task.cancel()
+                patience.break_off()
         self._timer = self._loop.call_later(_LOOK_S, self._look)
 
 

@@ -46,7 +46,7 @@ class Served:
 
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[Served, int, uvicorn.Server]]:
-    connections.bound_heads()
+    connections.use_connections(None)
     app = Served()
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", ws="none"))
     with closing(socket.socket()) as listening:

@@ -1,0 +1,137 @@
+"""Single predictions on the shorter way: from the bytes of a request to those of its answer without a task.
+
+The same steps as by way of the gateway, in the same order and by the same functions; all up to the log is done at
+once, and the rest when the record is on disk. A request that is anything else than plain (another content type, a
+query, an id of the client's) is left to the gateway, and so is every other route.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pilotage.errors import LogUnavailable
+from pilotage.runtime.scribe import Drafted
+from serving import reception
+from serving.connections import Turn
+from serving.endpoints import LARGEST_BODY, Predict
+from serving.exchange import Exchange
+from serving.replies import encoded
+from serving.watch import timed_out
+from serving.worker import Core
+
+_ANSWERED = b"content-type: application/json\r\nx-request-id: %b\r\n"
+
+
+class Express:
+    """See above."""
+
+    def __init__(self, endpoints: Mapping[str, Predict], core: Callable[[], Core | None]) -> None:
+        """Prepares the routes.
+
+        Args:
+            endpoints: Path → endpoint.
+            core: Gives the worker's parts, once it has started.
+        """
+        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        self._core = core
+
+    def takes(self, url: bytes) -> bool:
+        """Whether a ``POST`` there may be a plain prediction."""
+        return url in self._endpoints
+
+    def answer(self, turn: Turn, scope: Any, body: bytes) -> bool:
+        """Begins to answer; ``False`` if the request is not plain, or the worker not ready."""
+        core = self._core()
+        if core is None or len(body) > LARGEST_BODY:
+            return False
+        exchange = Exchange(core, scope)
+        exchange.read_headers()
+        if exchange.kind != b"application/json":
+            return False
+        endpoint = self._endpoints[scope["path"].encode()]
+        exchange.model = endpoint.model
+        _Prediction(turn, exchange, endpoint).begin(body)
+        return True
+
+
+class _Prediction:
+    """One that is being answered."""
+
+    __slots__ = ("_drafted", "_endpoint", "_exchange", "_turn")
+
+    def __init__(self, turn: Turn, exchange: Exchange, endpoint: Predict) -> None:
+        self._turn = turn
+        self._exchange = exchange
+        self._endpoint = endpoint
+        self._drafted: Drafted
+
+    def begin(self, body: bytes) -> None:
+        """Does all up to the log."""
+        exchange = self._exchange
+        core = exchange.core
+        try:
+            exchange.patience = core.watch.enter(_nothing)
+        except Exception as error:
+            self._refuse(error)
+            return
+        core.metrics.in_flight += 1
+        try:
+            reception.admit(exchange, self._endpoint.role)
+            core.watch.has_read(exchange.patience)
+            self._drafted = self._endpoint.begin(exchange, body)
+            waiter = core.log.submit(self._drafted.payload)
+        except LogUnavailable as error:
+            self._end(error)
+        except Exception as error:
+            self._leave()
+            self._refuse(error)
+        else:
+            exchange.patience.break_off = waiter.cancel
+            waiter.add_done_callback(self._logged)
+
+    def _logged(self, waiter: asyncio.Future[None]) -> None:
+        """The record is on disk, or will not be."""
+        if waiter.cancelled():
+            self._leave()
+            self._refuse(timed_out())
+        else:
+            self._end(waiter.exception())
+
+    def _end(self, error: BaseException | None) -> None:
+        """Answers.
+
+        Args:
+            error: Why the record is not on disk, if it is not.
+        """
+        exchange, endpoint, drafted = self._exchange, self._endpoint, self._drafted
+        answer = drafted.answer
+        self._leave()
+        try:
+            if isinstance(error, LogUnavailable):
+                answer = exchange.core.unlogged(answer, error)
+            elif error is not None:
+                raise error
+            endpoint.end(exchange, drafted, answer)
+            content = encoded(answer)
+        except Exception as failure:
+            self._refuse(failure)
+            return
+        self._turn.reply(200, _ANSWERED % exchange.request_id.encode(), content)
+        reception.finish(exchange, endpoint.route)
+        # The client has its answer; from here on nobody waits.
+        exchange.core.shadows.offer(drafted)
+
+    def _refuse(self, error: Exception) -> None:
+        reply = reception.refuse(self._exchange, self._endpoint, error)
+        headers = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
+        self._turn.reply(reply.status, headers, reply.body)
+        reception.finish(self._exchange, self._endpoint.route)
+
+    def _leave(self) -> None:
+        core = self._exchange.core
+        core.metrics.in_flight -= 1
+        core.watch.leave(self._exchange.patience)
+
+
+def _nothing() -> None:
+    """There is nothing to break off yet: what comes first takes no time."""

@@ -1,0 +1,268 @@
+"""The shorter way of plain predictions: its answers are the gateway's, and what is not plain is left to the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.runtime.log.files import RealFiles
+from pilotage.testing.bundles import tiny_spec
+from serving.watch import Watch
+from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.wire import Wire, asked, scrubbed, wired
+
+
+def talk(service: Hosted, with_it: Any, **options: Any) -> Any:
+    """One connection to a worker."""
+
+    async def run() -> Any:
+        async with asyncio.timeout(60), wired(service, **options) as wire:
+            return await with_it(wire)
+
+    return service.run(run())
+
+
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n"
+WHOLE = json.dumps(ORDER).encode()
+PLAIN = {
+    "a prediction": asked(),
+    "of another model": asked(path="/other/predict"),
+    "a field that is wrong": asked({**ORDER, "items": "three"}),
+    "a field too many": asked({**ORDER, "more": 1}),
+    "a field too few": asked({"order_id": "A-7"}),
+    "a number that is none": asked(WHOLE.replace(b"640.5", b"NaN")),
+    "no JSON": asked(b"{"),
+    "no object": asked(b"[1, 2]"),
+    "nothing": asked(b""),
+    "deep": asked(b"[" * 5000),
+    "bytes that are no text": asked(b'{"order_id": "\xff\xfe"}'),
+    "another header": asked(traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+    "an API key where there is none": asked(authorization="Bearer plt_x_y"),
+    "from elsewhere": asked(origin="https://example.com"),
+    "a connection that ends": asked(connection="close"),
+}
+ORDINARY = {
+    "an id": asked(x_request_id="mine"),
+    "a wrong id": asked(x_request_id=" "),
+    "a query": asked(path="/tiny/predict?explain=true"),
+    "a query of nothing we know": asked(path="/tiny/predict?x=1"),
+    "another type": asked(content_type="text/plain"),
+    "no type": asked(content_type=None),
+    "a type with more": asked(content_type="application/json; charset=utf-8"),
+    "too large": asked(b" " * 70_000),
+    "in chunks": asked(CHUNKED % (len(WHOLE), WHOLE), transfer_encoding="chunked", content_length=None),
+    "passed on": asked(x_forwarded_for="10.0.0.1"),
+    "an older version": asked(version="1.0"),
+    "to be looked at": asked(b"", method="GET"),
+    "a batch": asked({"requests": [ORDER]}, path="/tiny/predict/batch"),
+    "of no model": asked(path="/none/predict"),
+    "by another name": asked(path="/tiny/%70redict"),
+    "an upgrade": asked(connection="Upgrade", upgrade="h2c"),
+    "asked for leave": asked(expect="100-continue"),
+}
+
+
+async def _told(wire: Wire) -> dict[str, tuple[Any, int]]:
+    """Name → answer, and how many went the shorter way."""
+    told = {}
+    for name, sent in {**PLAIN, **ORDINARY}.items():
+        before = wire.express.taken
+        another = await wire.another()
+        answer = await another.ask(sent)
+        while answer[0] == 100:
+            answer = await another.answer()
+        another.writer.close()
+        told[name] = scrubbed(answer), wire.express.taken - before
+    return told
+
+
+def test_both_ways_answer_alike(service: Hosted) -> None:
+    short, long = talk(service, _told), talk(service, _told, express=False)
+    for name, (answer, taken) in short.items():
+        assert answer == long[name][0], name
+        assert taken == (name in PLAIN), name
+    assert not any(taken for _, taken in long.values())
+    assert {answer[0] for answer, _ in short.values()} >= {200, 401, 405, 413, 415, 422}
+
+
+def test_a_prediction_is_on_disk_and_has_its_id(service: Hosted) -> None:
+    _, headers, body = talk(service, lambda wire: wire.ask(asked()))
+    [record] = service.predictions(headers["x-request-id"])
+    answer = json.loads(body)
+    assert (record.prediction_id, record.probability) == (answer["prediction_id"], answer["probability"])
+
+
+@pytest.mark.parametrize("cut", [10, 60, len(asked()) - len(WHOLE), len(asked()) - 1])
+def test_a_request_in_two_pieces_is_waited_for(service: Hosted, cut: int) -> None:
+    async def with_it(wire: Wire) -> int:
+        wire.writer.write(asked()[:cut])
+        connection = await wire.accepted()
+        while connection.scope is None:
+            await asyncio.sleep(0)
+        wire.writer.write(asked()[cut:])
+        assert (await wire.answer())[0] == 200
+        # And the next, whole, is plain again.
+        assert (await wire.ask(asked()))[0] == 200
+        return wire.express.taken
+
+    head_is_whole = cut >= len(asked()) - len(WHOLE)
+    assert talk(service, with_it) == (1 if head_is_whole else 2)
+
+
+def test_requests_that_come_together_are_answered_in_their_order(service: Hosted) -> None:
+    async def with_it(wire: Wire) -> list[Any]:
+        orders = [{**ORDER, "order_id": f"A-{number}"} for number in range(6)]
+        wire.writer.write(b"".join(asked(order) for order in orders) + asked(b"{") + asked(path="/nothing"))
+        answers = [await wire.answer() for _ in range(8)]
+        assert [status for status, *_ in answers[6:]] == [422, 200]
+        return [json.loads(body)["entity"]["order_id"] for _, _, body in answers[:6]]
+
+    assert talk(service, with_it) == [f"A-{number}" for number in range(6)]
+
+
+def test_a_connection_ends_when_it_was_idle_and_not_while_it_is_used(service: Hosted) -> None:
+    async def with_it(wire: Wire) -> None:
+        connection = await wire.accepted()
+        connection.timeout_keep_alive = 0.2
+        timers = set()
+        while len(timers) < 4:
+            # Used again and again, for longer than it may be idle.
+            assert (await wire.ask(asked()))[0] == 200
+            timers.add(connection.timeout_keep_alive_task)
+        assert await wire.reader.read() == b""
+
+    talk(service, with_it)
+
+
+def test_who_wants_the_connection_ended_has_it_ended(service: Hosted) -> None:
+    async def with_it(wire: Wire) -> bytes:
+        status, headers, _ = await wire.ask(asked(connection="close"))
+        assert (status, headers["connection"]) == (200, "close")
+        return await wire.reader.read()
+
+    assert talk(service, with_it) == b""
+
+
+def test_a_client_that_does_not_read_is_waited_for(service: Hosted) -> None:
+    async def with_it(wire: Wire) -> int:
+        await wire.ask(asked())
+        connection = await wire.accepted()
+        connection.pause_writing()
+        wire.writer.write(asked())
+        while not len(service.core.watch):
+            await asyncio.sleep(0)
+        connection.resume_writing()
+        assert (await wire.answer())[0] == 200
+        return wire.express.taken
+
+    assert talk(service, with_it) == 1
+
+
+class Disk(RealFiles):
+    """A disk that hangs or is full when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.full = False
+
+    def sync(self, file: int) -> None:
+        self.go.wait()
+        super().sync(file)
+
+    def write(self, file: int, data: bytes | memoryview) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(file, data)
+
+
+def test_a_disk_that_hangs_lets_others_be_answered_and_times_out(tmp_path: Path) -> None:
+    disk = Disk()
+    # The watch looks twice a second.
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(answering_s=0.01)) as service:
+
+        async def with_it(wire: Wire) -> None:
+            assert (await wire.ask(asked()))[0] == 200
+            disk.go.clear()
+            try:
+                status, _, body = await wire.ask(asked())
+                assert (status, json.loads(body)["error"]) == (504, "TimedOut")
+                assert (await wire.ask(asked(b"", path="/healthz", method="GET")))[0] == 200
+            finally:
+                disk.go.set()
+            assert (await wire.ask(asked()))[0] == 200
+            assert wire.express.taken == 3
+            assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+
+        talk(service, with_it)
+
+
+def test_a_full_disk_refuses_or_answers_as_the_spec_says(tmp_path: Path) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), tiny_spec("strict", risk="high"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> None:
+            assert (await wire.ask(asked()))[0] == 200
+            disk.full = True
+            status, _, body = await wire.ask(asked(path="/strict/predict"))
+            assert (status, json.loads(body)["error"]) == (503, "LogUnavailable")
+            status, _, body = await wire.ask(asked())
+            assert (status, json.loads(body)["logged"]) == (200, False)
+            assert wire.express.taken == 3
+
+        talk(service, with_it)
+
+
+def test_a_client_that_leaves_changes_nothing(tmp_path: Path) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> None:
+            await wire.ask(asked())
+            disk.go.clear()
+            wire.writer.write(asked())
+            while not service.core.metrics.in_flight:
+                await asyncio.sleep(0)
+            wire.writer.transport.abort()
+            while wire.server.server_state.connections:
+                await asyncio.sleep(0)
+            disk.go.set()
+            while service.core.metrics.in_flight:
+                await asyncio.sleep(0)
+
+        talk(service, with_it)
+        assert len(service.logged()) >= 2
+
+
+def test_a_server_that_stops_answers_first(tmp_path: Path) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> tuple[Any, bytes]:
+            await wire.ask(asked())
+            disk.go.clear()
+            wire.writer.write(asked())
+            while not service.core.metrics.in_flight:
+                await asyncio.sleep(0)
+            wire.server.should_exit = True
+            connection = await wire.accepted()
+            while connection.cycle.keep_alive:
+                await asyncio.sleep(0)
+            disk.go.set()
+            return await wire.answer(), await wire.reader.read()
+
+        (status, headers, _), rest = talk(service, with_it)
+        assert (status, headers["connection"], rest) == (200, "close", b"")
+
+
+def test_beyond_what_a_worker_takes_at_once_it_says_so(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(at_once=0)) as service:
+        status, headers, body = talk(service, lambda wire: wire.ask(asked()))
+        assert (status, json.loads(body)["error"]) == (503, "Overloaded")
+        assert headers["retry-after"] == "1"
