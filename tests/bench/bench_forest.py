@@ -34,7 +34,7 @@ def main(home: Path) -> None:
     scorer = read_bundle(made.bundle).scorer
     text = (made.bundle / "model.txt").read_text()
     plain = Scorer(text, scorer.calibrator, scorer.categories, scorer.columns)
-    plain.forest = None
+    plain.forest, plain._enough = None, sys.maxsize
     booster = Booster(text)
     forest, fewest = forest_of(text, booster)
     matrix = scorer.encode(pl.DataFrame(made.features, infer_schema_length=None))

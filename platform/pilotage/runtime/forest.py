@@ -30,6 +30,8 @@ _CELLS = 1 << 20
 """Of a table that are worked on at once while it is made."""
 _BLOCK_CELLS = 1 << 16
 """Rows times trees that are worked on at once: what is written next is still in the cache."""
+_FEW_BYTES = 1 << 20
+"""Of the tables that few rows select. Up to here it is quicker to take the rows of all tables in one call."""
 _ZERO = float(np.float32(1e-35))
 """LightGBM's ``kZeroThreshold``: a value no further from zero is zero."""
 _BELOW_ZERO = math.nextafter(-_ZERO, -math.inf)
@@ -66,22 +68,32 @@ class Forest:
         for number, tree in enumerate(trees.trees):
             for split in tree.splits:
                 by_feature.setdefault(split.feature, []).append((number, split))
-        cuts = {feature: _cuts([split for _, split in splits]) for feature, splits in sorted(by_feature.items())}
         # A model that never splits has one class of one feature.
-        cuts = cuts or {0: np.array([math.inf])}
-        self.bytes = mask.itemsize * self.trees * sum(each.size + 1 for each in cuts.values())
+        splits = sorted(by_feature.items()) or [(0, [])]
+        cuts = [_cuts([split for _, split in some]) for _, some in splits]
+        ends = np.cumsum([each.size + 1 for each in cuts]).tolist()
+        self.bytes = ends[-1] * self.trees * mask.itemsize
         if self.bytes > _MOST_BYTES:
-            raise LeftToLightGBM(f"its tables would take {self.bytes / 2**20:.0f} MiB")
-        self._features = [
-            (feature, each, _table(each, by_feature.get(feature, []), self.trees, mask))
-            for feature, each in cuts.items()
-        ]
+            raise LeftToLightGBM(f"its tables would take {self.bytes / 2**20:.1f} MiB")
+        self._table = np.empty((ends[-1], self.trees), mask)
         # Leaves that a tree does not have are never within reach.
-        table = self._features[0][2]
-        table &= np.array([(1 << len(tree.values)) - 1 for tree in trees.trees], mask)
+        self._table[:] = np.array([(1 << len(tree.values)) - 1 for tree in trees.trees], mask)
+        self._starts = np.array([0, *ends[:-1]])[:, None]
+        self._features = [
+            (feature, each, self._table[start:end])
+            for (feature, _), each, start, end in zip(splits, cuts, [0, *ends], ends, strict=False)
+        ]
+        for (_, each, table), (_, some) in zip(self._features, splits, strict=True):
+            _fill(table, each, some)
+        self._few = _FEW_BYTES // (self._table[0].nbytes * len(cuts))
         self._block = max(1, _BLOCK_CELLS // self.trees)
-        self.fewest = _fewest(len(self._features), mask.itemsize, [tree.depth for tree in trees.trees])
-        """Rows from which this is quicker than LightGBM; ``None``: never, for a small model of many features."""
+        self.fewest = _fewest(
+            columns=self.columns,
+            features=len(self._features),
+            width=mask.itemsize,
+            depths=[tree.depth for tree in trees.trees],
+        )
+        """Rows from which this is quicker than LightGBM; ``None``: never, as for few small trees of many features."""
 
     def predict(self, matrix: Array) -> Array:
         """``Booster.predict``.
@@ -124,12 +136,16 @@ class Forest:
     def _reached(self, matrix: Array) -> Array:
         """Positions among the values of all leaves; shape (trees, rows)."""
         by_feature = np.ascontiguousarray(matrix.T)
-        (feature, cuts, table), *others = self._features
-        left = table.take(cuts.searchsorted(by_feature[feature]), axis=0, mode="clip")
-        more = np.empty_like(left)
-        for feature, cuts, table in others:
-            table.take(cuts.searchsorted(by_feature[feature]), axis=0, mode="clip", out=more)
-            left &= more
+        if len(matrix) <= self._few:
+            classes = np.array([cuts.searchsorted(by_feature[feature]) for feature, cuts, _ in self._features])
+            left = np.bitwise_and.reduce(self._table.take(classes + self._starts, axis=0, mode="clip"), axis=0)
+        else:
+            (feature, cuts, table), *others = self._features
+            left = table.take(cuts.searchsorted(by_feature[feature]), axis=0, mode="clip")
+            more = np.empty_like(left)
+            for feature, cuts, table in others:
+                table.take(cuts.searchsorted(by_feature[feature]), axis=0, mode="clip", out=more)
+                left &= more
         # One bit is left of each tree; below it are as many as its number.
         left -= left.dtype.type(1)
         return np.ascontiguousarray(np.bitwise_count(left).T) + self._first_leaf
@@ -180,16 +196,16 @@ def compare(forest: Forest, trees: Trees, booster: Booster) -> None:
             raise LeftToLightGBM("its answers are not LightGBM's")
 
 
-def _fewest(features: int, width: int, depths: list[float]) -> int | None:
+def _fewest(*, columns: int, features: int, width: int, depths: list[float]) -> int | None:
     """By what calls and rows cost in microseconds, fitted to models of 10 to 500 trees and 3 to 150 features.
 
-    Only their ratio matters, and little depends on it: near the limit both ways cost the same.
+    Only the ratio of the two costs matters, and it matters little: near the limit they are the same.
     """
-    ours, ours_a_row = 10 + 1.2 * features, 0.1 + 0.03 * features + len(depths) * (0.0025 + 4e-5 * width * features)
-    theirs, theirs_a_row = 12, 0.0015 * features + 0.008 * sum(depths)
-    if theirs_a_row <= 1.1 * ours_a_row:
+    ours, our_row = 9 + 0.65 * features, 0.1 + 0.03 * features + len(depths) * (0.0025 + 4e-5 * width * features)
+    theirs, their_row = 12, 0.0012 * columns + 0.008 * sum(depths)
+    if their_row <= 1.1 * our_row:
         return None
-    return max(2, math.ceil((ours - theirs) / (theirs_a_row - ours_a_row)))
+    return max(2, math.ceil((ours - theirs) / (their_row - our_row)))
 
 
 def _exp(x: float) -> float:
@@ -205,18 +221,18 @@ def _cuts(splits: list[Split]) -> Array:
 
     LightGBM truncates a category to an integer: from -1 to 1, both excluded, it is 0.
     """
-    wanted = [math.inf]
+    numbers, levels = {math.inf}, set[int]()
     for split in splits:
         if (split.categories is None) != (splits[0].categories is None):
             raise LeftToLightGBM(f"its feature {split.feature} is a number and a category")
         if split.categories is not None:
-            of = split.categories.astype(np.float64)
-            wanted += [*np.where(of > 0, np.nextafter(of, 0), -1.0).tolist(), *np.nextafter(of + 1, 0).tolist()]
+            levels.update(split.categories.tolist())
         else:
-            wanted.append(_cut(split.threshold))
+            numbers.add(_cut(split.threshold))
             if split.missing == MISSING_ZERO:
-                wanted += [_BELOW_ZERO, _ZERO]
-    return np.unique(wanted)
+                numbers.update((_BELOW_ZERO, _ZERO))
+    of = np.array(sorted(levels), np.float64)
+    return np.unique([*np.where(of > 0, np.nextafter(of, 0), -1.0), *np.nextafter(of + 1, 0), *numbers])
 
 
 def _cut(threshold: float) -> float:
@@ -226,22 +242,20 @@ def _cut(threshold: float) -> float:
     return _ZERO if 0 <= threshold < _ZERO else threshold
 
 
-def _table(cuts: Array, splits: list[tuple[int, Split]], trees: int, mask: np.dtype[Any]) -> Array:
-    """Shape (classes, trees): the leaves that a value of each class leaves within reach."""
-    every = int(np.iinfo(mask).max)
-    table = np.full((cuts.size + 1, trees), every, mask)
+def _fill(table: Array, cuts: Array, splits: list[tuple[int, Split]]) -> None:
+    """Takes from a feature's table, shape (classes, trees), the leaves that its splits put out of reach."""
+    every = int(np.iinfo(table.dtype).max)
     step = max(1, _CELLS // len(table))
     for start in range(0, len(splits), step):
         some = splits[start : start + step]
         of = np.array([tree for tree, _ in some])
         lefts = _lefts(cuts, [split for _, split in some])
         # Whoever goes left gives up the leaves on the right.
-        left = np.array([every ^ split.right for _, split in some], mask)
-        right = np.array([every ^ split.left for _, split in some], mask)
+        left = np.array([every ^ split.right for _, split in some], table.dtype)
+        right = np.array([every ^ split.left for _, split in some], table.dtype)
         kept = np.where(lefts, left[:, None], right[:, None])
         firsts = np.flatnonzero(np.diff(of, prepend=-1))
         table[:, of[firsts]] &= np.bitwise_and.reduceat(kept, firsts, axis=0).T
-    return table
 
 
 def _lefts(cuts: Array, splits: list[Split]) -> Array:

@@ -20,7 +20,7 @@ from pilotage.runtime.trees import LeftToLightGBM
 CalibratorKind = Literal["isotonic", "sigmoid", "none"]
 _EDGE = 1e-12
 _FEWEST = 6
-"""Rows from which one call for all is quicker than one for each."""
+"""Rows from which one call of LightGBM for all is quicker than one for each."""
 _MANY_THREADS = 4
 """Of LightGBM's, which together are as quick as a forest's only one."""
 _MISSING = float("nan")
@@ -180,7 +180,7 @@ class Scorer:
 
     def score_rows(self, rows: Sequence[bytes]) -> list[float]:
         """``score_row`` of several rows, at once where that is quicker."""
-        if len(rows) < _FEWEST:
+        if len(rows) < min(_FEWEST, self._enough):
             return [self.score_row(row) for row in rows]
         matrix = np.frombuffer(b"".join(rows)).reshape(len(rows), len(self.columns))
         scores: list[float] = self.calibrator.apply(self._predict(matrix)).tolist()

@@ -15,6 +15,8 @@ import numpy as np
 
 MOST_LEAVES = 64
 """Of a tree: a set of them is one integer, and there is no wider one."""
+_MOST_WORDS = 1 << 14
+"""Of a tree's sets of categories, 32 categories each. More is of ids, and takes seconds to read."""
 MISSING_NONE, MISSING_ZERO, MISSING_NAN = 0, 1, 2
 """LightGBM's ``MissingType``: what a number must be to take the default side. NaN is 0.0 for the first two."""
 
@@ -163,6 +165,8 @@ def _category_sets(fields: dict[str, str]) -> list[np.ndarray]:
     if count == 0:
         return []
     bounds = _integers(fields, "cat_boundaries", count + 1)
+    if bounds[-1] > _MOST_WORDS:
+        raise LeftToLightGBM(f"a tree has {bounds[-1]} words of categories")
     words = np.array(_integers(fields, "cat_threshold", bounds[-1]), dtype="<u4")
     if bounds[0] != 0 or bounds != sorted(bounds):
         raise LeftToLightGBM("its sets of categories overlap")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pilotage.errors import BundleCorrupt
 from pilotage.runtime import forest as module
+from pilotage.runtime import trees as reading
 from pilotage.runtime.booster import Booster
 from pilotage.runtime.forest import Forest, compare, forest_of
 from pilotage.runtime.scorer import Calibrator, Scorer
@@ -361,7 +362,13 @@ def test_tables_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_BYTES", taken)
     assert scorer_of(text).forest is not None
     monkeypatch.setattr(module, "_MOST_BYTES", taken - 1)
-    assert scorer_of(text).left_to_lightgbm == "its tables would take 0 MiB"
+    assert scorer_of(text).left_to_lightgbm == f"its tables would take {taken / 2**20:.1f} MiB"
+
+
+def test_sets_of_categories_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_MOST_WORDS", 3)
+    scorer = scorer_of(text_of(**WAYS["sets of levels"]))
+    assert re.fullmatch(r"a tree has \d+ words of categories", scorer.left_to_lightgbm)
 
 
 def test_tables_made_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
