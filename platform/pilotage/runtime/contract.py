@@ -16,6 +16,8 @@ from pilotage.errors import InvalidRequest
 from pilotage.spec import RequestField
 
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})?")
+_TIMES = re.compile(r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z(?:\n|\Z))++")
+"""Several of them, one a line, that all end in Z."""
 _INT64 = range(-(2**63), 2**63)
 _YEARS = range(1900, 2200)
 """Years of a time field. At the ends of what ``datetime`` can hold no feature can be computed, and none is meant."""
@@ -123,16 +125,13 @@ class Contract:
             return None
         columns = _transposed(list(map(msgspec.structs.astuple, converted)), len(self._ordered))
         for slot in self._texts:
-            if not all(value is None or value.isascii() for value in columns[slot]):
+            if not "".join(filter(None, columns[slot])).isascii():
                 return None
         for slot in self._times:
-            field = self._ordered[slot]
-            if not field.nullable and None in columns[slot]:
+            moments = _plain_times(columns[slot]) or _times(self._ordered[slot], columns[slot])
+            if moments is None:
                 return None
-            try:
-                columns[slot] = [None if value is None else _time(field, value) for value in columns[slot]]
-            except InvalidRequest:
-                return None
+            columns[slot] = moments
         return columns
 
     def explained(self, row: Any) -> list[Any]:
@@ -272,6 +271,28 @@ def _time(field: RequestField, value: Any) -> datetime:
     if moment.year not in _YEARS:
         raise _invalid(field, value, "is out of range", f"Send a year from {_YEARS[0]} to {_YEARS[-1]}.")
     return moment
+
+
+def _plain_times(values: list[Any]) -> list[datetime] | None:
+    """``_time`` of texts that end in Z, in a third of the time; ``None`` if some must be looked at one by one."""
+    try:
+        if _TIMES.fullmatch("\n".join(values)) is None:
+            return None
+        # Texts of several lines are none to it.
+        moments = list(map(datetime.fromisoformat, values))
+    except (TypeError, ValueError):
+        return None
+    return moments if min(moments).year in _YEARS and max(moments).year in _YEARS else None
+
+
+def _times(field: RequestField, values: list[Any]) -> list[datetime | None] | None:
+    """``_time`` of each value; ``None`` if one is wrong."""
+    if not field.nullable and None in values:
+        return None
+    try:
+        return [None if value is None else _time(field, value) for value in values]
+    except InvalidRequest:
+        return None
 
 
 def _no_time(field: RequestField, value: Any) -> NoReturn:

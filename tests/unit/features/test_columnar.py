@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilotage.features import columnar
+from pilotage.features.columnar import TimelineArrays
 from pilotage.features.memory import MemoryTimeline
 from pilotage.features.state import Key, microseconds
 from pilotage.features.timeline import ALWAYS
@@ -56,7 +57,8 @@ def test_positions_are_those_of_one_look_up_at_a_time(facts: dict[Key, list[int]
     timeline = made_of(facts)
     asked = [(key, at) for key in [*facts, ("z",), (7,)] for at in [*around(facts), *more]]
     keys, at = [key for key, _ in asked], np.array([moment for _, moment in asked], dtype=np.int64)
-    found = timeline.arrays.find(timeline.arrays.first(keys), np.stack((at, at - MINUTE)))
+    arrays = timeline.arrays
+    found = TimelineArrays.find([arrays] * 2, np.stack([arrays.first(keys)] * 2), np.stack((at, at - MINUTE)))
     assert found[0].tolist() == [timeline.find(key, moment) for key, moment in asked]
     assert found[1].tolist() == [timeline.find(key, moment - MINUTE) for key, moment in asked]
 
@@ -65,4 +67,16 @@ def test_a_store_of_many_keys_and_moments_has_an_order_all_the_same() -> None:
     facts: dict[Key, list[int]] = {(number,): [microseconds(ALWAYS), number, LAST - number] for number in range(1000)}
     timeline = made_of(facts)
     first = timeline.arrays.first([(number,) for number in range(1000)])
-    assert timeline.arrays.find(first, np.full(1000, 999)).tolist() == [3 * number + 1 for number in range(1000)]
+    [found] = TimelineArrays.find([timeline.arrays], first[None], np.full((1, 1000), 999))
+    assert found.tolist() == [3 * number + 1 for number in range(1000)]
+
+
+def test_timelines_of_any_order_are_searched_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = made_of({("a",): [0, MINUTE], ("b",): [5 * MINUTE]})
+    monkeypatch.setattr(columnar, "_LARGEST", 0)
+    ranks = made_of({("b",): [1, 2, 3]})
+    keys = [("a",), ("b",), ("c",)]
+    first = np.stack([timeline.arrays.first(keys) for timeline in (ticks, ranks, ticks)])
+    at = np.array([[MINUTE, MINUTE, 0], [2, 2, 2], [7 * MINUTE] * 3])
+    found = TimelineArrays.find([ticks.arrays, ranks.arrays, ticks.arrays], first, at)
+    assert found.tolist() == [[1, -1, -1], [-1, 1, -1], [1, 2, -1]]

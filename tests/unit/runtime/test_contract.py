@@ -100,6 +100,36 @@ def test_the_quick_check_of_a_row_takes_what_the_one_that_says_what_is_wrong_tak
     assert outcomes[0] == outcomes[1]
 
 
+TIMES = ["2024-01-01T10:00:00Z", "2024-01-01T10:00:00.123456Z", "1900-01-01T00:00:00Z", "2199-12-31T23:59:59Z"]
+ODD_TIMES = [
+    *("1899-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "2024-02-30T10:00:00Z", "2024-01-01T10:00:00Z\n", "\n", ""),
+    *("2024-01-01T10:00:00Z\n2024-01-01T10:00:00Z", "2024-01-01T10:00:00+00:00", "٢٠24-01-01T10:00:00Z", None, 7),
+]
+ROWS = st.lists(
+    st.sampled_from(TIMES).map(lambda time: {**GOOD, "ordered_at": time})
+    | st.sampled_from(ODD_TIMES).map(lambda time: {**GOOD, "ordered_at": time})
+    | st.sampled_from([None, "Zoë", "\ud800", "Ann"]).map(lambda name: {**GOOD, "courier": name})
+    | st.dictionaries(st.sampled_from([*GOOD, "more"]), LIKELY)
+    | ANYTHING,
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(ROWS, st.booleans())
+def test_rows_are_checked_together_as_each_is_alone(rows: list[Any], nullable: bool) -> None:
+    contract = Contract([field.model_copy(update={"nullable": nullable or field.nullable}) for field in SPEC.request])
+    columns, errors = contract.columns(rows)
+    taken, refused = [], {}
+    for place, row in enumerate(rows):
+        try:
+            taken.append(contract.row(row))
+        except InvalidRequest as error:
+            refused[place] = (error.message, error.fix, error.details)
+    assert repr([list(row) for row in zip(*columns, strict=True)]) == repr(taken)
+    assert {place: (error.message, error.fix, error.details) for place, error in errors.items()} == refused
+
+
 @settings(deadline=None)
 @given(ANYTHING)
 def test_a_request_that_is_no_object_is_refused(value: Any) -> None:

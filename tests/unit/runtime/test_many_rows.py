@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import polars as pl
 import pytest
 
 from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
-from pilotage.runtime.answer import BatchRecord, PredictionRecord
+from pilotage.runtime.answer import Answer, BatchRecord, PredictionRecord
+from pilotage.runtime.answered import Own
 from pilotage.runtime.log.framing import frame
 from pilotage.runtime.log.segments import Header, decode, encode, read_segment, singles
 from pilotage.runtime.responder import Many
-from pilotage.runtime.scribe import Drafted
+from pilotage.runtime.results import Joined
+from pilotage.runtime.scribe import Drafted, DraftedRows
 from pilotage.spec import Feature, Serving
 from tests.unit.runtime.test_follower import make_online
 from tests.unit.runtime.world import ORDER, World, world_of
@@ -88,6 +91,41 @@ def test_the_champions_answers_are_one_record(world: World) -> None:
     assert len({each.answer.prediction_id for each in drafts_of(many)}) == 21
 
 
+def test_answers_become_the_json_that_each_would_become(tmp_path: Path) -> None:
+    made = world_of(tmp_path, "one", serving=Serving(refer_between=(0.3, 0.5)))
+    made.release("one", 1)
+    odd = ["100 %", "%b%s", 'a"b\\', "Zoë\n\r\u2028", ""]
+    rows = [{**row, "order_id": odd[each % 5]} for each, row in enumerate(orders(30))]
+    rows[3] = {}
+    results = ask(made, rows).results
+    assert isinstance(results, DraftedRows)
+    answers = [each.answer for each in results if isinstance(each, Drafted)]
+    assert results.answers.as_json() == [msgspec.json.encode(answer) for answer in answers]
+    assert list(results.answers) == [each.answer if isinstance(each, Drafted) else each for each in results]
+    assert results.answers.kinds() == Counter((answer.decision, answer.referred) for answer in answers)
+    assert Own._fields == tuple(name for name in Answer.__struct_fields__ if name in Own._fields)
+
+
+def test_each_of_many_results_is_where_its_row_is(world: World) -> None:
+    rows = orders(20)
+    rows[0] = rows[7] = rows[19] = 7
+    results = ask(world, rows).results
+    assert [place for place, each in enumerate(results) if isinstance(each, InvalidRequest)] == [0, 7, 19]
+    assert len(results) == 20
+    for place, row in enumerate(rows):
+        for result in (results[place], results[place - 20]):
+            if row != 7:
+                assert isinstance(result, Drafted)
+                assert result.asked.request is row
+                assert result.scored is not None
+                assert result.scored.prepared.request["order_id"] == result.answer.entity["order_id"] == row["order_id"]
+    with pytest.raises(IndexError):
+        results[20]
+    assert list(Joined([results, [], results]))[:25] == [*results, *list(results)[:5]]
+    joined = Joined([results, results])
+    assert (len(joined), joined[21], joined[-1]) == (40, results[1], results[19])
+
+
 def test_rows_without_a_good_one_leave_no_record(world: World) -> None:
     assert check(world, [7, {}]).payloads == []
     assert ask(world, []) == Many([], [])
@@ -129,7 +167,10 @@ def test_the_log_is_told_which_state_they_are_from(tmp_path: Path) -> None:
     world.release("stateful", 1)
     many = ask(world, orders(3), "stateful")
     assert {record.state for record in records_of(many)} == {world.kept["stateful"].state}  # type: ignore[union-attr]
-    check(world, [*orders(2), {**ORDER, "ordered_at": "1999-01-01T00:00:00Z"}], "stateful")
+    for number in (2, 40):
+        check(world, orders(number), "stateful")
+        check(world, [*orders(number), {**ORDER, "amount": "much"}], "stateful")
+        check(world, [*orders(number), {**ORDER, "ordered_at": "1999-01-01T00:00:00Z"}], "stateful")
 
 
 def test_rows_fall_back_one_by_one(world: World) -> None:

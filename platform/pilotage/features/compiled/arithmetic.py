@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import date
+from functools import lru_cache
 
 _INFINITY = math.inf
 _NAN = math.nan
@@ -163,6 +164,7 @@ def greatest(a: float | None, b: float | None) -> float | None:
     return a if a > b else b
 
 
+@lru_cache(maxsize=4096)
 def date_of(day: int) -> date:
     """Raises ``ValueError`` or ``OverflowError`` outside the years 1 to 9999."""
     return date.fromordinal(day + _UNIX_DAY)

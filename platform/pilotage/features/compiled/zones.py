@@ -33,10 +33,19 @@ def to_local(zone: str) -> Callable[[int], int]:
     starts: list[int] = [first, *high.to_list()]
     shifts: list[int] = _offsets(pl.Series(starts, dtype=pl.Int64), zone).to_list()
 
+    # Requests are mostly of one season: the last one is tried first.
+    season = (last, last, 0)
+
     def local(moment: int) -> int:
+        nonlocal season
+        start, end, shift = season
+        if start <= moment < end:
+            return moment + shift
         if not first <= moment < last:
             raise OverflowError
-        return moment + shifts[bisect_right(starts, moment) - 1]
+        place = bisect_right(starts, moment)
+        season = starts[place - 1], starts[place] if place < len(starts) else last, shifts[place - 1]
+        return moment + shifts[place - 1]
 
     return local
 
