@@ -10,6 +10,7 @@ the time of a prediction. Which are plain, ``express.py`` says; whatever is unus
 """
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from uvicorn import config
@@ -23,10 +24,11 @@ LARGEST_CHUNKED = 16 * 1024 * 1024
 """Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
 takes has one million, and six times that in chunks of one."""
 _NOT_WAITING = object()
-_UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"x-request-id"))
-"""Headers of a request that goes the ordinary way: it comes in another form, or is more than a question."""
-_PASSED_ON = b"x-forwarded-"
-"""So begin the headers by which uvicorn learns who is behind a proxy."""
+_UNUSUAL = frozenset(
+    (b"expect", b"upgrade", b"transfer-encoding", b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto")
+)
+"""Headers of a request that goes the ordinary way: it comes in another form, is more than a question, or was passed on
+by a proxy, behind which uvicorn finds who asks."""
 
 
 class Express(Protocol):
@@ -51,6 +53,11 @@ def use_connections(express: Express | None) -> None:
     config.HTTP_PROTOCOLS["auto"] = f"{__name__}:Connection"
 
 
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Headers as they are sent, each with its end."""
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
 class Turn:
     """A connection's request that is no cycle of ASGI's, though uvicorn takes it for one."""
 
@@ -69,7 +76,7 @@ class Turn:
 
         Args:
             status: HTTP's.
-            headers: Whole lines, each with its end, without the length of the body.
+            headers: Of ``header_lines``, without the length of the body.
             body: The body.
         """
         self.response_complete = True
@@ -81,6 +88,9 @@ class Connection(HttpToolsProtocol):
 
     express: Express | None = None
     """Of this process."""
+    _said: object = None
+    """The server's headers, as ``_lines`` has them."""
+    _lines = b""
 
     _head = -1
     """Bytes of a head after the first piece; -1 between heads."""
@@ -139,7 +149,7 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Notes a header."""
         name = name.lower()
-        if name in _UNUSUAL or name.startswith(_PASSED_ON):
+        if name in _UNUSUAL:
             self._unusual = True
             super().on_header(name, value)
         else:
@@ -189,10 +199,9 @@ class Connection(HttpToolsProtocol):
         """For the turn alone."""
         if self.transport.is_closing():
             return
-        own = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
         end = b"\r\n" if turn.keep_alive else b"connection: close\r\n\r\n"
         length = b"content-length: %d\r\n" % len(body)
-        self.transport.write(b"".join((STATUS_LINE[status], own, headers, length, end, body)))
+        self.transport.write(b"".join((STATUS_LINE[status], self._own_headers(), headers, length, end, body)))
         if not turn.keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -223,6 +232,14 @@ class Connection(HttpToolsProtocol):
         """Notes that there are chunks; httptools calls it for each."""
         if self._chunked is not self.scope:
             self._chunked, self._chunks = self.scope, 0
+
+    def _own_headers(self) -> bytes:
+        """Those of the server, as lines."""
+        said = self.server_state.default_headers
+        if said is not Connection._said:
+            # The date is another one each second.
+            Connection._said, Connection._lines = said, header_lines(said)
+        return Connection._lines
 
     def _close_when_idle(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)

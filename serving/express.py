@@ -12,7 +12,7 @@ from typing import Any
 from pilotage.errors import LogUnavailable
 from pilotage.runtime.scribe import Drafted
 from serving import reception
-from serving.connections import Turn
+from serving.connections import Turn, header_lines
 from serving.endpoints import LARGEST_BODY, Predict
 from serving.exchange import Exchange
 from serving.replies import encoded
@@ -123,8 +123,7 @@ class _Prediction:
 
     def _refuse(self, error: Exception) -> None:
         reply = reception.refuse(self._exchange, self._endpoint, error)
-        headers = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-        self._turn.reply(reply.status, headers, reply.body)
+        self._turn.reply(reply.status, header_lines(reply.headers), reply.body)
         reception.finish(self._exchange, self._endpoint.route)
 
     def _leave(self) -> None:

@@ -1,6 +1,6 @@
 """Metrics of one worker: counted in plain Python as requests are answered, shared with the other workers each second.
 
-Counting a request costs about two microseconds, because nothing leaves the process for it; ``prometheus_client`` in
+Counting a request costs about a microsecond, because nothing leaves the process for it; ``prometheus_client`` in
 multiprocess mode writes to a mapped file at every step, which is ten. ``metrics_text.py`` says what each metric means,
 ``metrics_files.py`` how several workers add up to one page. Make one at worker start, never at import.
 """
@@ -11,10 +11,11 @@ import logging
 import os
 import resource
 import threading
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from pilotage.runtime.answer import Answer
@@ -37,21 +38,36 @@ from serving.metrics_text import (
 
 EVERY_S = 1.0
 """Seconds between two looks at what is watched; how old another worker's numbers may be."""
+_AT_ONCE = 10_000
+"""Durations that are sorted in together."""
 OTHER = "other"
 """Label of what is not declared."""
 logger = logging.getLogger("bentoml.pilotage")
 
 
 class _Histogram:
-    __slots__ = ("counts", "total")
+    """What was added is sorted in when somebody looks: to bring it along costs a tenth of a microsecond, that five."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.total = 0.0
+    __slots__ = ("_waiting", "counts", "totals")
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BOUNDS, seconds)] += 1
-        self.total += seconds
+    def __init__(self, width: int) -> None:
+        self._waiting: deque[Sequence[float]] = deque()
+        self.counts = np.zeros((width, len(BOUNDS) + 1), dtype=np.int64)
+        self.totals = np.zeros(width)
+
+    def add(self, seconds: Sequence[float]) -> None:
+        """Adds a duration to each of several histograms."""
+        self._waiting.append(seconds)
+
+    def look(self) -> Iterator[tuple[list[int], float]]:
+        """How many are in each bucket, and their sum. For one thread at a time, which may be another than adds."""
+        width, buckets = self.counts.shape
+        while number := min(len(self._waiting), _AT_ONCE):
+            added = np.array([self._waiting.popleft() for _ in range(number)])
+            found = np.searchsorted(BOUNDS, added) + np.arange(width) * buckets
+            self.counts += np.bincount(found.ravel(), minlength=width * buckets).reshape(width, buckets)
+            self.totals += added.sum(axis=0)
+        return zip(self.counts.tolist(), self.totals.tolist(), strict=True)
 
 
 class Gauges:
@@ -85,9 +101,10 @@ class ServiceMetrics:
         self.in_flight = 0
         """Requests being answered; the gateway counts it up and down."""
         self._predictions: dict[tuple[str, int | None, str | None, str, bool | None, bool], int] = {}
-        self._phases = {model: tuple(_Histogram() for _ in PHASES) for model in models}
-        self._batches = {model: _Histogram() for model in self._phases}
+        self._phases = {model: _Histogram(len(PHASES)) for model in models}
+        self._batches = {model: _Histogram(1) for model in self._phases}
         self._routes = frozenset(routes)
+        self._requests: dict[tuple[str, int], int] = {}
         self._counted: dict[str, dict[tuple[str, ...], float]] = {
             name: {} for name, family in FAMILIES.items() if family.kind == "counter"
         }
@@ -132,12 +149,11 @@ class ServiceMetrics:
             model: That was asked.
             seconds: What each of ``PHASES`` took.
         """
-        for histogram, spent in zip(self._phases[model], seconds, strict=True):
-            histogram.add(spent)
+        self._phases[model].add(seconds)
 
     def timed_batch(self, model: str, seconds: float) -> None:
         """Counts what a request of many rows took, which would hide what one prediction takes."""
-        self._batches[model].add(seconds)
+        self._batches[model].add((seconds,))
 
     def failed(self, model: str | None, error: BaseException) -> None:
         """Counts a prediction that was answered with an error."""
@@ -145,7 +161,8 @@ class ServiceMetrics:
 
     def requested(self, route: str, status: int) -> None:
         """Counts an HTTP request by its route's template."""
-        self.count("pilotage_http_requests_total", route if route in self._routes else OTHER, str(status))
+        key = (route if route in self._routes else OTHER, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
 
     def turned_away(self, reason: str) -> None:
         """Counts a request that had no valid key, or not the role.
@@ -227,10 +244,16 @@ class ServiceMetrics:
         for name, counted in self._counted.items():
             series.extend(Series(name, labels, value) for labels, value in counted.copy().items())
         series.extend(_predictions(self._predictions.copy()))
+        series.extend(
+            Series("pilotage_http_requests_total", (route, str(status)), number)
+            for (route, status), number in self._requests.copy().items()
+        )
         distributions = [
-            Distribution("pilotage_request_seconds", (model, phase), histogram.counts.copy(), histogram.total)
-            for model, histograms in self._phases.items()
-            for phase, histogram in zip((*PHASES, BATCH), (*histograms, self._batches[model]), strict=True)
+            Distribution("pilotage_request_seconds", (model, phase), counts, total)
+            for model, phases in self._phases.items()
+            for phase, (counts, total) in zip(
+                (*PHASES, BATCH), (*phases.look(), *self._batches[model].look()), strict=True
+            )
         ]
         return Snapshot(series, distributions)
 

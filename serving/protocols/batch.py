@@ -5,7 +5,7 @@ Each row stands alone: one that breaks the contract gets its error, and the othe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from pilotage.spec import RequestField
 from serving.protocols import JSON, Parsed, Rendered, check_rows, decode, error_record, json_answer
 
 _FIX = 'Send {"requests": [{…}, …]}.'
+_ANSWER = b'{"answer":%b}'
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,16 +53,16 @@ def refuse(error: PilotageError, *, status: int | None = None) -> Rendered:
     return json_answer(error_record(error), status or error.http_status)
 
 
-def _entries(results: Sequence[Answer | PilotageError]) -> Iterator[bytes]:
+def _entries(results: Sequence[Answer | PilotageError]) -> Iterable[bytes]:
     """The JSON of each row's answer or error."""
     if not isinstance(results, AnsweredRows):
-        for result in results:
-            yield _refused(result) if isinstance(result, PilotageError) else b'{"answer":%b}' % _encode(result)
-        return
-    answers = iter(results.as_json())
-    for place in range(len(results)):
-        error = results.errors.get(place)
-        yield b'{"answer":%b}' % next(answers) if error is None else _refused(error)
+        return [_refused(each) if isinstance(each, PilotageError) else _ANSWER % _encode(each) for each in results]
+    answers = results.as_json(_ANSWER)
+    if not results.errors:
+        return answers
+    rest = iter(answers)
+    errors = map(results.errors.get, range(len(results)))
+    return [next(rest) if error is None else _refused(error) for error in errors]
 
 
 def _refused(error: PilotageError) -> bytes:

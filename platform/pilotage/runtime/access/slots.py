@@ -105,7 +105,7 @@ class Slots:
         while True:
             if place is None:
                 place = self._find(name, now)
-            self._held = self._try_lock(name, place)
+            self._held = self._lock_at_once(place) or self._try_lock(name, place)
             if self.numbers[place.word] == place.first and self.numbers[place.word + 1] == place.second:
                 return place.word + NUMBER
             # It was given to another name.
@@ -116,6 +116,16 @@ class Slots:
         """Unlocks the slot that was acquired."""
         if self._held:
             self._unlock(self._places[name].unlock)
+
+    def _lock_at_once(self, place: _Place) -> bool:
+        """Whether the lock was free, and nothing is amiss."""
+        if _OFD is None or self._file < 0 or self._stuck:
+            return False
+        try:
+            fcntl.fcntl(self._file, _OFD, place.lock)
+        except OSError:
+            return False
+        return True
 
     def _try_lock(self, name: bytes, place: _Place) -> bool:
         if self._stuck and time.monotonic() < self._stuck.get(name, 0.0):
