@@ -408,6 +408,22 @@ def test_a_forest_that_differs_from_lightgbm_in_one_number_is_not_used(what: str
 def test_a_forest_of_other_trees_is_not_used() -> None:
     with pytest.raises(LeftToLightGBM, match="other trees or features"):
         forest_of(large(), Booster(text_of()))
+    with pytest.raises(LeftToLightGBM, match="other leaves than LightGBM says"):
+        forest_of(large(), Booster(text_of(rounds=60, num_leaves=30)))
+
+
+def test_what_a_forest_is_held_to_is_what_lightgbm_says() -> None:
+    import lightgbm
+
+    text, rows = large(), nasty(large())
+    booster, theirs = Booster(text), lightgbm.Booster(model_str=large())
+    assert np.array_equal(booster.leaves(rows), theirs.predict(rows, pred_leaf=True))
+    counts = [len(tree.values) for tree in read_trees(text).trees]
+    assert booster.leaf_values(counts) == [
+        [theirs.get_leaf_output(tree, leaf) for leaf in range(count)] for tree, count in enumerate(counts)
+    ]
+    with pytest.raises(BundleCorrupt, match="can't use the model"):
+        booster.leaf_values([counts[0] + 1])
 
 
 def test_a_lightgbm_with_another_rule_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
