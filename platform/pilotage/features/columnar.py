@@ -64,7 +64,7 @@ class TimelineArrays:
             self._moments = known_at[in_order]
             width = len(known_at) + 1
         self._scale = start, unit, width
-        """The first moment; the microseconds of a tick, of which every moment is a whole number after the first; and the
+        """The first moment; the microseconds of a tick, of which every moment is a whole number after it; and the
         ticks that there are, with one before them."""
         self._order = starts * width + ticks
 

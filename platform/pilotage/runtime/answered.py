@@ -55,13 +55,17 @@ class AnsweredRows(Results[Answer]):
         """How many answers have a decision, and were referred to a person."""
         return Counter(zip(self.own.decision, self.own.referred, strict=True))
 
-    def as_json(self) -> list[bytes]:
-        """The answers without the errors, each as the JSON of an ``Answer``."""
+    def as_json(self, around: bytes = b"%b") -> list[bytes]:
+        """The answers without the errors, each as the JSON of an ``Answer``.
+
+        Args:
+            around: Stands around each, in place of its ``%b``.
+        """
         fields = []
         for name in Answer.__struct_fields__:
             value = _encoder.encode(getattr(self.shared, name)).replace(b"%", b"%%")
             fields.append(b'"%b":%b' % (name.encode(), b"%b" if name in Own._fields else value))
-        template = b"{" + b",".join(fields) + b"}"
+        template = around % (b"{%b}" % b",".join(fields))
         # There is no line end within JSON.
         columns = [_encoder.encode_lines(column).splitlines() for column in self.own]
         return [template % own for own in zip(*columns, strict=True)]

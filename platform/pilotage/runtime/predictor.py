@@ -119,7 +119,7 @@ class Predictor:
             prepared = self.prepare_many(rows, state)
         except (ModelNotReady, StateUnavailable) as error:
             return [error] * len(rows)
-        scores = self._scorer.score_rows([row.tobytes() for row in prepared.matrix])
+        scores = self._scorer.score_matrix(prepared.matrix)
         try:
             return ScoredRows(prepared, scores, list(map(self._verdict, scores)))
         except BundleCorrupt:

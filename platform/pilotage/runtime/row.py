@@ -19,6 +19,7 @@ from pilotage.features.compiled import CompiledRow
 from pilotage.features.state import RowLookups, RowState
 from pilotage.features.timeline import stored_type
 from pilotage.runtime.bundle import Bundle
+from pilotage.runtime.matrix import MatrixEncoder
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -127,7 +128,7 @@ def to_micros(moment: datetime) -> int:
 
 
 def verify_rows(bundle: Bundle, path: RowPath) -> None:
-    """Checks that a golden row alone gives what it gives among the others: features and probability, to the last bit.
+    """Checks that golden rows give the same alone, as a batch and in a frame: features and probability, to the last bit.
 
     Raises:
         BundleCorrupt: Something differs; the version would answer otherwise than it was evaluated.
@@ -141,20 +142,27 @@ def verify_rows(bundle: Bundle, path: RowPath) -> None:
     numbers, probabilities = scorer.encode(computed), scorer.score(computed)
     for number, row in enumerate(stored.rows()):
         key = scorer.encode_row(path.features(row))
-        alone, among = np.frombuffer(key), numbers[number]
-        # Any NaN is as good as another: it says that the value is missing.
-        same = (alone == among) | (np.isnan(alone) & np.isnan(among))
-        if not same.all():
-            slot = int(np.argmin(same))
-            raise _differs(bundle, f"computes {scorer.columns[slot]}", number, alone[slot], among[slot])
+        _compare(bundle, number, np.frombuffer(key), numbers[number], "by itself")
         probability = scorer.score_row(key)
         if probability != probabilities[number]:
-            raise _differs(bundle, "answers", number, probability, probabilities[number])
+            raise _differs(bundle, "answers", number, probability, probabilities[number], "by itself")
+    columns = [Column(column.to_list()) for column in stored.iter_columns()]
+    batch = MatrixEncoder(scorer.columns, scorer.categories)(path.features.many(columns))
+    for number, encoded in enumerate(batch):
+        _compare(bundle, number, encoded, numbers[number], "in a batch")
 
 
-def _differs(bundle: Bundle, does: str, row: int, alone: float, among: float) -> BundleCorrupt:
+def _compare(bundle: Bundle, number: int, got: np.ndarray, wanted: np.ndarray, how: str) -> None:
+    # Any NaN is as good as another: it says that the value is missing.
+    same = (got == wanted) | (np.isnan(got) & np.isnan(wanted))
+    if not same.all():
+        slot = int(np.argmin(same))
+        raise _differs(bundle, f"computes {bundle.scorer.columns[slot]}", number, got[slot], wanted[slot], how)
+
+
+def _differs(bundle: Bundle, does: str, row: int, got: float, wanted: float, how: str) -> BundleCorrupt:
     return BundleCorrupt(
-        f"{bundle.model} {does} {float(alone)!r} for golden row {row} by itself, {float(among)!r} among others.",
+        f"{bundle.model} {does} {float(got)!r} for golden row {row} {how}, {float(wanted)!r} among others.",
         fix="Keep the version before, and report the expressions of this one's features.",
         row=row,
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Answer, AnsweredBy, BatchRecord, BatchRow, PredictionRecord, Written
@@ -265,7 +265,11 @@ class Scribe:
             entity_names=tuple(entity),
             request_names=seen.fields,
             feature_names=seen.names,
-            rows=list(map(BatchRow, own.prediction_id, seen.moments, *own[1:5], requests, features)),
+            # Tuples are written as such rows are, and take a third of the time to make.
+            rows=cast(
+                list[BatchRow],
+                list(zip(own.prediction_id, seen.moments, *own[1:5], requests, features, strict=True)),
+            ),
         )
         shared = Answer(
             prediction_id="",

@@ -22,8 +22,9 @@ from pilotage.runtime.contract import Contract
 from pilotage.runtime.log.segments import decode, encode
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
+from pilotage.runtime.responder import Many
 from pilotage.runtime.routing import EntityHash, Segment
-from pilotage.runtime.scribe import Ids
+from pilotage.runtime.scribe import Drafted, Ids
 from pilotage.runtime.shadows import Shadows
 from pilotage.testing.bundles import START, tiny_spec
 from tests.unit.runtime.world import ORDER, World, world_of
@@ -159,7 +160,7 @@ def test_a_segment_may_look_at_times() -> None:
 
 def test_ids_are_all_different_and_cannot_be_guessed_from_each_other() -> None:
     ids = Ids()
-    made = [ids() for _ in range(5_000)]
+    made = [*(ids() for _ in range(4_000)), *(each for _ in range(10) for each in ids.many(100))]
     assert len(set(made)) == 5_000
     assert all(len(each) == 24 and int(each, 16) >= 0 for each in made)
 
@@ -287,6 +288,31 @@ def test_a_shadow_says_to_each_request_what_it_would_say_alone(tmp_path: Path, t
             assert "amount" in record.error
         else:
             assert record.probability == loaded.predictor.score_one(drafted.asked.request, state).probability
+
+
+@pytest.mark.parametrize("with_canary", [False, True], ids=["at once", "one by one"])
+def test_a_shadow_sees_every_row_of_a_batch_that_was_answered(tmp_path: Path, with_canary: bool) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    rows = [{**ORDER, "amount": float(amount)} for amount in range(20)]
+    rows[4] = {}
+    canary = world.made("one", 3, "canary", share=0.5, salt="salt") if with_canary else None
+    queue, logged = shadowing(world)
+
+    async def run() -> Many:
+        queue.start(asyncio.get_running_loop())
+        queue.offer_many(world.responder.answer_many("one", rows, request_id="r", caller="").results)
+        assert len(queue) == 0, "no version is on trial"
+        world.decide("one", shadows=(world.made("one", 2, "shadow"),), canary=canary)
+        many = world.responder.answer_many("one", rows, request_id="r", caller="")
+        queue.offer_many(many.results)
+        while len(queue):
+            await asyncio.sleep(0)
+        return many
+
+    drafts = [each for each in asyncio.run(run()).results if isinstance(each, Drafted)]
+    assert len(drafts) == 19
+    assert [record.prediction_id for record in logged] == [each.answer.prediction_id for each in drafts]
 
 
 def test_what_shadows_have_no_time_for_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

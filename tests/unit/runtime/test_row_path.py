@@ -209,6 +209,19 @@ def test_a_version_that_computes_a_row_alone_differently_is_refused(bundle: Bund
         verify_rows(bundle, cast(RowPath, skewed))
 
 
+def test_a_version_that_computes_a_batch_differently_is_refused(bundle: Bundle) -> None:
+    class Skewed:
+        def __call__(self, row: Any) -> list[Any]:
+            return path.features(row)
+
+        def many(self, columns: Any) -> list[Column]:
+            return [*path.features.many(columns)[:-1], Column([49] * len(columns[0]))]
+
+    path = RowPath(bundle)
+    with pytest.raises(BundleCorrupt, match=r"tiny computes stock_level 49\.0 for golden row 0 in a batch, 30\.0"):
+        verify_rows(bundle, cast(RowPath, SimpleNamespace(features=Skewed())))
+
+
 def test_a_version_that_scores_a_row_alone_differently_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

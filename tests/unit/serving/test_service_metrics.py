@@ -81,6 +81,21 @@ def test_answers_are_counted_by_model_version_stage_who_answered_and_decision(me
     assert value(page, counted, model="tiny", **none) == 1
 
 
+def test_answers_of_a_batch_are_counted_as_each_would_be(tmp_path: Path):
+    kinds = {(True, False): 3, (False, False): 2, (None, True): 1}
+    together, each_alone = made(tmp_path / "together"), made(tmp_path / "alone")
+    together.answered_many(answer(), kinds)
+    together.answered_many(answer(), {(True, False): 1})
+    for (decision, referred), number in [*kinds.items(), ((True, False), 1)]:
+        for _ in range(number):
+            each_alone.answered(answer(decision=decision, referred=referred))
+    counted = "pilotage_predictions_total"
+    pages = [samples(metrics.page()) for metrics in (together, each_alone)]
+    found = [{key: number for key, number in page.items() if key[0] == counted} for page in pages]
+    assert found[0] == found[1]
+    assert sum(found[0].values()) == 7
+
+
 def test_each_phase_has_its_times(metrics: ServiceMetrics):
     metrics.answered(answer(), SECONDS)
     metrics.answered(answer(), (0.0, 0.0, 0.0, 99.0, 99.0))
