@@ -19,7 +19,7 @@ from pilotage.errors import BundleCorrupt
 from pilotage.runtime import forest as module
 from pilotage.runtime import trees as reading
 from pilotage.runtime.booster import Booster
-from pilotage.runtime.forest import Forest, compare, forest_of
+from pilotage.runtime.forest import Forest, alone_of, compare, forest_of
 from pilotage.runtime.scorer import Calibrator, Scorer
 from pilotage.runtime.trees import LeftToLightGBM, read_trees
 
@@ -444,3 +444,34 @@ def test_the_rows_that_a_forest_is_tried_on_reach_most_leaves() -> None:
     reached = {(tree, int(leaf)) for tree, leaves in enumerate(booster.leaves(rows).T) for leaf in leaves}
     there = sum(len(tree.values) for tree in read_trees(large()).trees)
     assert len(reached) > 0.8 * there
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_row_by_itself_gets_the_bits_of_lightgbm(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setattr(module, "_alone_pays", lambda **_: True)
+    text = text_of(**WAYS[way])
+    booster, made = Booster(text), Forest(read_trees(text))
+    alone = made.alone()
+    assert alone is not None
+    for row in np.concatenate([made.trial(), data(2)[0], np.array([ODD[:COLUMNS], ODD[-COLUMNS:]])]):
+        assert alone(row.tobytes()) == booster.predict_row(row.tobytes())
+
+
+def test_a_row_by_itself_goes_where_it_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = scorer_of(large(rounds=200))
+    row = scorer.encode_row([0.5] * COLUMNS)
+    assert scorer._predict_row != scorer._booster.predict_row
+    assert scorer._predict_row(row) == scorer._booster.predict_row(row)
+    small = scorer_of(large(rounds=10))
+    assert small._predict_row == small._booster.predict_row
+    monkeypatch.setattr(module, "_ALONE_BYTES", 1)
+    bounded = scorer_of(large(rounds=200))
+    assert bounded._predict_row == bounded._booster.predict_row
+
+
+def test_a_row_that_differs_by_itself_is_left_to_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = large(rounds=200)
+    booster, made = Booster(text), Forest(read_trees(text))
+    assert alone_of(made, booster) != booster.predict_row
+    monkeypatch.setattr(made, "_values", made._values + 1e-9)
+    assert alone_of(made, booster) == booster.predict_row
