@@ -5,11 +5,11 @@ once, and the rest when the record is on disk. A request that is anything else t
 query, an id of the client's) is left to the gateway, and so is every other route.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pilotage.errors import LogUnavailable
+from pilotage.runtime.log import unavailable
 from pilotage.runtime.scribe import Drafted
 from serving import reception
 from serving.connections import Turn, header_lines
@@ -79,25 +79,26 @@ class _Prediction:
             reception.admit(exchange, self._endpoint.role)
             core.watch.has_read(exchange.patience)
             self._drafted = self._endpoint.begin(exchange, body)
-            waiter = core.log.submit(self._drafted.payload)
+            core.log.submit_then(self._logged, self._drafted.payload)
         except LogUnavailable as error:
             self._end(error)
         except Exception as error:
             self._leave()
             self._refuse(error)
         else:
-            exchange.patience.break_off = waiter.cancel
-            waiter.add_done_callback(self._logged)
+            exchange.patience.break_off = self._break_off
 
-    def _logged(self, waiter: asyncio.Future[None]) -> None:
+    def _break_off(self) -> None:
+        """The disk took too long."""
+        self._leave()
+        self._refuse(timed_out())
+
+    def _logged(self, reason: str | None) -> None:
         """The record is on disk, or will not be."""
-        if waiter.cancelled():
-            self._leave()
-            self._refuse(timed_out())
-        else:
-            self._end(waiter.exception())
+        if not self._exchange.patience.over:
+            self._end(None if reason is None else unavailable(reason))
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: LogUnavailable | None) -> None:
         """Answers.
 
         Args:
@@ -107,10 +108,8 @@ class _Prediction:
         answer = drafted.answer
         self._leave()
         try:
-            if isinstance(error, LogUnavailable):
+            if error is not None:
                 answer = exchange.core.unlogged(answer, error)
-            elif error is not None:
-                raise error
             endpoint.end(exchange, drafted, answer)
             content = encoded(answer)
         except Exception as failure:

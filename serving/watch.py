@@ -89,7 +89,7 @@ class Watch:
         if self._loop is None:
             return
         now = self._loop.time()
-        for patience in self._running:
+        for patience in list(self._running):
             if patience.deadline <= now and not patience.over:
                 patience.over = True
                 patience.break_off()

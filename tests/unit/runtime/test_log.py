@@ -377,3 +377,34 @@ def test_a_report_that_fails_stops_nothing(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert read(tmp_path) == ["before", "after"]
+
+
+def test_one_caller_that_can_not_be_told_keeps_nobody_from_being_told(tmp_path: Path) -> None:
+    told: list[str | None] = []
+
+    def fails(_: str | None) -> None:
+        raise ValueError("of the caller's own")
+
+    async def scenario(log: PredictionLog, disk: Disk) -> None:
+        log.submit_then(fails, state("one"))
+        log.submit_then(told.append, state("two"))
+        await log.submit(state("three"))
+
+    assert any("of the caller's own" in line for line in run(tmp_path, scenario))
+    assert told == [None]
+    assert read(tmp_path) == ["one", "two", "three"]
+
+
+def test_who_waits_in_no_task_is_told_why_a_record_is_not_there(tmp_path: Path) -> None:
+    told: list[str | None] = []
+
+    async def scenario(log: PredictionLog, disk: Disk) -> None:
+        await log.submit(state("before"))
+        disk.error = errno.EIO
+        log.submit_then(told.append, state("lost"))
+        while not told:
+            await asyncio.sleep(0)
+        disk.error = None
+
+    run(tmp_path, scenario)
+    assert told == ["Input/output error"]

@@ -61,7 +61,7 @@ def run(
         log = PredictionLog(folder, worker="w-0", report=lambda _: None, filesystem=disk, **options)  # type: ignore[arg-type]
         log.start(asyncio.get_running_loop())
         try:
-            while not segments(folder, state="open") or not log._sleeper.asleep:
+            while not segments(folder, state="open") or not (log._committer and log._committer.idle):
                 await asyncio.sleep(0.001)
             disk.waited, disk.writers = 0, []
             await scenario(log, disk)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pilotage.errors import LogUnavailable, RequestTooLarge
 from pilotage.runtime.log.framing import LONGEST
+
+Told = Callable[[str | None], None]
+"""Is called in the loop's thread when records are on the disk; with the reason if they will not be."""
 
 
 class Queued(NamedTuple):
     """What was submitted at once."""
 
     payloads: Sequence[bytes]
-    waiter: asyncio.Future[None] | None
+    told: Told | None
 
 
 class Begun(NamedTuple):
@@ -42,12 +45,12 @@ class Queue:
         """Submissions that wait."""
         return len(self._waiting)
 
-    def put(self, payloads: Sequence[bytes], waiter: asyncio.Future[None] | None) -> bool:
+    def put(self, payloads: Sequence[bytes], told: Told | None) -> bool:
         """Queues records; whether there was room."""
         size = sum(map(len, payloads))
         if self.bytes + size > self._most:
             return False
-        self._waiting.append(Queued(payloads, waiter))
+        self._waiting.append(Queued(payloads, told))
         self.bytes += size
         self.records += len(payloads)
         return True
@@ -68,9 +71,9 @@ def count(batch: Sequence[Queued]) -> int:
     return sum(len(each.payloads) for each in batch)
 
 
-def waiters(batch: Sequence[Queued]) -> list[asyncio.Future[None]]:
+def waiting(batch: Sequence[Queued]) -> list[Told]:
     """Who waits for a batch."""
-    return [each.waiter for each in batch if each.waiter is not None]
+    return [each.told for each in batch if each.told is not None]
 
 
 def require_writable(payloads: Sequence[bytes]) -> None:
@@ -87,15 +90,14 @@ def require_writable(payloads: Sequence[bytes]) -> None:
         )
 
 
-def tell(waiting: Sequence[asyncio.Future[None]], reason: str | None) -> None:
-    """Tells who waits that their records are on the disk, or why they are not. In their loop's thread."""
-    for waiter in waiting:
-        if waiter.done():  # Cancelled.
-            continue
-        if reason is None:
-            waiter.set_result(None)
-        else:
-            waiter.set_exception(unavailable(reason))
+def resolve(waiter: asyncio.Future[None], reason: str | None) -> None:
+    """Tells who waits in a task."""
+    if waiter.done():  # Cancelled.
+        return
+    if reason is None:
+        waiter.set_result(None)
+    else:
+        waiter.set_exception(unavailable(reason))
 
 
 def unavailable(reason: str) -> LogUnavailable:
