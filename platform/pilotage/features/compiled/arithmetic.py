@@ -114,15 +114,6 @@ def checked(low: int, high: int) -> Callable[[int], int]:
     return check
 
 
-def towards_zero(unit: int) -> Callable[[int], int]:
-    """Whole units in a duration."""
-
-    def whole(value: int) -> int:
-        return value // unit if value >= 0 else -(-value // unit)
-
-    return whole
-
-
 def sqrt(x: float) -> float:
     return math.sqrt(x) if x >= 0 else _NAN
 
