@@ -128,7 +128,7 @@ def to_micros(moment: datetime) -> int:
 
 
 def verify_rows(bundle: Bundle, path: RowPath) -> None:
-    """Checks that golden rows give the same alone, as a batch and in a frame: features and probability, to the last bit.
+    """Checks that golden rows give the same alone, in a batch and in a frame: features and probability, to the bit.
 
     Raises:
         BundleCorrupt: Something differs; the version would answer otherwise than it was evaluated.
