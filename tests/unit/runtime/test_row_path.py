@@ -225,7 +225,7 @@ def test_a_version_that_computes_a_batch_differently_is_refused(bundle: Bundle) 
 def test_a_version_that_scores_a_row_alone_differently_is_refused(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle.scorer._booster, "predict_row", lambda row: 0.5)
+    monkeypatch.setattr(bundle.scorer, "score_row", lambda row: 0.5)
     with pytest.raises(BundleCorrupt, match=r"tiny answers .* for golden row 0 by itself"):
         verify_rows(bundle, RowPath(bundle))
 
