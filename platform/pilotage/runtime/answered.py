@@ -48,8 +48,16 @@ class AnsweredRows(Results[Answer]):
 
     def result(self, index: int) -> Answer:
         """One answer by itself."""
-        own = {name: column[index] for name, column in zip(Own._fields, self.own, strict=True)}
-        return msgspec.structs.replace(self.shared, **own)
+        own = self.own
+        return msgspec.structs.replace(
+            self.shared,
+            prediction_id=own.prediction_id[index],
+            probability=own.probability[index],
+            decision=own.decision[index],
+            referred=own.referred[index],
+            reasons=own.reasons[index],
+            entity=own.entity[index],
+        )
 
     def kinds(self) -> Mapping[tuple[bool | None, bool], int]:
         """How many answers have a decision, and were referred to a person."""

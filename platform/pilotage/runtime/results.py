@@ -42,6 +42,13 @@ class Results(Sequence[T | PilotageError], Generic[T]):
     def __len__(self) -> int:
         return self._number
 
+    def __iter__(self) -> Iterator[T | PilotageError]:
+        results = self.all()
+        if not self.errors:
+            return results
+        found = map(self.errors.get, range(self._number))
+        return (next(results) if error is None else error for error in found)
+
     def __getitem__(self, place: int) -> T | PilotageError:  # type: ignore[override]
         place = range(self._number)[place]
         if (error := self.errors.get(place)) is not None:
