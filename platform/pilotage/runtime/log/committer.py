@@ -1,7 +1,8 @@
 """Commits what is queued: written at once, synced, and told, group after group without a timer.
 
-A commit begins when a turn of the event loop brought no further record. While the disk syncs, the next batch gathers:
-with one caller a commit holds one record, with many it holds many, and nobody waits for a clock.
+A commit begins when a turn of the event loop brought no further record; at once, if there was but one the last time,
+too. While the disk syncs, the next batch gathers: with one caller a commit holds one record, with many it holds many,
+and nobody waits for a clock.
 
 Where the kernel syncs beside us (``kernel_sync.py``), the loop's own thread writes, into the kernel's memory, and goes
 on; it writes nothing while a sync is under way, so a disk that hangs stops no loop. Everything that may wait for the
@@ -70,6 +71,8 @@ class Committer:
         """The batch that the kernel syncs."""
         self._begun: Begun | None = None
         """What the loop left to the thread to end."""
+        self._alone = False
+        """Whether the last batch was a single submission."""
         self._gathering = False
         self._gathered = 0
         """Submissions that waited a turn ago."""
@@ -97,10 +100,17 @@ class Committer:
     # The loop's part.
 
     def notice(self) -> None:
-        """Something was queued. With the lock held."""
-        if self.idle and not self._gathering:
-            self._gathering, self._gathered = True, 0
-            self._loop.call_soon(self._gather)
+        """Something was queued."""
+        with self._lock:
+            if not self.idle or self._gathering:
+                return
+            if not (self._alone and len(self._queue) == 1):
+                self._gathering, self._gathered = True, 0
+                self._loop.call_soon(self._gather)
+                return
+            batch = self._take()
+        if batch:
+            self._begin(batch)
 
     def _gather(self) -> None:
         """Begins a commit; but not while each turn of the loop brings more for it."""
@@ -111,16 +121,21 @@ class Committer:
                 self._loop.call_soon(self._gather)
                 return
             self._gathering = False
-            if not waiting or self._lent or not self._sleeper.asleep:
-                return
-            if self._kernel is None or not self._appender.ready:
-                self._sleeper.rouse()
-                return
-            self._lent = True
-            batch = self._queue.take()
-        self._begin(batch, self._kernel)
+            batch = self._take() if waiting and self.idle else []
+        if batch:
+            self._begin(batch)
 
-    def _begin(self, batch: list[Queued], kernel: KernelSync) -> None:
+    def _take(self) -> list[Queued]:
+        """The next batch and the appender, if they are for the loop; rouses the thread if they are not."""
+        if self._kernel is None or not self._appender.ready:
+            self._sleeper.rouse()
+            return []
+        self._lent = True
+        batch = self._queue.take()
+        self._alone = len(batch) == 1
+        return batch
+
+    def _begin(self, batch: list[Queued]) -> None:
         """Writes a batch, and leaves it to the kernel to sync it."""
         self.started = time.monotonic()
         try:
@@ -129,7 +144,8 @@ class Committer:
             self._hand_over(Begun(batch, error))
             return
         try:
-            kernel.start(file)
+            if self._kernel is not None:
+                self._kernel.start(file)
         except OSError:
             # It has no room now, or can't with such a file.
             self._hand_over(Begun(batch))
@@ -156,10 +172,11 @@ class Committer:
         self._done(batch, None)
         with self._lock:
             self._lent = False
+            more = len(self._queue)
             if self._wanted or self._closing or self._sleeper.until is None or not self._appender.ready:
                 self._sleeper.rouse()
-            elif len(self._queue):
-                self.notice()
+        if more:
+            self.notice()
 
     def _hand_over(self, begun: Begun) -> None:
         with self._lock:

@@ -195,10 +195,11 @@ class PredictionLog:
             elif not self._queue.put(payloads, told):
                 reason = "the disk does not keep up"
             else:
-                if self._committer is not None:
-                    self._committer.notice()
-                return None
-            self.refused += len(payloads)
+                reason = None
+            if reason is not None:
+                self.refused += len(payloads)
+        if reason is None and self._committer is not None:
+            self._committer.notice()
         return reason
 
     def _done(self, batch: list[Queued], reason: str | None) -> None:
