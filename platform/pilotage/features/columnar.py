@@ -17,12 +17,13 @@ import polars as pl
 
 from pilotage.features.asof import Lookup
 from pilotage.features.columns import NULL, Column
-from pilotage.features.state import Key, RowState, microseconds
+from pilotage.features.spans import Span
+from pilotage.features.state import RowState, microseconds
 from pilotage.spec import Latest, Window
 
 _LARGEST = 2**62
 """Of the integers that tell key and moment."""
-_NOWHERE = (-1, -1)
+_NOWHERE = (-1, -1, None)
 _FIRST = itemgetter(0)
 
 
@@ -33,7 +34,7 @@ class TimelineArrays:
 
     def __init__(
         self,
-        spans: Mapping[Key, tuple[int, int]],
+        spans: Mapping[Any, Span],
         starts: np.ndarray,
         known_at: np.ndarray,
         columns: Sequence[np.ndarray | list[Any]],
@@ -41,7 +42,7 @@ class TimelineArrays:
         """Works out the order once. Only by NumPy, beside which other threads run.
 
         Args:
-            spans: Key → its first row and the row after its last, in the order of the rows.
+            spans: Key → its span, in the order of the rows; see ``Spans.of``.
             starts: Of each row, the first of its key.
             known_at: Microseconds since 1970 UTC, ascending in each span.
             columns: The payload: int64 (null is ``NULL``), float64 (null is NaN), or a list of anything.
@@ -68,8 +69,8 @@ class TimelineArrays:
         ticks that there are, with one before them."""
         self._order = starts * width + ticks
 
-    def first(self, keys: Sequence[Key]) -> np.ndarray:
-        """The first row of each key; -1 for a key that is not there."""
+    def first(self, keys: Sequence[Any]) -> np.ndarray:
+        """The first row of each key, which is as ``Spans.kept`` gives it; -1 for a key that is not there."""
         spans = map(self._spans.get, keys, repeat(_NOWHERE))
         return np.fromiter(map(_FIRST, spans), dtype=np.int64, count=len(keys))
 
@@ -150,8 +151,11 @@ class ColumnLookups:
             if arrays is None:
                 return None
             timelines.append(arrays)
-        keys: dict[tuple[str, ...], list[Key]] = {
-            on: list(zip(*(request[slot].values for slot in slots), strict=True)) for on, slots in self._keys.items()
+        keys: dict[tuple[str, ...], list[Any]] = {
+            on: request[slots[0]].values
+            if len(slots) == 1
+            else list(zip(*(request[slot].values for slot in slots), strict=True))
+            for on, slots in self._keys.items()
         }
         first = np.stack(
             [timeline.first(keys[on]) for timeline, (_, on) in zip(timelines, self._timelines, strict=True)]

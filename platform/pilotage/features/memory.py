@@ -18,7 +18,9 @@ import numpy as np
 
 from pilotage.features.columnar import TimelineArrays
 from pilotage.features.columns import NULL
-from pilotage.features.state import Column, Hit, Key, Query, microseconds
+from pilotage.features.compiled_lookups import NO_INTEGER, RowFunction
+from pilotage.features.spans import Spans
+from pilotage.features.state import Column, Hit, Key, Query, RowLookups, microseconds
 from pilotage.features.store import StoreMeta, damaged, no_timeline, open_checked, require_reach
 
 _PORTION = 512
@@ -29,10 +31,10 @@ class _Integers:
     """Integers of which some are null, eight bytes each."""
 
     def __init__(self, values: array[int]) -> None:
-        self._values = values
+        self.values = values
 
     def __getitem__(self, position: int) -> int | None:
-        value = self._values[position]
+        value = self.values[position]
         return None if value == NULL else value
 
 
@@ -40,10 +42,10 @@ class _Floats:
     """Doubles of which some are null, eight bytes each. No store holds a NaN, so it stands for null."""
 
     def __init__(self, values: array[float]) -> None:
-        self._values = values
+        self.values = values
 
     def __getitem__(self, position: int) -> float | None:
-        value = self._values[position]
+        value = self.values[position]
         return value if value == value else None  # noqa: PLR0124 - the quickest way to tell a NaN
 
 
@@ -53,39 +55,41 @@ class MemoryTimeline:
     __slots__ = ("arrays", "columns", "known_at", "spans")
 
     def __init__(
-        self,
-        spans: dict[Key, tuple[int, int]],
-        starts: array[int],
-        known_at: array[int],
-        columns: Sequence[array[Any] | list[Any]],
+        self, spans: Spans, starts: array[int], known_at: array[int], columns: Sequence[array[Any] | list[Any]]
     ) -> None:
         self.spans = spans
-        """Key → its first row and the row after its last."""
         self.known_at = known_at
         """Microseconds since 1970 UTC."""
         self.columns = tuple(map(_column, columns))
         held = [values if isinstance(values, list) else np.asarray(values) for values in columns]
-        self.arrays = TimelineArrays(spans, np.asarray(starts), np.asarray(known_at), held)
+        self.arrays = TimelineArrays(spans.of, np.asarray(starts), np.asarray(known_at), held)
         """The same rows, for batches; the values are not copied."""
 
     def find(self, key: Key, at: int) -> int:
         """Position of the newest row of a key that was known at a moment; -1 if there is none."""
-        span = self.spans.get(key)
+        span = self.spans.of.get(self.spans.kept(key))
         if span is None:
             return -1
-        position = bisect_right(self.known_at, at, span[0], span[1]) - 1
-        return position if position >= span[0] else -1
+        first = span[0]
+        position = bisect_right(self.known_at, at, first, span[1]) - 1
+        return position if position >= first else -1
 
-    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
-        """``find`` at a moment and at an earlier one."""
-        span = self.spans.get(key)
-        if span is None:
-            return -1, -1
-        first, end = span
-        known_at = self.known_at
-        now = bisect_right(known_at, at, first, end)
-        then = bisect_right(known_at, earlier, first, now) - 1
-        return (now - 1 if now > first else -1), (then if then >= first else -1)
+    def direct(self, slot: int, *, floats: bool | None) -> tuple[Column, int]:
+        """A payload column that is read without a call of Python, if its type is the expected one.
+
+        Args:
+            slot: Which column.
+            floats: Whether the reader takes NaN for null; ``None`` if it takes nothing for null.
+
+        Returns:
+            The column, and the integer in it that stands for null.
+        """
+        column = self.columns[slot]
+        if floats is True and isinstance(column, _Floats):
+            return column.values, NO_INTEGER
+        if floats is False and isinstance(column, _Integers):
+            return column.values, NULL
+        return column, NO_INTEGER
 
     def hit(self, key: Key, at: int) -> Hit | None:
         """That row."""
@@ -99,6 +103,8 @@ class MemoryStore:
     def __init__(self, meta: StoreMeta, timelines: dict[str, MemoryTimeline]) -> None:
         self.meta = meta
         self.timelines = timelines
+        self.bound: dict[RowLookups, RowFunction] = {}
+        """See ``RowState``."""
         self._answers_from = None if meta.answers_from is None else microseconds(meta.answers_from)
 
     @classmethod
@@ -133,6 +139,10 @@ class MemoryStore:
             raise no_timeline(self.meta, name)
         return found
 
+    def searched(self, name: str) -> MemoryTimeline:
+        """See ``RowState``."""
+        return self.timeline(name)
+
     def arrays(self, name: str) -> TimelineArrays:
         """See ``RowState``."""
         return self.timeline(name).arrays
@@ -150,21 +160,23 @@ def _load(connection: sqlite3.Connection, name: str, keys: int, payload: int) ->
     cursor = connection.execute(f'SELECT {", ".join(columns)} FROM "{name}" ORDER BY {order}')  # noqa: S608
     known_at, starts = array("q"), array("q")
     held = [_Growing() for _ in range(payload)]
-    spans: dict[Key, tuple[int, int]] = {}
-    first, last = 0, None
+    spans = Spans(keys)
+    first, row, last = 0, 0, None
     while rows := cursor.fetchmany(_PORTION):
-        row = len(known_at)
         parts = list(zip(*rows, strict=True))
-        for key, group in groupby(zip(*parts[:keys], strict=True)):
+        known_at.extend(parts[keys])
+        for key, group in groupby(parts[0] if keys == 1 else zip(*parts[:keys], strict=True)):
             if key != last:
+                if row:
+                    spans.add(last, first, row, known_at)
                 first, last = row, key
             count = sum(1 for _ in group)
             row += count
-            spans[key] = (first, row)
             starts.extend(repeat(first, count))
-        known_at.extend(parts[keys])
         for column, values in zip(held, parts[keys + 1 :], strict=True):
             column.extend(values)
+    if row:
+        spans.add(last, first, row, known_at)
     return MemoryTimeline(spans, starts, known_at, [column.values for column in held])
 
 

@@ -5,14 +5,14 @@ Does what ``asof.attach`` does for many rows. What keeps the state, and how fres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
 from pilotage.features.asof import Lookup
+from pilotage.features.compiled_lookups import CompiledLookups, RowFunction, SearchedTimeline
 from pilotage.features.timeline import stored_type
 from pilotage.spec import Latest
 
@@ -45,15 +45,19 @@ class RowTimeline(Protocol):
     def find(self, key: Key, at: int) -> int:
         """Position of the newest row of a key that was known at a moment; -1 if there is none."""
 
-    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
-        """``find`` at a moment and at an earlier one."""
-
 
 class RowState(Protocol):
     """Where one row is looked up: ``MemoryStore``, or ``OnlineStore`` where a store is too large for memory."""
 
+    @property
+    def bound(self) -> dict[RowLookups, RowFunction]:
+        """What was made of ``searched`` timelines, kept for as long as the state is."""
+
     def require(self, earliest: int) -> None:
         """Raises ``StateUnavailable`` if it does not reach back to a moment."""
+
+    def searched(self, name: str) -> SearchedTimeline | None:
+        """A timeline in memory, or ``None`` if it is not. Raises ``StateUnavailable`` if there is none."""
 
     def timeline(self, name: str) -> RowTimeline:
         """Raises ``StateUnavailable`` if there is none of the name."""
@@ -120,10 +124,7 @@ class RowLookups:
         positions = {name: position for position, name in enumerate(request)}
         self.types = {name: dtype for lookup in lookups for name, dtype in lookup.outputs.items()}
         """The columns it gives, with their types, in their order."""
-        self._steps = [
-            (lookup.timeline.name, _key([positions[name] for name in lookup.on]), _step(lookup)) for lookup in lookups
-        ]
-        self._flags = [slot for slot, dtype in enumerate(self.types.values()) if dtype == pl.Boolean()]
+        self._compiled = CompiledLookups(lookups, positions)
 
     def answer(self, row: Sequence[Any], at: int, state: RowState) -> list[Any]:
         """The as-of columns of a row.
@@ -140,66 +141,15 @@ class RowLookups:
             StateUnavailable: The state lacks a timeline, or does not reach back so far.
         """
         state.require(at)
-        values: list[Any] = []
-        timeline = state.timeline
-        for name, key, step in self._steps:
-            step(values, timeline(name), key(row), at)
-        for slot in self._flags:
-            if values[slot] is not None:
-                values[slot] = bool(values[slot])
-        return values
+        bound = state.bound.get(self)
+        return (self._bind(state) if bound is None else bound)(row, at)
 
-
-def _key(positions: Sequence[int]) -> Callable[[Sequence[Any]], Key]:
-    if len(positions) == 1:
-        [only] = positions
-        return lambda row: (row[only],)
-    return itemgetter(*positions)
-
-
-_Step = Callable[[list[Any], RowTimeline, Key, int], None]
-"""Appends the columns of one look-up to a row's values."""
-
-
-def _step(lookup: Lookup) -> _Step:
-    """Every rule here stands in ``_answers`` too; a property test holds them together."""
-    declared = lookup.declared
-    if isinstance(declared, Latest):
-        return _latest(len(lookup.outputs), None if declared.max_age is None else microseconds(declared.max_age))
-    return _window(declared.aggregate, microseconds(declared.over))
-
-
-def _latest(width: int, oldest: int | None) -> _Step:
-    unknown = [None] * width
-
-    def step(values: list[Any], timeline: RowTimeline, key: Key, at: int) -> None:
-        position = timeline.find(key, at)
-        if position < 0 or (oldest is not None and at - timeline.known_at[position] > oldest):
-            values += unknown
-        else:
-            values += [column[position] for column in timeline.columns]
-
-    return step
-
-
-def _window(aggregate: Literal["count", "sum", "mean"], over: int) -> _Step:
-    def step(values: list[Any], timeline: RowTimeline, key: Key, at: int) -> None:
-        counts, sums = timeline.columns
-        now, then = timeline.find_both(key, at, at - over)
-        count = total = 0
-        if now >= 0:
-            count, total = counts[now], sums[now]
-            if then >= 0:
-                count, total = count - counts[then], total - sums[then]
-        if aggregate == "count":
-            values.append(count)
-        elif aggregate == "sum":
-            values.append(total)
-        else:
-            # Both to float first, as in ``_answers``.
-            values.append(float(total) / float(count) if count else None)
-
-    return step
+    def _bind(self, state: RowState) -> RowFunction:
+        searched = [timeline for name in self._compiled.names if (timeline := state.searched(name)) is not None]
+        if len(searched) < len(self._compiled.names):
+            return self._compiled.asked([state.timeline(name) for name in self._compiled.names])
+        state.bound[self] = bound = self._compiled.in_memory(searched)
+        return bound
 
 
 def _stored(requests: pl.DataFrame, name: str) -> list[Any]:
@@ -219,7 +169,10 @@ def _queries(lookup: Lookup, values: dict[str, list[Any]], at: list[int]) -> lis
 
 
 def _answers(lookup: Lookup, at: list[int], hits: list[list[Hit | None]]) -> list[list[Any]]:
-    """The columns of one look-up. Every rule here stands in ``asof`` too; a property test holds them together."""
+    """The columns of one look-up.
+
+    Every rule here stands in ``asof.py`` and ``compiled_lookups.py`` too; a property test holds them together.
+    """
     declared = lookup.declared
     if isinstance(declared, Latest):
         rows = hits[0]

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from pilotage.errors import StateUnavailable
-from pilotage.features.state import EPOCH, Hit, Key, Query, microseconds
+from pilotage.features.compiled_lookups import RowFunction
+from pilotage.features.state import EPOCH, Hit, Key, Query, RowLookups, microseconds
 
 APPLICATION_ID = 0x50494C54
 """``PILT`` in the SQLite header: this file is an online store."""
@@ -81,6 +82,8 @@ class OnlineStore:
         self._follow = follow
         self._lock = threading.Lock()
         self._state: _State | None = None
+        self.bound: dict[RowLookups, RowFunction] = {}
+        """See ``RowState``: nothing."""
 
     @classmethod
     def open(cls, path: Path, *, follow: bool = True) -> Self:
@@ -134,6 +137,9 @@ class OnlineStore:
         """See ``RowState``."""
         return AskedTimeline(self, name)
 
+    def searched(self, name: str) -> None:
+        """See ``RowState``: a store that is asked row by row has none."""
+
     def arrays(self, name: str) -> None:
         """See ``RowState``: a store that is asked row by row has none."""
 
@@ -171,7 +177,10 @@ class AskedTimeline:
         self._store = store
         self._name = name
         self._hits: list[Hit] = []
-        width = store.meta.columns.get(name, (0, 0))[1]
+        meta = store.meta
+        if name not in meta.columns:
+            raise no_timeline(meta, name)
+        _, width = meta.columns[name]
         self.known_at = _Answered(self._hits, 0)
         self.columns = tuple(_Answered(self._hits, slot + 1) for slot in range(width))
 
@@ -183,10 +192,6 @@ class AskedTimeline:
             return -1
         self._hits.append(hit)
         return len(self._hits) - 1
-
-    def find_both(self, key: Key, at: int, earlier: int) -> tuple[int, int]:
-        """See ``RowTimeline``."""
-        return self.find(key, at), self.find(key, earlier)
 
 
 class _Answered:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pilotage.features import columnar
 from pilotage.features.columnar import TimelineArrays
 from pilotage.features.memory import MemoryTimeline
+from pilotage.features.spans import Spans
 from pilotage.features.state import Key, microseconds
 from pilotage.features.timeline import ALWAYS
 
@@ -36,11 +37,12 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def made_of(facts: dict[Key, list[int]]) -> MemoryTimeline:
-    known_at, starts, spans = array("q"), array("q"), dict[Key, tuple[int, int]]()
+    known_at, starts, spans = array("q"), array("q"), Spans(1)
     for key, moments in facts.items():
-        starts.extend([len(known_at)] * len(moments))
-        spans[key] = (len(known_at), len(known_at) + len(moments))
+        first = len(known_at)
+        starts.extend([first] * len(moments))
         known_at.extend(moments)
+        spans.add(spans.kept(key), first, len(known_at), known_at)
     return MemoryTimeline(spans, starts, known_at, [array("q", range(len(known_at)))])
 
 
@@ -56,7 +58,7 @@ def around(facts: dict[Key, list[int]]) -> Iterator[int]:
 def test_positions_are_those_of_one_look_up_at_a_time(facts: dict[Key, list[int]], more: list[int]) -> None:
     timeline = made_of(facts)
     asked = [(key, at) for key in [*facts, ("z",), (7,)] for at in [*around(facts), *more]]
-    keys, at = [key for key, _ in asked], np.array([moment for _, moment in asked], dtype=np.int64)
+    keys, at = [timeline.spans.kept(key) for key, _ in asked], np.array([moment for _, moment in asked], dtype=np.int64)
     arrays = timeline.arrays
     found = TimelineArrays.find([arrays] * 2, np.stack([arrays.first(keys)] * 2), np.stack((at, at - MINUTE)))
     assert found[0].tolist() == [timeline.find(key, moment) for key, moment in asked]
@@ -66,7 +68,7 @@ def test_positions_are_those_of_one_look_up_at_a_time(facts: dict[Key, list[int]
 def test_a_store_of_many_keys_and_moments_has_an_order_all_the_same() -> None:
     facts: dict[Key, list[int]] = {(number,): [microseconds(ALWAYS), number, LAST - number] for number in range(1000)}
     timeline = made_of(facts)
-    first = timeline.arrays.first([(number,) for number in range(1000)])
+    first = timeline.arrays.first(range(1000))
     [found] = TimelineArrays.find([timeline.arrays], first[None], np.full((1, 1000), 999))
     assert found.tolist() == [3 * number + 1 for number in range(1000)]
 
@@ -75,7 +77,7 @@ def test_timelines_of_any_order_are_searched_together(monkeypatch: pytest.Monkey
     ticks = made_of({("a",): [0, MINUTE], ("b",): [5 * MINUTE]})
     monkeypatch.setattr(columnar, "_LARGEST", 0)
     ranks = made_of({("b",): [1, 2, 3]})
-    keys = [("a",), ("b",), ("c",)]
+    keys = ["a", "b", "c"]
     first = np.stack([timeline.arrays.first(keys) for timeline in (ticks, ranks, ticks)])
     at = np.array([[MINUTE, MINUTE, 0], [2, 2, 2], [7 * MINUTE] * 3])
     found = TimelineArrays.find([ticks.arrays, ranks.arrays, ticks.arrays], first, at)
