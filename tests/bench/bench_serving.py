@@ -7,6 +7,7 @@ limits, checks, looks up state, computes features, predicts, calibrates, decides
 answers; more different requests are sent than it remembers answers of. The others are sent finished features: a plain
 typed BentoML endpoint around the same Booster, ``mlflow models serve`` of a model with a signature, and a bare uvicorn
 handler that only parses and predicts.
+CPU is that of the server's processes; the core's is all that ran on its core, with the kernel's threads.
 Targets, by the server's CPU time a request: a quarter of BentoML's or less, a fifteenth of MLflow's or less, as near to
 twice the bare handler's as can be; p99 at 16 connections a tenth of BentoML's; median with one connection under 1 ms;
 memory a worker at most 1.3 times BentoML's.
@@ -45,18 +46,21 @@ class Measured:
     load: Load
     cpu_us: float
     """CPU of all its processes, a request."""
+    core_us: float
+    """CPU of its core, a request: the kernel's part as well, and whatever else ran there."""
     worker_mb: float
 
 
 def measure(server: Server, requests: list[bytes], connections: int, *, seconds: float = SECONDS) -> Measured:
     """One closed loop, after one that warms up."""
     closed_loop(server.port, requests, connections=connections, seconds=min(1.0, seconds))
-    before = server.cpu_s()
+    before, core_before = server.cpu_s(), server.core_s()
     load = closed_loop(server.port, requests, connections=connections, seconds=seconds)
-    spent = server.cpu_s() - before
+    spent, core_spent = server.cpu_s() - before, server.core_s() - core_before
     if load.failed or not load.latencies:
         raise RuntimeError(f"{load.failed} of {len(load.latencies)} requests failed: {load.statuses}.")
-    return Measured(load=load, cpu_us=spent / len(load.latencies) * 1e6, worker_mb=server.largest_mb())
+    each = 1e6 / len(load.latencies)
+    return Measured(load=load, cpu_us=spent * each, core_us=core_spent * each, worker_mb=server.largest_mb())
 
 
 @contextmanager
@@ -139,15 +143,15 @@ def main(home: Path) -> None:
     bulk: dict[str, Measured] = {}
     work = home / "bench"
     work.mkdir(exist_ok=True)
-    print(f"{'server':10} {'conn':>4} {'CPU µs':>8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'MB':>5}")
+    print(f"{'server':10} {'conn':>4} {'CPU µs':>8} {'core µs':>8} {'req/s':>8} {'p50 ms':>8} {'p99 ms':>8} {'MB':>5}")
     for name, (start, requests) in servers.items():
         with start(prepared, work) as server:
             for connections in CONNECTIONS:
                 got = measure(server, requests, connections)
                 results[name, connections] = got
                 print(
-                    f"{name:10} {connections:4} {got.cpu_us:8.0f} {got.load.rate:8.0f} {got.load.percentile(50):8.2f}"
-                    f" {got.load.percentile(99):8.2f} {got.worker_mb:5.0f}",
+                    f"{name:10} {connections:4} {got.cpu_us:8.0f} {got.core_us:8.0f} {got.load.rate:8.0f}"
+                    f" {got.load.percentile(50):8.2f} {got.load.percentile(99):8.2f} {got.worker_mb:5.0f}",
                     flush=True,
                 )
             if name == "pilotage":

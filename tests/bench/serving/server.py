@@ -34,6 +34,11 @@ class Server:
         """CPU seconds of the whole tree so far."""
         return sum(times.user + times.system for times in (each.cpu_times() for each in self._tree()))
 
+    def core_s(self) -> float:
+        """CPU seconds of the server's core so far, whoever had them: the kernel's own threads, which sync for us, too."""
+        spent = psutil.cpu_times(percpu=True)[SERVER_CORE]
+        return spent.user + spent.nice + spent.system + spent.irq + spent.softirq
+
     def largest_mb(self) -> float:
         """Resident memory of its largest process: the worker."""
         return max(each.memory_info().rss for each in self._tree()) / 2**20
