@@ -35,7 +35,7 @@ class Server:
         return sum(times.user + times.system for times in (each.cpu_times() for each in self._tree()))
 
     def core_s(self) -> float:
-        """CPU seconds of the server's core so far, whoever had them: the kernel's own threads, which sync for us, too."""
+        """CPU seconds of the server's core so far, whoever had them: also the kernel's threads, which sync for us."""
         spent = psutil.cpu_times(percpu=True)[SERVER_CORE]
         return spent.user + spent.nice + spent.system + spent.irq + spent.softirq
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,32 @@ def test_requests_that_come_together_are_answered_in_their_order(service: Hosted
         return [json.loads(body)["entity"]["order_id"] for _, _, body in answers[:6]]
 
     assert talk(service, with_it) == [f"A-{number}" for number in range(6)]
+
+
+ENDING = ("a connection that ends", "an older version", "an upgrade", "asked for leave")
+
+
+def test_any_requests_in_any_pieces_are_answered_alike(service: Hosted) -> None:
+    kept = {name: sent for name, sent in {**PLAIN, **ORDINARY}.items() if name not in ENDING}
+
+    async def with_it(wire: Wire) -> list[tuple[list[str], list[Any]]]:
+        chance, told = random.Random(7), []
+        for _ in range(60):
+            names = chance.choices(sorted(kept), k=chance.randint(1, 5))
+            sent = b"".join(kept[name] for name in names)
+            cuts = sorted(chance.sample(range(len(sent)), k=chance.randint(0, 4)))
+            another = await wire.another()
+            for start, end in zip([0, *cuts], [*cuts, len(sent)], strict=True):
+                another.writer.write(sent[start:end])
+                for _ in range(chance.randint(0, 6)):
+                    await asyncio.sleep(0)
+            told.append((names, [scrubbed(await another.answer()) for _ in names]))
+            another.writer.close()
+        return told
+
+    short, long = talk(service, with_it), talk(service, with_it, express=False)
+    for (names, answers), (_, others) in zip(short, long, strict=True):
+        assert answers == others, names
 
 
 def test_a_connection_ends_when_it_was_idle_and_not_while_it_is_used(service: Hosted) -> None:
