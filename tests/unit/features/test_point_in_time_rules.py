@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.lake import Lake
+from pilotage.features import spans
 from pilotage.features.columnar import ColumnLookups
 from pilotage.features.columns import Column
 from pilotage.features.compiled import CompiledRow
@@ -58,10 +60,13 @@ def online(world: World, requests: pl.DataFrame, reach: timedelta = timedelta(da
         path = Path(folder) / "world.db"
         build_online(spec, lake=cast(Lake, FrameLake(world.frames)), path=path, run_id="r", reach=reach)
         loaded = MemoryStore.load(path)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spans, "_MANY", 1)
+            indexed = MemoryStore.load(path)
         with OnlineStore.open(path) as store:
             answers = VIEW.online(requests, store)
             same_bits(VIEW.online(requests, loaded), answers)
-            for state in (loaded, store):
+            for state in (loaded, indexed, store):
                 one_row_at_a_time(requests, state, answers)
             in_a_batch(requests, loaded, answers)
             return answers
