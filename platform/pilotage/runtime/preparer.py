@@ -19,7 +19,7 @@ from pilotage.runtime.prepared import Prepared, PreparedRows
 from pilotage.runtime.row import RowPath
 from pilotage.runtime.state import Snapshot
 
-_FEWEST = 16
+_FEWEST = 24
 """Rows from which it is quicker to prepare all at once than one by one."""
 
 

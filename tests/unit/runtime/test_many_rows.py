@@ -167,7 +167,7 @@ def test_the_log_is_told_which_state_they_are_from(tmp_path: Path) -> None:
     world.release("stateful", 1)
     many = ask(world, orders(3), "stateful")
     assert {record.state for record in records_of(many)} == {world.kept["stateful"].state}  # type: ignore[union-attr]
-    for number in (2, 40):
+    for number in (2, 60):
         check(world, orders(number), "stateful")
         check(world, [*orders(number), {**ORDER, "amount": "much"}], "stateful")
         check(world, [*orders(number), {**ORDER, "ordered_at": "1999-01-01T00:00:00Z"}], "stateful")
