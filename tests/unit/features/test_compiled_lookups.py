@@ -6,6 +6,7 @@ import gc
 import sqlite3
 import threading
 import weakref
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from pilotage.errors import StateUnavailable
 from pilotage.features import memory, spans
 from pilotage.features.asof import Lookup, resolve
+from pilotage.features.columns import NULL
 from pilotage.features.memory import MemoryStore, MemoryTimeline
 from pilotage.features.state import Key, RowLookups, microseconds
 from pilotage.features.store import StoreMeta
@@ -188,6 +190,8 @@ NULLS_ALONE: Facts = {(0, "a"): {0: (None, None, None, None), 5: (None, None, No
 NULLS_AND_THE_INTEGER_THAT_STANDS_FOR_THEM: Facts = {
     (0, "a"): {0: (-(2**63), None, 1, None), 5: (None, 0.5, None, "a"), 6: (2**63 - 1, 0.0, 0, "")}
 }
+A_BUCKET_THAT_IS_FULL: Facts = {(0, "a"): dict.fromkeys(range(64), (1, None, None, None))}
+"""The moment after its last row is in no bucket."""
 ONE_AGE_AND_THEN_MANY_AT_ONCE: Facts = {
     (0, "a"): {microseconds(ALWAYS): (1, 0.5, 1, "a"), **{at: (at, 0.5, 1, "a") for at in range(100)}}
 }
@@ -197,6 +201,7 @@ ONE_AGE_AND_THEN_MANY_AT_ONCE: Facts = {
 @given(facts=FACTS, indexed=st.sampled_from([1, 2, 16, 64]), portion=st.integers(1, 20), data=st.data())
 @example(facts={}, indexed=1, portion=3, data=None)
 @example(facts=NULLS_ALONE, indexed=1, portion=3, data=None)
+@example(facts=A_BUCKET_THAT_IS_FULL, indexed=64, portion=64, data=None)
 @example(facts=NULLS_AND_THE_INTEGER_THAT_STANDS_FOR_THEM, indexed=2, portion=3, data=None)
 @example(facts=ONE_AGE_AND_THEN_MANY_AT_ONCE, indexed=64, portion=30, data=None)
 def test_a_row_gets_what_a_search_through_all_facts_finds(facts: Facts, indexed: int, portion: int, data: Any) -> None:
@@ -257,6 +262,8 @@ def test_every_state_answers_for_itself_however_they_take_turns() -> None:
         for facts, state in states:
             for each in (lookups, other):
                 assert each.answer((0, "a"), 5_000_001, state) == expected(facts, (0, "a"), 5_000_001)
+    # Only what is in memory is worth keeping: it is for every row.
+    assert [set(state.bound) for _, state in states] == [{lookups, other}, set()] * 3
 
 
 def test_a_state_that_nobody_holds_is_gone_at_once_with_what_was_made_of_it() -> None:
@@ -307,6 +314,16 @@ def test_a_state_that_lacks_a_timeline_or_reaches_back_too_little_refuses_each_t
             lookups.answer((0, "a"), 0, lacking)
         with pytest.raises(StateUnavailable, match="reaches back to 2024-01-01"):
             lookups.answer((0, "a"), microseconds(moment) - 1, short)
+
+
+def test_a_running_total_that_is_lost_is_an_error_and_no_number() -> None:
+    state = state_of(many(3))
+    [name] = {lookup.timeline.name for lookup in LOOKUPS if lookup.declared.name == "sum_3m"}
+    whole = state.timelines[name]
+    starts, lost = (array("q", [value] * len(whole.known_at)) for value in (0, NULL))
+    state.timelines[name] = MemoryTimeline(whole.spans, starts, array("q", whole.known_at), [lost, lost])
+    with pytest.raises(TypeError):
+        RowLookups(LOOKUPS, REQUEST).answer((0, "a"), 5_000_000, state)
 
 
 def test_no_look_ups_give_no_columns() -> None:
