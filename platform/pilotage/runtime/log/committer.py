@@ -25,8 +25,8 @@ from pilotage.runtime.log.kernel_sync import KernelSync
 from pilotage.runtime.log.queue import Begun, Queue, Queued
 from pilotage.runtime.log.sleeper import Sleeper
 
-_PLENTY = 32
-"""Submissions that are a batch, whatever else may come."""
+_PLENTY, _PLENTY_BYTES = 32, 32 << 10
+"""Submissions, or their bytes, that are a batch, whatever else may come."""
 
 
 class Committer:
@@ -116,7 +116,7 @@ class Committer:
         """Begins a commit; but not while each turn of the loop brings more for it."""
         with self._lock:
             waiting = len(self._queue)
-            if self._gathered < waiting < _PLENTY:
+            if self._gathered < waiting < _PLENTY and self._queue.bytes < _PLENTY_BYTES:
                 self._gathered = waiting
                 self._loop.call_soon(self._gather)
                 return
