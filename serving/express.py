@@ -126,9 +126,11 @@ class _Prediction:
         reception.finish(self._exchange, self._endpoint.route)
 
     def _leave(self) -> None:
-        core = self._exchange.core
+        core, patience = self._exchange.core, self._exchange.patience
         core.metrics.in_flight -= 1
-        core.watch.leave(self._exchange.patience)
+        core.watch.leave(patience)
+        # What refers to itself waits for the collector of garbage, which then stops everybody.
+        patience.break_off = _nothing
 
 
 def _nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import json
 import random
 import threading
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from pilotage.runtime.log.files import RealFiles
+from pilotage.runtime.scribe import Drafted
 from pilotage.testing.bundles import tiny_spec
+from serving.exchange import Exchange
 from serving.watch import Watch
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.wire import Wire, asked, scrubbed, wired
@@ -189,6 +192,24 @@ def test_a_client_that_does_not_read_is_waited_for(service: Hosted) -> None:
         return wire.express.taken
 
     assert talk(service, with_it) == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"x_request_id": "{}"}, {"traceparent": "none"}], ids=["plain", "id", "more"])
+def test_an_answered_request_leaves_nothing_for_the_collector_of_garbage(service: Hosted, headers: Any) -> None:
+    async def with_it(wire: Wire) -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(30):
+                named = {name: value.format(f"garbage-{number}") for name, value in headers.items()}
+                for sent in (asked(**named), asked(b"{", **named)):
+                    await wire.ask(sent)
+            left = [type(each).__name__ for each in gc.get_objects() if isinstance(each, (Exchange, Drafted))]
+        finally:
+            gc.enable()
+        assert len(left) <= 3, left
+
+    talk(service, with_it)
 
 
 class Disk(RealFiles):
