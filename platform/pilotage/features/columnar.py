@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from itertools import repeat
-from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -23,14 +22,12 @@ from pilotage.spec import Latest, Window
 
 _LARGEST = 2**62
 """Of the integers that tell key and moment."""
-_NOWHERE = (-1, -1, None)
-_FIRST = itemgetter(0)
 
 
 class TimelineArrays:
     """One timeline, sorted by key and moment. Never changes."""
 
-    __slots__ = ("_known_at", "_moments", "_order", "_scale", "_spans", "columns")
+    __slots__ = ("_firsts", "_known_at", "_moments", "_order", "_scale", "columns")
 
     def __init__(
         self,
@@ -48,7 +45,7 @@ class TimelineArrays:
             columns: The payload: int64 (null is ``NULL``), float64 (null is NaN), or a list of anything.
         """
         self.columns = columns
-        self._spans = spans
+        self._firsts = {key: span[0] for key, span in spans.items()}
         self._known_at = known_at
         self._moments: np.ndarray | None = None
         """All in order, where ticks would not fit into an integer together with the rows."""
@@ -71,8 +68,7 @@ class TimelineArrays:
 
     def first(self, keys: Sequence[Any]) -> np.ndarray:
         """The first row of each key, which is as ``Spans.kept`` gives it; -1 for a key that is not there."""
-        spans = map(self._spans.get, keys, repeat(_NOWHERE))
-        return np.fromiter(map(_FIRST, spans), dtype=np.int64, count=len(keys))
+        return np.fromiter(map(self._firsts.get, keys, repeat(-1)), dtype=np.int64, count=len(keys))
 
     def age(self, positions: np.ndarray, at: np.ndarray) -> np.ndarray:
         """Microseconds since each row became known; of position -1 something."""
