@@ -22,7 +22,7 @@ from contextlib import suppress
 from pilotage.errors import LogUnavailable
 from pilotage.runtime.log.appender import Appender
 from pilotage.runtime.log.kernel_sync import KernelSync
-from pilotage.runtime.log.queue import Begun, Queue, Queued
+from pilotage.runtime.log.queue import Batch, Begun, Queue
 from pilotage.runtime.log.sleeper import Sleeper
 
 _PLENTY, _PLENTY_BYTES = 32, 32 << 10
@@ -40,7 +40,7 @@ class Committer:
         *,
         lock: threading.Lock,
         loop: asyncio.AbstractEventLoop,
-        done: Callable[[list[Queued], str | None], None],
+        done: Callable[[Batch, str | None], None],
         report: Callable[[str], None],
     ) -> None:
         """Begins to commit, and a segment at once.
@@ -67,7 +67,7 @@ class Committer:
         """Whether the thread waits for the appender."""
         self._lent = False
         """Whether the loop has the appender."""
-        self._syncing: list[Queued] | None = None
+        self._syncing: Batch | None = None
         """The batch that the kernel syncs."""
         self._begun: Begun | None = None
         """What the loop left to the thread to end."""
@@ -121,25 +121,25 @@ class Committer:
                 self._loop.call_soon(self._gather)
                 return
             self._gathering = False
-            batch = self._take() if waiting and self.idle else []
+            batch = self._take() if waiting and self.idle else None
         if batch:
             self._begin(batch)
 
-    def _take(self) -> list[Queued]:
+    def _take(self) -> Batch | None:
         """The next batch and the appender, if they are for the loop; rouses the thread if they are not."""
         if self._kernel is None or not self._appender.ready:
             self._sleeper.rouse()
-            return []
+            return None
         self._lent = True
         batch = self._queue.take()
         self._alone = len(batch) == 1
         return batch
 
-    def _begin(self, batch: list[Queued]) -> None:
+    def _begin(self, batch: Batch) -> None:
         """Writes a batch, and leaves it to the kernel to sync it."""
         self.started = time.monotonic()
         try:
-            file = self._appender.write([each.payloads for each in batch])
+            file = self._appender.write(batch.submissions)
         except Exception as error:
             self._hand_over(Begun(batch, error))
             return
@@ -189,7 +189,7 @@ class Committer:
         try:
             self._appender.open()
         except LogUnavailable as error:
-            self._done([], self._reason(error))
+            self._done(Batch(), self._reason(error))
         closing = False
         while not closing:
             left, batch, closing = self._next()
@@ -202,14 +202,14 @@ class Committer:
         self._appender.close()
         self._give_back()
 
-    def _next(self) -> tuple[Begun | None, list[Queued], bool]:
+    def _next(self) -> tuple[Begun | None, Batch, bool]:
         """What the loop left to end, the next batch, and whether it is the last; waits for something to do."""
         with self._lock:
             while True:
                 if self._lent and self._closing and self._syncing is not None:
                     # The loop may not run any more.
                     left, self._syncing, self._lent = Begun(self._syncing, syncing=True), None, False
-                    return left, [], False
+                    return left, Batch(), False
                 if self._lent:
                     self._wanted = True
                     self._sleeper.sleep(None)
@@ -241,11 +241,11 @@ class Committer:
             reason = self._reason(self._appender.take_back(error))
         self._done(begun.batch, reason)
 
-    def _commit(self, batch: list[Queued]) -> None:
+    def _commit(self, batch: Batch) -> None:
         self.started = time.monotonic()
         reason = None
         try:
-            self._appender.append([each.payloads for each in batch])
+            self._appender.append(batch.submissions)
         except Exception as error:
             reason = self._reason(error)
         self._done(batch, reason)

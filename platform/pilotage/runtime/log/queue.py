@@ -13,17 +13,26 @@ Told = Callable[[str | None], None]
 """Is called in the loop's thread when records are on the disk; with the reason if they will not be."""
 
 
-class Queued(NamedTuple):
-    """What was submitted at once."""
+class Batch:
+    """Submissions that are committed together, in order."""
 
-    payloads: Sequence[bytes]
-    told: Told | None
+    __slots__ = ("bytes", "records", "submissions", "told")
+
+    def __init__(self) -> None:
+        self.submissions: list[Sequence[bytes]] = []
+        self.told: list[Told] = []
+        """Who waits."""
+        self.bytes = 0
+        self.records = 0
+
+    def __len__(self) -> int:
+        return len(self.submissions)
 
 
 class Begun(NamedTuple):
     """A commit that the loop began, and the thread has to end."""
 
-    batch: list[Queued]
+    batch: Batch
     error: Exception | None = None
     """Why it failed, if it did."""
     syncing: bool = False
@@ -35,7 +44,7 @@ class Queue:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._waiting: list[Queued] = []
+        self._waiting = Batch()
         self.bytes = 0
         """Of the records that are not on the disk yet."""
         self.records = 0
@@ -45,42 +54,42 @@ class Queue:
         """Submissions that wait."""
         return len(self._waiting)
 
-    def put(self, payloads: Sequence[bytes], told: Told | None) -> bool:
-        """Queues records; whether there was room."""
-        size = sum(map(len, payloads))
+    def put(self, payloads: Sequence[bytes], size: int, told: Told | None) -> bool:
+        """Queues records; whether there was room.
+
+        Args:
+            payloads: Of one submission.
+            size: Their bytes.
+            told: Who waits for them.
+        """
         if self.bytes + size > self._most:
             return False
-        self._waiting.append(Queued(payloads, told))
+        waiting, number = self._waiting, len(payloads)
+        waiting.submissions.append(payloads)
+        if told is not None:
+            waiting.told.append(told)
+        waiting.bytes += size
+        waiting.records += number
         self.bytes += size
-        self.records += len(payloads)
+        self.records += number
         return True
 
-    def take(self) -> list[Queued]:
+    def take(self) -> Batch:
         """All that wait; ``done`` when they wait no more."""
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = self._waiting, Batch()
         return batch
 
-    def done(self, batch: Sequence[Queued]) -> None:
+    def done(self, batch: Batch) -> None:
         """Takes a batch out of the figures."""
-        self.bytes -= sum(len(payload) for each in batch for payload in each.payloads)
-        self.records -= count(batch)
+        self.bytes -= batch.bytes
+        self.records -= batch.records
 
 
-def count(batch: Sequence[Queued]) -> int:
-    """Records of a batch."""
-    return sum(len(each.payloads) for each in batch)
-
-
-def waiting(batch: Sequence[Queued]) -> list[Told]:
-    """Who waits for a batch."""
-    return [each.told for each in batch if each.told is not None]
-
-
-def require_writable(payloads: Sequence[bytes]) -> None:
-    """Refuses what would not be one line each, or not fit into a commit.
+def size_of(payloads: Sequence[bytes]) -> int:
+    """Bytes of records that can be written: one line each, and few enough for a commit.
 
     Raises:
-        RequestTooLarge: It is too long.
+        RequestTooLarge: They can't.
     """
     size = sum(map(len, payloads))
     if size > LONGEST or any(b"\n" in payload for payload in payloads):
@@ -88,6 +97,7 @@ def require_writable(payloads: Sequence[bytes]) -> None:
             f"A log record of {size} bytes, or of more than one line, can't be written.",
             fix=f"Send less than {LONGEST} bytes.",
         )
+    return size
 
 
 def resolve(waiter: asyncio.Future[None], reason: str | None) -> None:

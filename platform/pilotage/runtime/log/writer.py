@@ -16,7 +16,7 @@ from pathlib import Path
 from pilotage.runtime.log.appender import Appender
 from pilotage.runtime.log.committer import Committer
 from pilotage.runtime.log.files import Files, RealFiles
-from pilotage.runtime.log.queue import Queue, Queued, Told, count, require_writable, resolve, unavailable, waiting
+from pilotage.runtime.log.queue import Batch, Queue, Told, resolve, size_of, unavailable
 
 _MIB = 1 << 20
 
@@ -182,17 +182,17 @@ class PredictionLog:
         with self._lock:
             batch = self._queue.take()
             self._queue.done(batch)
-            self.refused += count(batch)
+            self.refused += batch.records
         self._report(f"prediction log: the disk did not answer within {timeout_s} s; {len(batch)} submissions refused")
         self._settle(batch, "the service stopped before the disk answered")
 
     def _put(self, payloads: Sequence[bytes], told: Told | None) -> str | None:
         """Queues, or says why not."""
-        require_writable(payloads)
+        size = size_of(payloads)
         with self._lock:
             if self._closing:
                 reason = "the service is stopping"
-            elif not self._queue.put(payloads, told):
+            elif not self._queue.put(payloads, size, told):
                 reason = "the disk does not keep up"
             else:
                 reason = None
@@ -202,7 +202,7 @@ class PredictionLog:
             self._committer.notice()
         return reason
 
-    def _done(self, batch: list[Queued], reason: str | None) -> None:
+    def _done(self, batch: Batch, reason: str | None) -> None:
         """Counts a commit, and tells who waits."""
         if self._committer is not None:
             self.last_commit_s = time.monotonic() - self._committer.started
@@ -210,15 +210,15 @@ class PredictionLog:
         with self._lock:
             self._queue.done(batch)
             if reason is not None:
-                self.refused += count(batch)
+                self.refused += batch.records
             else:
-                self.committed += count(batch)
+                self.committed += batch.records
                 self.commits += 1
         self._settle(batch, reason)
 
-    def _settle(self, batch: list[Queued], reason: str | None) -> None:
+    def _settle(self, batch: Batch, reason: str | None) -> None:
         """Tells all who wait, in their own thread, with one call."""
-        who = waiting(batch)
+        who = batch.told
         if not who or self._loop is None:
             return
         if threading.get_ident() == self._loops_thread:
