@@ -24,11 +24,8 @@ LARGEST_CHUNKED = 16 * 1024 * 1024
 """Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
 takes has one million, and six times that in chunks of one."""
 _NOT_WAITING = object()
-_UNUSUAL = frozenset(
-    (b"expect", b"upgrade", b"transfer-encoding", b"x-request-id", b"x-forwarded-for", b"x-forwarded-proto")
-)
-"""Headers of a request that goes the ordinary way: it comes in another form, is more than a question, or was passed on
-by a proxy, behind which uvicorn finds who asks."""
+_UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"x-request-id"))
+"""Headers of a request that goes the ordinary way: it comes in another form, or is more than a question."""
 
 
 class Express(Protocol):

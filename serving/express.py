@@ -19,6 +19,7 @@ from serving.replies import encoded
 from serving.watch import timed_out
 from serving.worker import Core
 
+_PASSED_ON = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
 _ANSWERED = b"content-type: application/json\r\nx-request-id: %b\r\n"
 
 
@@ -46,7 +47,7 @@ class Express:
             return False
         exchange = Exchange(core, scope)
         exchange.read_headers()
-        if exchange.kind != b"application/json":
+        if exchange.kind != b"application/json" or (core.ring.open and _passed_on(exchange)):
             return False
         endpoint = self._endpoints[scope["path"].encode()]
         exchange.model = endpoint.model
@@ -131,6 +132,11 @@ class _Prediction:
         core.watch.leave(patience)
         # What refers to itself waits for the collector of garbage, which then stops everybody.
         patience.break_off = _nothing
+
+
+def _passed_on(exchange: Exchange) -> bool:
+    """Whether a proxy told for whom it asks, which only uvicorn's middleware hears, and matters only without keys."""
+    return not _PASSED_ON.isdisjoint(name for name, _ in exchange.scope["headers"])
 
 
 def _nothing() -> None:

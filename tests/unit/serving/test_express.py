@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.log.files import RealFiles
 from pilotage.runtime.scribe import Drafted
 from pilotage.testing.bundles import tiny_spec
@@ -192,6 +193,21 @@ def test_a_client_that_does_not_read_is_waited_for(service: Hosted) -> None:
         return wire.express.taken
 
     assert talk(service, with_it) == 1
+
+
+def test_behind_a_proxy_a_key_goes_the_shorter_way(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        _, key = create_key(service.settings.api_keys, "app", roles=["predict"], limit=None)
+        service.core.ring.refresh()
+
+        async def with_it(wire: Wire) -> tuple[list[Any], int]:
+            passed = {"x_forwarded_for": "10.0.0.1", "x_forwarded_proto": "https"}
+            told = [await wire.ask(asked(authorization=each, **passed)) for each in (f"Bearer {key}", "Bearer x", None)]
+            return [scrubbed(each) for each in told], wire.express.taken
+
+        (short, taken), (long, _) = talk(service, with_it), talk(service, with_it, express=False)
+        assert short == long
+        assert ([status for status, *_ in short], taken) == ([200, 401, 401], 3)
 
 
 @pytest.mark.parametrize("headers", [{}, {"x_request_id": "{}"}, {"traceparent": "none"}], ids=["plain", "id", "more"])
