@@ -5,8 +5,8 @@ now and then take all file descriptors of a worker, and one that never stops sen
 head's end on, ``watch.py`` and the exchange have the time and the size; but for the trailers of a body in chunks, which
 uvicorn keeps as well and shows to nobody.
 
-A plain request that came whole and in one piece need not be one of ASGI's, with a task, four messages and a timer: half
-the time of a prediction. Which are plain, ``express.py`` says; whatever is unusual goes the ordinary way.
+A plain request that came whole, or nearly at once, need not be one of ASGI's, with a task, four messages and a timer: a
+quarter of the time of a prediction. Which are plain, ``express.py`` says; whatever is unusual goes the ordinary way.
 """
 
 import asyncio
@@ -23,6 +23,10 @@ LARGEST_HEAD = 64 * 1024
 LARGEST_CHUNKED = 16 * 1024 * 1024
 """Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
 takes has one million, and six times that in chunks of one."""
+HELD_S = 0.05
+"""Seconds for which a plain request may be incomplete, twice that at most: many clients send head and body apart."""
+MOST_HELD = 64 * 1024
+"""Bytes of its body until then."""
 _NOT_WAITING = object()
 _UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"x-request-id"))
 """Headers of a request that goes the ordinary way: it comes in another form, or is more than a question."""
@@ -102,6 +106,8 @@ class Connection(HttpToolsProtocol):
     """Whether a header is unusual."""
     _held: list[bytes] | None = None
     """The body so far of a request that may go the shorter way."""
+    _holding: asyncio.TimerHandle | None = None
+    """Looks whether it came."""
     _idle_since: float | None = None
     """When the last answer was given, by the loop's clock; ``None`` since data came."""
 
@@ -113,7 +119,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends it."""
-        for timer in (self._timer, self.timeout_keep_alive_task):
+        for timer in (self._timer, self._holding, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         self._held = None
@@ -123,7 +129,7 @@ class Connection(HttpToolsProtocol):
         """Counts what comes of a head, or of a body in chunks, that goes on."""
         super().data_received(data)
         if self._held is not None:
-            self._go_the_ordinary_way()
+            self._hold_on(self._held)
         if not self._waits():
             self._head = -1
             if self._chunked is self.scope:
@@ -137,6 +143,12 @@ class Connection(HttpToolsProtocol):
             self._head = head
         else:
             self._refuse(431)
+
+    def shutdown(self) -> None:
+        """Ends after the request that is under way."""
+        if self._held is not None:
+            self._go_the_ordinary_way()
+        super().shutdown()
 
     def on_message_begin(self) -> None:
         """Forgets the request before."""
@@ -243,6 +255,21 @@ class Connection(HttpToolsProtocol):
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle_since = None
+
+    def _hold_on(self, held: list[bytes]) -> None:
+        """More is to come of a request, for which there is little time and room."""
+        if sum(map(len, held)) > MOST_HELD:
+            self._go_the_ordinary_way()
+        elif self._holding is None:
+            # It is not taken back when the rest comes, but finds another request, or none.
+            self._holding = self.loop.call_later(HELD_S, self._held_for_long, held)
+
+    def _held_for_long(self, held: list[bytes]) -> None:
+        self._holding = None
+        if self._held is held:
+            self._go_the_ordinary_way()
+        elif self._held is not None:
+            self._hold_on(self._held)
 
     def _go_the_ordinary_way(self) -> None:
         """Makes a cycle of ASGI's, after all, of what was held."""

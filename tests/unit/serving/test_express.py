@@ -17,6 +17,7 @@ from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.log.files import RealFiles
 from pilotage.runtime.scribe import Drafted
 from pilotage.testing.bundles import tiny_spec
+from serving import connections
 from serving.exchange import Exchange
 from serving.watch import Watch
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
@@ -103,21 +104,52 @@ def test_a_prediction_is_on_disk_and_has_its_id(service: Hosted) -> None:
     assert (record.prediction_id, record.probability) == (answer["prediction_id"], answer["probability"])
 
 
+async def _in_two_pieces(wire: Wire, cut: int, *, wait: bool) -> tuple[int, int]:
+    """The status, and how many went the shorter way."""
+    connection = await wire.accepted()
+    wire.writer.write(asked()[:cut])
+    while connection.scope is None:
+        await asyncio.sleep(0)
+    while wait and connection.cycle is None:
+        await asyncio.sleep(0.001)
+    wire.writer.write(asked()[cut:])
+    return (await wire.answer())[0], wire.express.taken
+
+
 @pytest.mark.parametrize("cut", [10, 60, len(asked()) - len(WHOLE), len(asked()) - 1])
 def test_a_request_in_two_pieces_is_waited_for(service: Hosted, cut: int) -> None:
-    async def with_it(wire: Wire) -> int:
-        wire.writer.write(asked()[:cut])
-        connection = await wire.accepted()
-        while connection.scope is None:
-            await asyncio.sleep(0)
-        wire.writer.write(asked()[cut:])
-        assert (await wire.answer())[0] == 200
-        # And the next, whole, is plain again.
-        assert (await wire.ask(asked()))[0] == 200
-        return wire.express.taken
+    assert talk(service, lambda wire: _in_two_pieces(wire, cut, wait=False)) == (200, 1)
 
-    head_is_whole = cut >= len(asked()) - len(WHOLE)
-    assert talk(service, with_it) == (1 if head_is_whole else 2)
+
+@pytest.mark.parametrize("cut", [len(asked()) - len(WHOLE), len(asked()) - 1])
+def test_one_that_takes_long_to_come_goes_the_ordinary_way(service: Hosted, cut: int) -> None:
+    assert talk(service, lambda wire: _in_two_pieces(wire, cut, wait=True)) == (200, 0)
+
+
+def test_one_that_is_large_goes_the_ordinary_way_at_once(service: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HELD_S", 60.0)
+
+    async def with_it(wire: Wire) -> tuple[int, int]:
+        return (await wire.ask(asked(b" " * 70_000, content_length="200000")))[0], wire.express.taken
+
+    assert talk(service, with_it) == (413, 0)
+
+
+def test_a_server_that_stops_waits_for_the_rest_of_a_request(service: Hosted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HELD_S", 60.0)
+
+    async def with_it(wire: Wire) -> tuple[int, bytes]:
+        connection = await wire.accepted()
+        wire.writer.write(asked()[:-1])
+        while not connection._held:
+            await asyncio.sleep(0)
+        wire.server.should_exit = True
+        while connection.cycle is None:
+            await asyncio.sleep(0.001)
+        wire.writer.write(asked()[-1:])
+        return (await wire.answer())[0], await wire.reader.read()
+
+    assert talk(service, with_it) == (200, b"")
 
 
 def test_requests_that_come_together_are_answered_in_their_order(service: Hosted) -> None:
