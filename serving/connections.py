@@ -85,7 +85,7 @@ class Turn:
 
 
 class Connection(HttpToolsProtocol):
-    """See above. One timer for heads, and one for idleness; none for a request."""
+    """See above. A timer for heads, one for idleness, and one for what is held; none for a request."""
 
     express: Express | None = None
     """Of this process."""
@@ -202,6 +202,8 @@ class Connection(HttpToolsProtocol):
                 return
             self.cycle = before
             self._go_the_ordinary_way()
+            if self.transport.is_closing():
+                return
         super().on_message_complete()
 
     def write_reply(self, turn: Turn, status: int, headers: bytes, body: bytes) -> None:
