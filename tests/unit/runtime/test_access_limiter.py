@@ -242,6 +242,22 @@ def test_a_limit_holds_over_workers_by_the_machines_own_clock(file: Path):
     assert 500 <= total <= 500 + 1_000 * took
 
 
+def test_who_waited_for_its_turn_gives_nothing_back(file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    waiting, other = Limiter(file, clock=clock), Limiter(file, clock=clock)
+    assert granted(other, caller(), 9) == 5
+    acquire = waiting._slots.acquire
+
+    def wait(name: bytes, now: int) -> int:
+        # It takes long to get the slot, in which another worker uses up what there is.
+        clock.now += 2 * SECOND
+        assert granted(other, caller(), 9) == 5
+        return acquire(name, now)
+
+    monkeypatch.setattr(waiting._slots, "acquire", wait)
+    assert granted(waiting, caller(), 1) == 0
+    assert granted(other, caller(), 9) == 0
+
+
 def test_a_worker_that_is_stopped_or_dies_holds_nobody_up(file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch):
     code = (
         "import sys, time; from pathlib import Path; from pilotage.runtime.access.slots import Slots; "

@@ -90,9 +90,8 @@ class Limiter:
         """
         name = caller.id.encode()
         with self._thread:
-            now = self._clock()
             try:
-                place = self._slots.acquire(name, now)
+                place = self._slots.acquire(name, self._clock())
             except OSError as error:
                 raise RateLimited(
                     f"The rate limit of the API key {caller.id} can't be told: {error}.",
@@ -100,6 +99,8 @@ class Limiter:
                     key=caller.id,
                     retry_after_s=_RETRY_S,
                 ) from None
+            # Not before: who waited for the slot would take what came meanwhile for a clock that started again.
+            now = self._clock()
             numbers = self._slots.numbers
             # Further ahead than a full burst it can only be by a limit that has changed since, or a clock that started
             # again: then it counts as a full burst.
