@@ -162,12 +162,23 @@ def test_segments_are_sealed_by_size_and_by_age_while_the_loop_commits(tmp_path:
     assert len(run(tmp_path, Disk(), scenario, segment_bytes=2000, seal_after_s=0.05)) == 10
 
 
+def test_a_segment_of_the_loops_is_sealed_by_age_without_another_request(tmp_path: Path) -> None:
+    async def scenario(log: PredictionLog, _: Disk) -> None:
+        await log.submit(b'"one"')
+        while not segments(tmp_path, state="sealed"):
+            await asyncio.sleep(0.001)
+
+    assert run(tmp_path, Disk(), scenario, seal_after_s=0.05) == ['"one"']
+
+
 @pytest.mark.parametrize("turns", range(6))
 def test_close_ends_what_the_loop_began_though_the_loop_stands_still(tmp_path: Path, turns: int) -> None:
+    told: list[str] = []
+
     async def main() -> None:
-        log = PredictionLog(tmp_path, worker="w-0", report=lambda _: None, filesystem=Disk())
+        log = PredictionLog(tmp_path, worker="w-0", report=told.append, filesystem=Disk())
         log.start(asyncio.get_running_loop())
-        while not segments(tmp_path, state="open"):
+        while not (segments(tmp_path, state="open") and log._committer and log._committer.idle):
             await asyncio.sleep(0.001)
         waiting = [log.submit(b'"%d"' % number) for number in range(3)]
         for _ in range(turns):
@@ -176,6 +187,7 @@ def test_close_ends_what_the_loop_began_though_the_loop_stands_still(tmp_path: P
         await asyncio.gather(*waiting)
 
     asyncio.run(main())
+    assert told == [], "it ended in time"
     assert read(tmp_path) == ['"0"', '"1"', '"2"']
     assert not segments(tmp_path, state="open")
 
@@ -237,6 +249,14 @@ def test_a_file_that_is_none_is_refused_at_once() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         sync.start(2**20)
     assert sync.result() is None
+    sync.close()
+
+
+def test_an_error_of_the_sync_is_told_by_its_number() -> None:
+    sync = open_kernel_sync()
+    assert sync is not None
+    sync._event.result = -errno.EIO
+    assert sync._over() == errno.EIO
     sync.close()
 
 

@@ -209,7 +209,17 @@ def test_who_wants_the_connection_ended_has_it_ended(service: Hosted) -> None:
         assert (status, headers["connection"]) == (200, "close")
         return await wire.reader.read()
 
-    assert talk(service, with_it) == b""
+    assert talk(service, with_it, timeout_keep_alive=600) == b""
+
+
+def test_after_an_unusual_request_a_plain_one_is_plain_again(service: Hosted) -> None:
+    async def with_it(wire: Wire) -> int:
+        for name in ("an id", "in chunks", "a query"):
+            await wire.ask(ORDINARY[name])
+            await wire.ask(asked())
+        return wire.express.taken
+
+    assert talk(service, with_it) == 3
 
 
 def test_a_client_that_does_not_read_is_waited_for(service: Hosted) -> None:
@@ -297,6 +307,24 @@ def test_a_disk_that_hangs_lets_others_be_answered_and_times_out(tmp_path: Path)
             assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
 
         talk(service, with_it)
+
+
+def test_who_waits_for_an_answer_is_not_idle(tmp_path: Path) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> int:
+            connection = await wire.accepted()
+            connection.timeout_keep_alive = 0.05
+            await wire.ask(asked())
+            disk.go.clear()
+            wire.writer.write(asked())
+            while connection.timeout_keep_alive_task is not None:
+                await asyncio.sleep(0.01)
+            disk.go.set()
+            return (await wire.answer())[0]
+
+        assert talk(service, with_it) == 200
 
 
 def test_a_full_disk_refuses_or_answers_as_the_spec_says(tmp_path: Path) -> None:

@@ -63,8 +63,6 @@ class Committer:
         self._report = report
         self._sleeper = Sleeper(lock)
         """The thread's. While it sleeps, the loop may take the appender."""
-        self._wanted = False
-        """Whether the thread waits for the appender."""
         self._lent = False
         """Whether the loop has the appender."""
         self._syncing: Batch | None = None
@@ -173,7 +171,8 @@ class Committer:
         with self._lock:
             self._lent = False
             more = len(self._queue)
-            if self._wanted or self._closing or self._sleeper.until is None or not self._appender.ready:
+            if self._closing or self._sleeper.until is None or not self._appender.ready:
+                # It waits for the appender, or does not know yet when the segment is due.
                 self._sleeper.rouse()
         if more:
             self.notice()
@@ -211,7 +210,6 @@ class Committer:
                     left, self._syncing, self._lent = Begun(self._syncing, syncing=True), None, False
                     return left, Batch(), False
                 if self._lent:
-                    self._wanted = True
                     self._sleeper.sleep(None)
                     continue
                 if self._begun is not None or len(self._queue) or self._closing:
@@ -220,7 +218,6 @@ class Committer:
                 if due is not None and due <= 0:
                     break
                 self._sleeper.sleep(due)
-            self._wanted = False
             ended, self._begun = self._begun, None
             # What is queued after this is refused, so a batch taken while closing is the last.
             return ended, self._queue.take(), self._closing
