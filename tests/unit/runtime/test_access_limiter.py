@@ -248,7 +248,7 @@ def test_who_waited_for_its_turn_gives_nothing_back(file: Path, clock: Clock, mo
     acquire = waiting._slots.acquire
 
     def wait(name: bytes, now: int) -> int:
-        # It takes long to get the slot, in which another worker uses up what there is.
+        # Meanwhile another worker uses up what there is.
         clock.now += 2 * SECOND
         assert granted(other, caller(), 9) == 5
         return acquire(name, now)
