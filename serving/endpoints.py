@@ -84,13 +84,26 @@ class Predict(Endpoint):
         Raises:
             PilotageError: There is none.
         """
-        request = _decoded(body)
-        exchange.parsed = time.perf_counter_ns()
+        request = self.parse(exchange, body)
         drafted = exchange.core.responder.answer(
             self.model, request, request_id=exchange.request_id, caller=exchange.caller.id
         )
-        exchange.decided = exchange.waiting = time.perf_counter_ns()
+        self.has_decided(exchange)
         return drafted
+
+    def parse(self, exchange: Exchange, body: bytes) -> Any:
+        """The fields of one request.
+
+        Raises:
+            InvalidRequest: It is not JSON.
+        """
+        request = _decoded(body)
+        exchange.parsed = time.perf_counter_ns()
+        return request
+
+    def has_decided(self, exchange: Exchange) -> None:
+        """Takes note that the answer is there, and that it waits for the log."""
+        exchange.decided = exchange.waiting = time.perf_counter_ns()
 
     def end(self, exchange: Exchange, drafted: Drafted, answer: Answer) -> None:
         """Takes note of the answer as it leaves, and of what it took.

@@ -1,26 +1,23 @@
 """Single predictions on the shorter way: from the bytes of a request to those of its answer without a task.
 
-The same steps as by way of the gateway, in the same order and by the same functions; all up to the log is done at
-once, and the rest when the record is on disk. A request that is anything else than plain (another content type, a
-query, an id of the client's) is left to the gateway, and so is every other route.
+The same steps as by way of the gateway, in the same order and by the same functions, for all that came together
+(``cohort.py``). A request that is anything else than plain (another content type, a query, an id of the client's) is
+left to the gateway, and so is every other route.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pilotage.errors import LogUnavailable
-from pilotage.runtime.log import unavailable
-from pilotage.runtime.scribe import Drafted
-from serving import reception
-from serving.connections import Turn, header_lines
+from serving.cohort import Plain, answer_together
+from serving.connections import Turn
 from serving.endpoints import LARGEST_BODY, Predict
 from serving.exchange import Exchange
-from serving.replies import encoded
-from serving.watch import timed_out
 from serving.worker import Core
 
+TOGETHER = 64
+"""Requests that are answered together at most, in 4 ms: others want the loop as well."""
 _PASSED_ON = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
-_ANSWERED = b"content-type: application/json\r\nx-request-id: %b\r\n"
 
 
 class Express:
@@ -35,6 +32,12 @@ class Express:
         """
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._core = core
+        self._waiting: list[Plain] = []
+        self._gathering = False
+        self._gathered = 0
+        """Requests that waited a turn ago."""
+        self._alone = False
+        """Whether the last one came alone."""
 
     def takes(self, url: bytes) -> bool:
         """Whether a ``POST`` there may be a plain prediction."""
@@ -51,93 +54,40 @@ class Express:
             return False
         endpoint = self._endpoints[scope["path"].encode()]
         exchange.model = endpoint.model
-        _Prediction(turn, exchange, endpoint).begin(body)
+        request = Plain(turn, exchange, endpoint, body)
+        if request.enter():
+            self._waiting.append(request)
+            self._notice(core)
         return True
 
-
-class _Prediction:
-    """One that is being answered."""
-
-    __slots__ = ("_drafted", "_endpoint", "_exchange", "_turn")
-
-    def __init__(self, turn: Turn, exchange: Exchange, endpoint: Predict) -> None:
-        self._turn = turn
-        self._exchange = exchange
-        self._endpoint = endpoint
-        self._drafted: Drafted
-
-    def begin(self, body: bytes) -> None:
-        """Does all up to the log."""
-        exchange = self._exchange
-        core = exchange.core
-        try:
-            exchange.patience = core.watch.enter(_nothing)
-        except Exception as error:
-            self._refuse(error)
+    def _notice(self, core: Core) -> None:
+        """One more waits: at once, if nobody else is being answered, nor was the last time; else with others."""
+        if self._gathering:
             return
-        core.metrics.in_flight += 1
-        try:
-            reception.admit(exchange, self._endpoint.role)
-            core.watch.has_read(exchange.patience)
-            self._drafted = self._endpoint.begin(exchange, body)
-            core.log.submit_then(self._logged, self._drafted.payload)
-        except LogUnavailable as error:
-            self._end(error)
-        except Exception as error:
-            self._leave()
-            self._refuse(error)
-        else:
-            exchange.patience.break_off = self._break_off
-
-    def _break_off(self) -> None:
-        """The disk took too long."""
-        self._leave()
-        self._refuse(timed_out())
-
-    def _logged(self, reason: str | None) -> None:
-        """The record is on disk, or will not be."""
-        if not self._exchange.patience.over:
-            self._end(None if reason is None else unavailable(reason))
-
-    def _end(self, error: LogUnavailable | None) -> None:
-        """Answers.
-
-        Args:
-            error: Why the record is not on disk, if it is not.
-        """
-        exchange, endpoint, drafted = self._exchange, self._endpoint, self._drafted
-        answer = drafted.answer
-        self._leave()
-        try:
-            if error is not None:
-                answer = exchange.core.unlogged(answer, error)
-            endpoint.end(exchange, drafted, answer)
-            content = encoded(answer)
-        except Exception as failure:
-            self._refuse(failure)
+        if self._alone and core.metrics.in_flight == 1:
+            self._begin(core)
             return
-        self._turn.reply(200, _ANSWERED % exchange.request_id.encode(), content)
-        reception.finish(exchange, endpoint.route)
-        # The client has its answer; from here on nobody waits.
-        exchange.core.shadows.offer(drafted)
+        self._gathering, self._gathered = True, 0
+        asyncio.get_running_loop().call_soon(self._gather, core)
 
-    def _refuse(self, error: Exception) -> None:
-        reply = reception.refuse(self._exchange, self._endpoint, error)
-        self._turn.reply(reply.status, header_lines(reply.headers), reply.body)
-        reception.finish(self._exchange, self._endpoint.route)
+    def _gather(self, core: Core) -> None:
+        """Begins when a turn of the event loop brought nothing more, or enough."""
+        waiting = len(self._waiting)
+        if self._gathered < waiting < TOGETHER:
+            self._gathered = waiting
+            asyncio.get_running_loop().call_soon(self._gather, core)
+            return
+        self._gathering = False
+        self._begin(core)
 
-    def _leave(self) -> None:
-        core, patience = self._exchange.core, self._exchange.patience
-        core.metrics.in_flight -= 1
-        core.watch.leave(patience)
-        # What refers to itself waits for the collector of garbage, which then stops everybody.
-        patience.break_off = _nothing
+    def _begin(self, core: Core) -> None:
+        together, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+        self._alone = len(together) == 1
+        if self._waiting:
+            self._notice(core)
+        answer_together(core, together)
 
 
 def _passed_on(exchange: Exchange) -> bool:
     """Whether a proxy told for whom it asks, which only uvicorn's middleware hears, and matters only without keys."""
     return not _PASSED_ON.isdisjoint(name for name, _ in exchange.scope["headers"])
-
-
-def _nothing() -> None:
-    """There is nothing to break off yet: what comes first takes no time."""

@@ -57,11 +57,12 @@ class Watch:
         if self._timer is not None:
             self._timer.cancel()
 
-    def enter(self, break_off: Callable[[], object]) -> Patience:
+    def enter(self, break_off: Callable[[], object], *, read: bool = False) -> Patience:
         """Begins a request, which ``leave`` ends.
 
         Args:
             break_off: Called when its time is up.
+            read: Whether the body is there; ``has_read`` says it if not.
 
         Raises:
             Overloaded: There are too many already.
@@ -72,7 +73,7 @@ class Watch:
             )
         if self._loop is None:
             raise RuntimeError("start() comes first.")
-        patience = Patience(break_off, self._loop.time() + self._reading_s)
+        patience = Patience(break_off, self._loop.time() + (self._answering_s if read else self._reading_s))
         self._running.add(patience)
         return patience
 

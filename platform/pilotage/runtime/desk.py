@@ -6,8 +6,8 @@ Nothing here chooses who answers; ``responder.py`` does.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from pilotage.errors import ModelNotReady, StateUnavailable
 from pilotage.runtime.answer import Answer
@@ -59,6 +59,25 @@ class Desk:
         self.answers.put(key, scored.probability)
         return scored, prepared_ns
 
+    def score_each(self, loaded: Loaded, requests: Sequence[Any], state: OnlineState) -> ScoredRows:
+        """``score`` of several, each with its own result or error, in order; the model is asked once for all.
+
+        Raises:
+            PilotageError: It can't answer at least one of them, for another reason than what was sent.
+        """
+        predictor, answers = loaded.predictor, self.answers
+        prepared = predictor.prepare_many(requests, state)
+        keys = [(loaded.version, key) for key in prepared.row_keys()]
+        known = [answers.get(key) for key in keys]
+        new = [place for place, probability in enumerate(known) if probability is None]
+        for place, probability in zip(new, predictor.probabilities([keys[place][1] for place in new]), strict=True):
+            known[place] = probability
+        probabilities = cast(list[float], known)
+        scored = predictor.decided_many(prepared, probabilities)
+        for place in new:
+            answers.put(keys[place], probabilities[place])
+        return scored
+
     def draft(
         self,
         board: Board,
@@ -106,8 +125,8 @@ class Desk:
     def draft_batch(self, board: Board, turn: Turn, asked: Asked, scored: ScoredRows) -> tuple[DraftedRows, bytes]:
         """Writes what one version said to the rows of one request, and the record of all; see ``Scribe``."""
         drafts, payload = self.scribe.write_batch(board, turn, asked, scored)
-        requests = zip(*scored.prepared.values, strict=True)
-        self.earlier.put_many(len(drafts.places), zip(requests, drafts.answers.all(), strict=True))
+        entries = zip(scored.prepared.requests(), drafts.answers.all(), strict=True)
+        self.earlier.put_many(len(drafts.places), entries)
         return drafts, payload
 
     def draft_earlier(

@@ -105,6 +105,18 @@ class Predictor:
         """
         return Scored(prepared, probability, *self._verdict(probability))
 
+    def probabilities(self, keys: Sequence[bytes]) -> list[float]:
+        """What ``decide`` decides on, for several prepared requests by their keys; the model is asked once for all."""
+        return self._scorer.score_rows(keys)
+
+    def decided_many(self, prepared: PreparedRows, probabilities: Sequence[float]) -> ScoredRows:
+        """``decided`` of many rows.
+
+        Raises:
+            BundleCorrupt: One is no probability.
+        """
+        return ScoredRows(prepared, probabilities, list(map(self._verdict, probabilities)))
+
     def score_one(self, request: Mapping[str, Any], state: OnlineState | None) -> Scored:
         """``prepare`` and ``decide`` in one."""
         return self.decide(self.prepare(request, state))
@@ -119,9 +131,9 @@ class Predictor:
             prepared = self.prepare_many(rows, state)
         except (ModelNotReady, StateUnavailable) as error:
             return [error] * len(rows)
-        scores = self._scorer.score_matrix(prepared.matrix)
+        scores = self._scorer.score_matrix(prepared.matrix())
         try:
-            return ScoredRows(prepared, scores, list(map(self._verdict, scores)))
+            return self.decided_many(prepared, scores)
         except BundleCorrupt:
             rest = iter(scores)
             return [each if isinstance(each, PilotageError) else self._decided(each, next(rest)) for each in prepared]

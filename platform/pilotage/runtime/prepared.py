@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -64,12 +66,54 @@ class Scored(msgspec.Struct, frozen=True, gc=False):
 
 
 class PreparedRows(Results[Prepared]):
-    """``Prepared`` of many rows. Everything in it is a column, with an entry for each row that has no error."""
+    """``Prepared`` of many rows; what is said of each is in the order of the rows that have no error."""
+
+    fields: tuple[str, ...]
+    """Of every ``Prepared``."""
+    names: tuple[str, ...]
+    """Of every ``Prepared``."""
+    moments: Sequence[int | None]
+    """One a row."""
+
+    def __init__(self, number: int, errors: Mapping[int, PilotageError], snapshot: Snapshot | None) -> None:
+        """Takes what they share.
+
+        Args:
+            number: How many rows there are.
+            errors: Why some were not prepared, by place.
+            snapshot: The state that the as-of columns are from; ``None`` for a model without any.
+        """
+        super().__init__(number, errors)
+        self.prepared_ns = time.perf_counter_ns()
+        """When they were there."""
+        self.state_through = None if snapshot is None else snapshot.through
+        self.state = None if snapshot is None else snapshot.id
+
+    @abstractmethod
+    def matrix(self) -> np.ndarray:
+        """The numbers that the model reads; shape (rows without an error, features)."""
+
+    @abstractmethod
+    def row_keys(self) -> list[bytes]:
+        """Each row of the matrix, as in ``Prepared``."""
+
+    @abstractmethod
+    def requests(self) -> Iterable[Sequence[Any]]:
+        """The values of ``fields``, row by row."""
+
+    @abstractmethod
+    def features(self) -> Iterable[Sequence[Any]]:
+        """The values of ``names``, row by row."""
+
+
+class PreparedColumns(PreparedRows):
+    """Rows that were prepared at once."""
 
     def __init__(
         self,
         number: int,
         errors: Mapping[int, PilotageError],
+        snapshot: Snapshot | None,
         *,
         fields: tuple[str, ...],
         values: Sequence[Sequence[Any]],
@@ -78,46 +122,99 @@ class PreparedRows(Results[Prepared]):
         names: tuple[str, ...],
         computed: Sequence[Column],
         matrix: np.ndarray,
-        snapshot: Snapshot | None,
     ) -> None:
-        """Takes the columns; see ``Prepared``.
+        """Takes the columns, with an entry for each row that has no error; see ``Prepared``.
 
         Args:
             number: How many rows there are.
             errors: Why some were not prepared, by place.
+            snapshot: See ``PreparedRows``.
             fields: Names of the columns in ``values``.
             values: One column a field.
             moments: One a row.
             row: Request and as-of columns.
             names: Names of the columns in ``computed``.
             computed: One column a feature.
-            matrix: The numbers that the model reads; shape (rows without an error, features).
-            snapshot: The state that the as-of columns are from; ``None`` for a model without any.
+            matrix: The numbers that the model reads.
         """
-        super().__init__(number, errors)
+        super().__init__(number, errors, snapshot)
         self.fields = fields
-        self.values = values
-        self.moments = moments
-        self.row = row
         self.names = names
-        self.computed = computed
-        self.matrix = matrix
-        self.state_through = None if snapshot is None else snapshot.through
-        self.state = None if snapshot is None else snapshot.id
+        self.moments = moments
+        self._values = values
+        self._row = row
+        self._computed = computed
+        self._matrix = matrix
 
     def result(self, index: int) -> Prepared:
         """One row by itself."""
         return Prepared(
             fields=self.fields,
-            values=[column[index] for column in self.values],
+            values=[column[index] for column in self._values],
             moment=self.moments[index],
-            row=[column.values[index] for column in self.row],
+            row=[column.values[index] for column in self._row],
             names=self.names,
-            computed=[column.values[index] for column in self.computed],
-            key=self.matrix[index].tobytes(),
+            computed=[column.values[index] for column in self._computed],
+            key=self._matrix[index].tobytes(),
             state_through=self.state_through,
             state=self.state,
         )
+
+    def matrix(self) -> np.ndarray:
+        """See above."""
+        return self._matrix
+
+    def row_keys(self) -> list[bytes]:
+        """See above."""
+        return list(map(np.ndarray.tobytes, self._matrix))
+
+    def requests(self) -> Iterable[Sequence[Any]]:
+        """See above."""
+        return zip(*self._values, strict=True)
+
+    def features(self) -> Iterable[Sequence[Any]]:
+        """See above."""
+        return zip(*(column.values for column in self._computed), strict=True)
+
+
+class PreparedOneByOne(PreparedRows):
+    """Rows that were prepared each by itself."""
+
+    def __init__(
+        self,
+        prepared: Sequence[Prepared],
+        errors: Mapping[int, PilotageError],
+        snapshot: Snapshot | None,
+        *,
+        fields: tuple[str, ...],
+        names: tuple[str, ...],
+    ) -> None:
+        """Takes them in order; see ``PreparedColumns``."""
+        super().__init__(len(prepared) + len(errors), errors, snapshot)
+        self.fields = fields
+        self.names = names
+        self.moments = [each.moment for each in prepared]
+        self._prepared = prepared
+
+    def result(self, index: int) -> Prepared:
+        """One row."""
+        return self._prepared[index]
+
+    def matrix(self) -> np.ndarray:
+        """See above."""
+        return np.frombuffer(b"".join(self.row_keys())).reshape(len(self._prepared), len(self.names))
+
+    def row_keys(self) -> list[bytes]:
+        """See above."""
+        return [each.key for each in self._prepared]
+
+    def requests(self) -> Iterable[Sequence[Any]]:
+        """See above."""
+        return [each.values for each in self._prepared]
+
+    def features(self) -> Iterable[Sequence[Any]]:
+        """See above."""
+        return [each.computed for each in self._prepared]
 
 
 class ScoredRows(Results[Scored]):

@@ -8,14 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from pilotage.errors import PilotageError
-from pilotage.features.columns import Column
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.matrix import MatrixEncoder
-from pilotage.runtime.prepared import Prepared, PreparedRows
+from pilotage.runtime.prepared import Prepared, PreparedColumns, PreparedOneByOne, PreparedRows
 from pilotage.runtime.row import RowPath
 from pilotage.runtime.state import Snapshot
 
@@ -82,7 +79,7 @@ class Preparer:
                 rows = None
         return self._one_by_one(requests, snapshot) if rows is None else rows
 
-    def _at_once(self, requests: Sequence[Any], snapshot: Snapshot | None) -> PreparedRows | None:
+    def _at_once(self, requests: Sequence[Any], snapshot: Snapshot | None) -> PreparedColumns | None:
         """``None`` where the state is not in memory, or where few rows are left.
 
         Raises:
@@ -100,9 +97,10 @@ class Preparer:
                 return None
             row += known
         computed = path.features.many(row)
-        return PreparedRows(
+        return PreparedColumns(
             len(requests),
             errors,
+            snapshot,
             fields=self._fields,
             values=values,
             moments=moments,
@@ -110,10 +108,9 @@ class Preparer:
             names=self._names,
             computed=computed,
             matrix=self._encode(computed),
-            snapshot=snapshot,
         )
 
-    def _one_by_one(self, requests: Sequence[Any], snapshot: Snapshot | None) -> PreparedRows:
+    def _one_by_one(self, requests: Sequence[Any], snapshot: Snapshot | None) -> PreparedOneByOne:
         prepared: list[Prepared] = []
         errors: dict[int, PilotageError] = {}
         for place, request in enumerate(requests):
@@ -121,20 +118,4 @@ class Preparer:
                 prepared.append(self.one(request, snapshot))
             except PilotageError as error:
                 errors[place] = error
-        matrix = np.frombuffer(b"".join(each.key for each in prepared))
-        return PreparedRows(
-            len(requests),
-            errors,
-            fields=self._fields,
-            values=_transposed([each.values for each in prepared]),
-            moments=[each.moment for each in prepared],
-            row=list(map(Column, _transposed([each.row for each in prepared]))),
-            names=self._names,
-            computed=list(map(Column, _transposed([each.computed for each in prepared]))),
-            matrix=matrix.reshape(len(prepared), len(self._names)),
-            snapshot=snapshot,
-        )
-
-
-def _transposed(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return list(map(list, zip(*rows, strict=True)))
+        return PreparedOneByOne(prepared, errors, snapshot, fields=self._fields, names=self._names)

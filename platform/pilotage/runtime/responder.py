@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
@@ -83,23 +84,7 @@ class Responder:
             InvalidRequest: The request breaks the contract.
             ModelNotReady: No version was ever released.
         """
-        asked = Asked(request, request_id, caller, time.perf_counter_ns())
-        board = self._boards.get(model) or self._missing(model)
-        desk = self.desks[model]
-        if board.plan.killed is not None:
-            return _killed(desk, board, asked)
-        turn = self._turn(desk, board, request)
-        if turn is None:
-            return _unloaded(desk, board, asked)
-        loaded = turn.loaded
-        if not loaded.breaker.allows():
-            return self._fall_back(desk, board, asked, turn, None)
-        try:
-            scored, prepared_ns = desk.score(loaded, request, board.state)
-        except Exception as error:
-            return self._fall_back(desk, board, asked, turn, error)
-        loaded.breaker.succeeded()
-        return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
+        return self._answer(model, Asked(request, request_id, caller, time.perf_counter_ns()))
 
     def answer_many(
         self, model: str, rows: Sequence[Any], *, request_id: str, caller: str, version: int | None = None
@@ -117,24 +102,77 @@ class Responder:
             UnknownModel: There is no such model.
             ModelNotReady: As in ``answer``.
         """
-        all_asked = Asked(rows, request_id, caller, time.perf_counter_ns())
+        together = Asked(rows, request_id, caller, time.perf_counter_ns())
         board = self._boards.get(model) or self._missing(model)
         desk = self.desks[model]
-        results: list[Drafted | PilotageError | None] = [None] * len(rows)
-        for turn, members in self._turns(desk, board, rows, version):
-            scores = self._scores(board, turn, [rows[index] for index in members])
-            if board.canary is None and isinstance(scores, ScoredRows) and _only_invalid(scores.errors):
+        turns = self._turns(desk, board, rows, version)
+        if board.canary is None and turns:
+            [(turn, _)] = turns
+            scores = self._scores(turn, len(rows), partial(turn.loaded.predictor.score_many, rows, board.state))
+            if isinstance(scores, ScoredRows) and _only_invalid(scores.errors):
                 # Every row that keeps the contract was answered by the version whose turn it was: one record will do.
-                return _at_once(desk, board, all_asked, turn, scores)
+                return _at_once(desk, board, together, turn, scores)
+        results: list[Drafted | PilotageError] = []
+        for each in self._each(desk, board, [together._replace(request=row) for row in rows], turns):
+            if not isinstance(each, (Drafted, PilotageError)):
+                raise each
+            results.append(each)
+        return Many(results, [each.payload for each in results if isinstance(each, Drafted)])
+
+    def answer_each(self, model: str, asked: Sequence[Asked]) -> list[Drafted | Exception]:
+        """``answer`` of several requests that came together, each with its own answer or error, in order.
+
+        Step by step for all of them, which takes half the time: what a step needs stays in the processor's cache.
+
+        Raises:
+            UnknownModel: There is no such model.
+            ModelNotReady: As in ``answer``.
+        """
+        if len(asked) == 1:
+            return [self._alone(model, asked[0])]
+        board = self._boards.get(model) or self._missing(model)
+        desk = self.desks[model]
+        return self._each(desk, board, asked, self._turns(desk, board, [each.request for each in asked], None))
+
+    def _answer(self, model: str, asked: Asked) -> Drafted:
+        board = self._boards.get(model) or self._missing(model)
+        desk = self.desks[model]
+        if board.plan.killed is not None:
+            return _killed(desk, board, asked)
+        turn = self._turn(desk, board, asked.request)
+        if turn is None:
+            return _unloaded(desk, board, asked)
+        loaded = turn.loaded
+        if not loaded.breaker.allows():
+            return self._fall_back(desk, board, asked, turn, None)
+        try:
+            scored, prepared_ns = desk.score(loaded, asked.request, board.state)
+        except Exception as error:
+            return self._fall_back(desk, board, asked, turn, error)
+        loaded.breaker.succeeded()
+        return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
+
+    def _each(
+        self, desk: Desk, board: Board, asked: Sequence[Asked], turns: Sequence[tuple[Turn, Sequence[int]]]
+    ) -> list[Drafted | Exception]:
+        """Each request's own answer or error, by the version whose turn it is."""
+        results: list[Drafted | Exception | None] = [None] * len(asked)
+        for turn, members in turns:
+            requests = [asked[index].request for index in members]
+            scores = self._scores(turn, len(members), partial(desk.score_each, turn.loaded, requests, board.state))
+            prepared_ns = scores.prepared.prepared_ns if isinstance(scores, ScoredRows) else 0
             for index, scored in zip(members, scores, strict=True):
-                if isinstance(scored, Scored):
-                    results[index] = desk.draft(board, all_asked._replace(request=rows[index]), turn, scored)
+                if not isinstance(scored, Scored):
+                    continue
+                try:
+                    results[index] = desk.draft(board, asked[index], turn, scored, prepared_ns=prepared_ns)
+                except Exception as error:
+                    results[index] = error
         # What is left goes the way of a single request, which knows how to fall back.
-        apart = [
-            self._one_of_many(model, all_asked._replace(request=row)) if each is None else each
-            for row, each in zip(rows, results, strict=True)
+        return [
+            self._alone(board.model, each) if result is None else result
+            for each, result in zip(asked, results, strict=True)
         ]
-        return Many(apart, [each.payload for each in apart if isinstance(each, Drafted)])
 
     def _turns(
         self, desk: Desk, board: Board, rows: Sequence[Any], version: int | None
@@ -152,16 +190,20 @@ class Responder:
                 turns.setdefault(turn, []).append(index)
         return list(turns.items())
 
-    def _scores(self, board: Board, turn: Turn, rows: Sequence[Any]) -> Sequence[Scored | PilotageError | None]:
+    def _scores(
+        self, turn: Turn, number: int, score: Callable[[], Sequence[Scored | PilotageError]]
+    ) -> Sequence[Scored | PilotageError | None]:
         """What a version says to each row; ``None`` where it was not asked, or failed."""
         loaded = turn.loaded
         if not loaded.breaker.allows():
-            return [None] * len(rows)
+            return [None] * number
         try:
-            scores = loaded.predictor.score_many(rows, board.state)
+            scores = score()
         except Exception as error:
-            self._failed(loaded, turn.stage, error)
-            return [None] * len(rows)
+            # Each is asked alone, and whose failure it is counts then.
+            who = f"{loaded.predictor.bundle.model} version {loaded.version}"
+            self._report(f"{who} failed for {number} requests at once: {error}")
+            return [None] * number
         if scores.places if isinstance(scores, ScoredRows) else any(isinstance(each, Scored) for each in scores):
             loaded.breaker.succeeded()
         return scores
@@ -173,10 +215,10 @@ class Responder:
             return None
         return drafted.loaded.predictor.explain(drafted.scored)
 
-    def _one_of_many(self, model: str, asked: Asked) -> Drafted | PilotageError:
+    def _alone(self, model: str, asked: Asked) -> Drafted | Exception:
         try:
-            return self.answer(model, asked.request, request_id=asked.request_id, caller=asked.caller)
-        except PilotageError as error:
+            return self._answer(model, asked)
+        except Exception as error:
             return error
 
     def _turn(self, desk: Desk, board: Board, request: Any) -> Turn | None:

@@ -35,7 +35,7 @@ class Asked(NamedTuple):
     caller: str
     """Id of the API key; ``""`` where none is needed."""
     started: int
-    """``time.perf_counter_ns`` when it was parsed."""
+    """``time.perf_counter_ns`` from which on it takes time."""
 
 
 class Turn(NamedTuple):
@@ -321,7 +321,7 @@ class Scribe:
         if self._personal or by.personal:
             hidden = [self._hidden(each.request, each.features, by) for each in seen.all()]
             return [list(request.values()) for request, _ in hidden], [list((f or {}).values()) for _, f in hidden]
-        return zip(*seen.values, strict=True), zip(*(column.values for column in seen.computed), strict=True)
+        return seen.requests(), seen.features()
 
     def _tell_state(self, state: OnlineState, wanted: str) -> None:
         """Has the log explain which state its predictions are from."""

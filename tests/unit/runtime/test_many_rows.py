@@ -180,7 +180,7 @@ def test_rows_fall_back_one_by_one(world: World) -> None:
     def failing(*_: Any) -> Any:
         raise RuntimeError("broken")
 
-    for step in ("decide", "score_many"):
+    for step in ("decide", "probabilities", "score_many"):
         setattr(loaded.predictor, step, failing)
     many = check(world, orders(2))
     assert [each.answer.answered_by for each in drafts_of(many)] == ["rule", "rule"]

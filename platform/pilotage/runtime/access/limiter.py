@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pilotage.errors import RateLimited, RequestTooLarge
+from pilotage.errors import PilotageError, RateLimited, RequestTooLarge
 from pilotage.runtime.access.caller import Caller, Limit
 from pilotage.runtime.access.slots import COUNT, Slots
 
@@ -81,6 +81,32 @@ class Limiter:
             key=caller.id,
             retry_after_s=wait,
         )
+
+    def take_each(self, callers: Sequence[Caller]) -> list[PilotageError | None]:
+        """``take`` of requests that came together, in order; why each was refused, if it was.
+
+        Those of one caller are counted at once, which is all or none; only if that is too much, one by one.
+        """
+        refused: list[PilotageError | None] = [None] * len(callers)
+        places: dict[str, list[int]] = {}
+        for place, caller in enumerate(callers):
+            places.setdefault(caller.id, []).append(place)
+        for own in places.values():
+            if len(own) > 1 and self._takes(callers[own[0]], len(own)):
+                continue
+            for place in own:
+                try:
+                    self.take(callers[place])
+                except (RateLimited, RequestTooLarge) as error:
+                    refused[place] = error
+        return refused
+
+    def _takes(self, caller: Caller, cost: int) -> bool:
+        try:
+            self.take(caller, cost)
+        except (RateLimited, RequestTooLarge):
+            return False
+        return True
 
     def _change(self, caller: Caller, limit: Limit, cost: int, *, refused: int = 0) -> int:
         """Counts, or counts ``refused`` if that is more than the key may have; how far ahead it is, or would be.
