@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import threading
+from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,36 +39,55 @@ from serving.metrics_text import (
 
 EVERY_S = 1.0
 """Seconds between two looks at what is watched; how old another worker's numbers may be."""
-_AT_ONCE = 10_000
-"""Durations that are sorted in together."""
+_PART = 5_000
+"""Durations that are sorted in together, in 0.1 ms."""
 OTHER = "other"
 """Label of what is not declared."""
 logger = logging.getLogger("bentoml.pilotage")
 
 
 class _Histogram:
-    """What was added is sorted in when somebody looks: to bring it along costs a tenth of a microsecond, that five."""
+    """What was added is sorted in when somebody looks: to bring it along costs a fifth of a microsecond, that five."""
 
-    __slots__ = ("_waiting", "counts", "totals")
+    __slots__ = ("_looked", "_parts", "counts", "totals")
 
     def __init__(self, width: int) -> None:
-        self._waiting: deque[Sequence[float]] = deque()
+        self._parts = deque([array("d")])
+        """What waits, in order, one duration after another; the last one is being filled."""
+        self._looked = 0
+        """Numbers of the first one that were sorted in."""
         self.counts = np.zeros((width, len(BOUNDS) + 1), dtype=np.int64)
         self.totals = np.zeros(width)
 
     def add(self, seconds: Sequence[float]) -> None:
         """Adds a duration to each of several histograms."""
-        self._waiting.append(seconds)
+        part = self._parts[-1]
+        part.extend(seconds)
+        if len(part) >= _PART:
+            self._parts.append(array("d"))
 
     def look(self) -> Iterator[tuple[list[int], float]]:
-        """How many are in each bucket, and their sum. For one thread at a time, which may be another than adds."""
-        width, buckets = self.counts.shape
-        while number := min(len(self._waiting), _AT_ONCE):
-            added = np.array([self._waiting.popleft() for _ in range(number)])
-            found = np.searchsorted(BOUNDS, added) + np.arange(width) * buckets
-            self.counts += np.bincount(found.ravel(), minlength=width * buckets).reshape(width, buckets)
-            self.totals += added.sum(axis=0)
+        """How many are in each bucket, and their sum. For one thread at a time, which may be another than adds.
+
+        In parts, as others wait for Python's lock meanwhile.
+        """
+        whole = True
+        while whole:
+            # In this order: to one that has another behind it nothing is added any more.
+            whole = len(self._parts) > 1
+            self._sort_in(self._parts[0][self._looked :])
+            if whole:
+                self._parts.popleft()
+                self._looked = 0
         return zip(self.counts.tolist(), self.totals.tolist(), strict=True)
+
+    def _sort_in(self, numbers: array[float]) -> None:
+        self._looked += len(numbers)
+        width, buckets = self.counts.shape
+        added = np.frombuffer(numbers).reshape(-1, width)
+        found = np.searchsorted(BOUNDS, added) + np.arange(width) * buckets
+        self.counts += np.bincount(found.ravel(), minlength=width * buckets).reshape(width, buckets)
+        self.totals += added.sum(axis=0)
 
 
 class Gauges:

@@ -70,7 +70,8 @@ class Desk:
         keys = [(loaded.version, key) for key in prepared.row_keys()]
         known = [answers.get(key) for key in keys]
         new = [place for place, probability in enumerate(known) if probability is None]
-        for place, probability in zip(new, predictor.probabilities([keys[place][1] for place in new]), strict=True):
+        fresh = predictor.probabilities([keys[place][1] for place in new]) if new else []
+        for place, probability in zip(new, fresh, strict=True):
             known[place] = probability
         probabilities = cast(list[float], known)
         scored = predictor.decided_many(prepared, probabilities)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,15 +25,15 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     fields: tuple[str, ...]
     """Names of the request's fields, in the contract's order."""
-    values: list[Any]
+    values: Sequence[Any]
     """What they hold, checked; times are datetimes in UTC."""
     moment: int | None
     """The prediction moment, microseconds since 1970 UTC; ``None`` for a model without a time."""
-    row: list[Any]
+    row: Sequence[Any]
     """Request and as-of columns as ``RowPath`` computes with them."""
     names: tuple[str, ...]
     """Names of the features, in the model's order."""
-    computed: list[Any]
+    computed: Sequence[Any]
     """What the model sees."""
     key: bytes
     """The numbers that the model reads, as doubles: two requests with the same key get the same probability."""
@@ -148,17 +148,19 @@ class PreparedColumns(PreparedRows):
 
     def result(self, index: int) -> Prepared:
         """One row by itself."""
-        return Prepared(
-            fields=self.fields,
-            values=[column[index] for column in self._values],
-            moment=self.moments[index],
-            row=[column.values[index] for column in self._row],
-            names=self.names,
-            computed=[column.values[index] for column in self._computed],
-            key=self._matrix[index].tobytes(),
-            state_through=self.state_through,
-            state=self.state,
+        return self._prepared(
+            [column[index] for column in self._values],
+            self.moments[index],
+            [column.values[index] for column in self._row],
+            [column.values[index] for column in self._computed],
+            self._matrix[index].tobytes(),
         )
+
+    def all(self) -> Iterator[Prepared]:
+        """See ``Results``."""
+        rows = zip(*(column.values for column in self._row), strict=True)
+        requests, features = map(list, self.requests()), map(list, self.features())
+        return map(self._prepared, requests, self.moments, map(list, rows), features, self.row_keys())
 
     def matrix(self) -> np.ndarray:
         """See above."""
@@ -175,6 +177,21 @@ class PreparedColumns(PreparedRows):
     def features(self) -> Iterable[Sequence[Any]]:
         """See above."""
         return zip(*(column.values for column in self._computed), strict=True)
+
+    def _prepared(
+        self, values: Sequence[Any], moment: int | None, row: Sequence[Any], computed: Sequence[Any], key: bytes
+    ) -> Prepared:
+        return Prepared(
+            fields=self.fields,
+            values=values,
+            moment=moment,
+            row=row,
+            names=self.names,
+            computed=computed,
+            key=key,
+            state_through=self.state_through,
+            state=self.state,
+        )
 
 
 class PreparedOneByOne(PreparedRows):
@@ -227,6 +244,10 @@ class ScoredRows(Results[Scored]):
         self.probabilities = probabilities
         self.decisions = [decision for decision, _ in verdicts]
         self.referred = [referred for _, referred in verdicts]
+
+    def all(self) -> Iterator[Scored]:
+        """See ``Results``."""
+        return map(Scored, self.prepared.all(), self.probabilities, self.decisions, self.referred)
 
     def result(self, index: int) -> Scored:
         """One row by itself."""

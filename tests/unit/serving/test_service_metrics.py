@@ -342,6 +342,27 @@ def test_a_row_of_a_batch_has_no_time_of_its_own(metrics: ServiceMetrics):
     assert value(page, name, model="tiny", phase="batch") == 1
 
 
+def test_each_duration_is_counted_once_whoever_looks_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("serving.metrics._PART", 50)
+    counted = ServiceMetrics(tmp_path, models=("tiny",), routes=())
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.is_set():
+            counted.flush()
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(20_000):
+        counted.timed("tiny", (0.5, 0.25, 0.125, 0.0625, 1.0))
+    done.set()
+    looking.join()
+    page = counted.page()
+    assert value(page, "pilotage_request_seconds_count", model="tiny", phase="total") == 20_000
+    for phase, seconds in zip(PHASES, (0.5, 0.25, 0.125, 0.0625, 1.0), strict=True):
+        assert value(page, "pilotage_request_seconds_sum", model="tiny", phase=phase) == 20_000 * seconds
+
+
 def test_the_how_to_names_every_metric_and_no_other():
     page = (PROJECT / "docs" / "how-to" / "monitor-the-service.md").read_text()
     named = {name.removesuffix("_bucket") for name in re.findall(r"pilotage_[a-z_]+", page)}

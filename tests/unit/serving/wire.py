@@ -36,6 +36,10 @@ class Counting:
         self.taken += took
         return took
 
+    def crowded(self) -> None:
+        """As if the last requests had come together."""
+        self._express._alone = False
+
 
 class Wire:
     """One connection."""
@@ -47,6 +51,7 @@ class Wire:
         self.express = express
         self.reader = reader
         self.writer = writer
+        self.others: list[Wire] = []
 
     async def accepted(self) -> Any:
         """The server's end of the only connection."""
@@ -56,9 +61,10 @@ class Wire:
         return connection
 
     async def another(self) -> Wire:
-        """Another connection to the same server."""
+        """Another connection to the same server, which ends with this one."""
         host, port = self.writer.get_extra_info("peername")
-        return Wire(self.server, self.express, *await asyncio.open_connection(host, port))
+        self.others.append(Wire(self.server, self.express, *await asyncio.open_connection(host, port)))
+        return self.others[-1]
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next: status, headers by name in lower case, body."""
@@ -92,10 +98,12 @@ async def wired(service: Hosted, *, express: bool = True, **options: Any) -> Asy
         while not server.started:
             await asyncio.sleep(0)
         reader, writer = await asyncio.open_connection("127.0.0.1", listening.getsockname()[1])
+        wire = Wire(server, counting, reader, writer)
         try:
-            yield Wire(server, counting, reader, writer)
+            yield wire
         finally:
-            writer.close()
+            for each in (wire, *wire.others):
+                each.writer.close()
             server.should_exit = True
             await task
 

@@ -1,0 +1,150 @@
+"""Requests that came together get what each would get alone: answers, errors, records, and fallbacks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
+from pilotage.runtime.log.segments import decode
+from pilotage.runtime.scribe import Asked, Drafted
+from tests.unit.runtime.test_follower import make_online
+from tests.unit.runtime.test_many_rows import alone, orders, the_same, with_canary
+from tests.unit.runtime.world import ORDER, World, world_of
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = world_of(tmp_path, "one")
+    made.release("one", 1)
+    return made
+
+
+def together(world: World, requests: list[Any], model: str = "one") -> list[Drafted | Exception]:
+    asked = [Asked(each, "r-1", "k-1", time.perf_counter_ns()) for each in requests]
+    return world.responder.answer_each(model, asked)
+
+
+def check(world: World, requests: list[Any], model: str = "one") -> list[Drafted]:
+    """Each gets what it would get alone; gives the answered ones."""
+    drafts: list[Drafted] = []
+    results = together(world, requests, model)
+    for request, result in zip(requests, results, strict=True):
+        try:
+            drafted, record = alone(world, request, model)
+        except PilotageError as error:
+            assert (type(result), str(result)) == (type(error), str(error))
+            continue
+        assert isinstance(result, Drafted)
+        told: Any = decode(result.payload)
+        the_same(told, record)
+        assert (told.prediction_id, result.asked.request) == (result.answer.prediction_id, request)
+        assert (result.scored, result.loaded) == (drafted.scored, drafted.loaded)
+        drafts.append(result)
+    assert len({each.answer.prediction_id for each in drafts}) == len(drafts)
+    return drafts
+
+
+WRONG = [7, {}, {**ORDER, "amount": "much"}, None]
+
+
+@pytest.mark.parametrize("number", [1, 2, 16, 40], ids="{}".format)
+def test_each_gets_its_own_answer_or_error(world: World, number: int) -> None:
+    assert len(check(world, orders(number))) == number
+    mixed = [each for pair in zip(orders(number), WRONG * number, strict=False) for each in pair]
+    assert len(check(world, mixed)) == number
+    assert check(world, WRONG) == []
+
+
+def test_each_is_drawn_by_lot_for_itself(world: World) -> None:
+    with_canary(world, 0.5)
+    assert {each.answer.version for each in check(world, [*orders(40), *WRONG])} == {1, 2}
+
+
+@pytest.mark.parametrize("number", [3, 40])
+def test_all_are_answered_from_one_state(tmp_path: Path, number: int) -> None:
+    world = world_of(tmp_path, "stateful")
+    make_online(tmp_path)
+    world.release("stateful", 1)
+    drafts = check(world, [*orders(number), {**ORDER, "ordered_at": "1999-01-01T00:00:00Z"}], "stateful")
+    assert len({decode(each.payload).state for each in drafts if each.loaded}) == 1  # type: ignore[union-attr]
+
+
+def test_what_was_said_to_the_same_features_is_remembered(world: World) -> None:
+    answers = world.responder.desks["one"].answers
+    together(world, orders(5))
+    assert (answers.hits, answers.misses, len(answers)) == (0, 5, 5)
+    world.follower.boards["one"].champion.predictor.probabilities = None  # type: ignore[assignment,union-attr,method-assign]
+    drafts = [each for each in together(world, orders(5)) if isinstance(each, Drafted)]
+    assert (answers.hits, answers.misses, len(drafts)) == (5, 5, 5)
+    assert {each.answer.answered_by for each in drafts} == {"model"}
+
+
+def test_one_that_fails_the_model_fails_nobody_else(world: World) -> None:
+    predictor = world.follower.boards["one"].champion.predictor  # type: ignore[union-attr]
+    score, decide = predictor.probabilities, predictor.decide
+    bad = predictor.prepare(orders(3)[1], None).key
+
+    def choosy(keys: Any) -> Any:
+        if bad in keys:
+            raise RuntimeError("broken")
+        return score(keys)
+
+    def choosy_alone(prepared: Any) -> Any:
+        choosy([prepared.key])
+        return decide(prepared)
+
+    predictor.probabilities, predictor.decide = choosy, choosy_alone  # type: ignore[method-assign]
+    said = [each.answer.answered_by for each in together(world, orders(3)) if isinstance(each, Drafted)]
+    assert said == ["model", "rule", "model"]
+    assert any("failed for 3 requests at once: broken" in each for each in world.said)
+
+
+def test_a_model_that_gives_no_probability_is_asked_alone_and_not_remembered(world: World) -> None:
+    predictor = world.follower.boards["one"].champion.predictor  # type: ignore[union-attr]
+    predictor.probabilities = lambda keys: [7.0] * len(keys)  # type: ignore[method-assign]
+    assert len(check(world, orders(3))) == 3
+    answers = world.responder.desks["one"].answers
+    assert all(0 <= value <= 1 for value in answers._entries.values())
+
+
+def test_a_fault_of_ours_is_told_to_the_one_it_concerns(world: World) -> None:
+    scribe = world.responder.desks["one"].scribe
+    write = scribe.write
+
+    def failing(board: Any, asked: Asked, **more: Any) -> Drafted:
+        if asked.request["order_id"] == "A-1":
+            raise RuntimeError("no ink")
+        return write(board, asked, **more)
+
+    scribe.write = failing  # type: ignore[method-assign]
+    first, second, third = together(world, orders(3))
+    assert isinstance(second, RuntimeError)
+    assert isinstance(first, Drafted)
+    assert isinstance(third, Drafted)
+
+
+def test_a_killed_model_answers_by_its_rule(world: World) -> None:
+    world.decide("one", killed="wrong")
+    assert {each.answer.answered_by for each in check(world, [*orders(3), {}])} == {"rule"}
+
+
+def test_without_a_version_there_is_no_answer(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    for number in (1, 3):
+        with pytest.raises(UnknownModel):
+            [error] = {type(each): each for each in together(world, orders(number), "none")}.values()
+            raise error  # type: ignore[misc]
+    with pytest.raises(ModelNotReady):
+        together(world, orders(3))
+    [refused] = together(world, orders(1))
+    assert isinstance(refused, ModelNotReady)
+
+
+def test_what_is_wrong_is_no_failure_of_the_version(world: World) -> None:
+    for _ in range(10):
+        assert all(isinstance(each, InvalidRequest) for each in together(world, WRONG))
+    assert world.follower.boards["one"].champion.breaker.allows()  # type: ignore[union-attr]

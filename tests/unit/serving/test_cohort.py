@@ -1,0 +1,253 @@
+"""Requests that come together over many connections are answered together, and each as if it had come alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.runtime.access.caller import Limit
+from pilotage.runtime.access.keyfile import create_key
+from pilotage.runtime.answer import PredictionRecord
+from pilotage.testing.bundles import tiny_spec
+from serving import express
+from serving.watch import Watch
+from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
+from tests.unit.serving.wire import Wire, asked, scrubbed
+
+KEPT = {name: sent for name, sent in PLAIN.items() if name != "a connection that ends"}
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were answered together, group by group."""
+    found: list[int] = []
+    answer = express.answer_together
+
+    def counted(core: Any, requests: Sequence[Any]) -> None:
+        found.append(len(requests))
+        answer(core, requests)
+
+    monkeypatch.setattr(express, "answer_together", counted)
+    return found
+
+
+async def connected(wire: Wire, number: int) -> list[Wire]:
+    """Connections that the server has accepted, and has answered before."""
+    wires = [wire, *[await wire.another() for _ in range(number - 1)]]
+    for each in wires:
+        assert (await each.ask(asked()))[0] == 200
+    return wires
+
+
+async def at_once(wires: Sequence[Wire], sent: Sequence[bytes]) -> list[Any]:
+    """Sends each its request, all in one turn of the loop, and gives their answers; as if others came before."""
+    wires[0].express.crowded()
+    for wire, data in zip(wires, sent, strict=True):
+        wire.writer.write(data)
+    return [await wire.answer() for wire in wires]
+
+
+def orders(number: int) -> list[dict[str, Any]]:
+    return [{**ORDER, "order_id": f"A-{each}", "amount": 20.0 * each} for each in range(number)]
+
+
+@pytest.mark.parametrize("number", [2, 16, 40])
+def test_each_gets_its_own_answer_and_all_share_a_commit(service: Hosted, groups: list[int], number: int) -> None:
+    async def with_it(wire: Wire) -> list[Any]:
+        wires = await connected(wire, number)
+        groups.clear()
+        commits = service.core.log.commits
+        answers = await at_once(wires, [asked(order) for order in orders(number)])
+        assert groups == [number]
+        assert service.core.log.commits == commits + 1
+        return answers
+
+    answers = talk(service, with_it)
+    ids = [headers["x-request-id"] for _, headers, _ in answers]
+    logged = {record.request_id: record for record in service.logged() if isinstance(record, PredictionRecord)}
+    for order, request_id, (status, _, body) in zip(orders(number), ids, answers, strict=True):
+        answer, record = json.loads(body), logged[request_id]
+        assert (status, answer["entity"]["order_id"]) == (200, order["order_id"])
+        assert (record.prediction_id, record.probability) == (answer["prediction_id"], answer["probability"])
+        assert record.request["amount"] == order["amount"]
+        alone = service.predict(**order).json()
+        assert (alone["probability"], alone["decision"]) == (answer["probability"], answer["decision"])
+    assert len(set(ids)) == number
+
+
+def test_whatever_comes_together_is_answered_as_it_would_be_alone(service: Hosted, groups: list[int]) -> None:
+    several = {**KEPT, "an id": ORDINARY["an id"], "a query": ORDINARY["a query"], "a batch": ORDINARY["a batch"]}
+
+    async def with_it(wire: Wire) -> list[tuple[list[str], list[Any]]]:
+        chance, told = random.Random(11), []
+        wires = await connected(wire, 12)
+        for _ in range(30):
+            names = chance.choices(sorted(several), k=12)
+            told.append((names, list(map(scrubbed, await at_once(wires, [several[name] for name in names])))))
+        return told
+
+    short = talk(service, with_it)
+    assert max(groups) > 6
+    for (names, answers), (_, others) in zip(short, talk(service, with_it, express=False), strict=True):
+        assert answers == others, names
+
+
+def test_more_than_a_group_are_several(service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(express, "TOGETHER", 4)
+
+    async def with_it(wire: Wire) -> list[Any]:
+        wires = await connected(wire, 15)
+        groups.clear()
+        return await at_once(wires, [asked(order) for order in orders(15)])
+
+    answers = talk(service, with_it)
+    assert [json.loads(body)["entity"]["order_id"] for *_, body in answers] == [f"A-{each}" for each in range(15)]
+    assert (sum(groups), max(groups)) == (15, 4)
+
+
+def test_who_comes_alone_waits_for_nobody(service: Hosted, groups: list[int]) -> None:
+    async def with_it(wire: Wire) -> None:
+        await wire.ask(asked())
+        loop, soon = asyncio.get_running_loop(), []
+        call_soon = loop.call_soon
+
+        def noted(callback: Any, *arguments: Any, **options: Any) -> Any:
+            soon.append(getattr(callback, "__qualname__", ""))
+            return call_soon(callback, *arguments, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_soon", noted)
+            await wire.ask(asked())
+        assert not any("_gather" in each for each in soon)
+
+    talk(service, with_it)
+    assert groups == [1, 1]
+
+
+def test_a_key_that_asks_too_often_is_refused_and_nobody_else(tmp_path: Path, groups: list[int]) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        few = create_key(service.settings.api_keys, "few", roles=["predict"], limit=Limit(per_second=0.01, burst=5))[1]
+        many = create_key(service.settings.api_keys, "many", roles=["predict"], limit=None)[1]
+        service.core.ring.refresh()
+
+        async def with_it(wire: Wire) -> list[int]:
+            wires = [wire, *[await wire.another() for _ in range(9)]]
+            for each in wires:
+                await each.ask(asked(authorization=f"Bearer {many}"))
+            keys = [few, many, few, few, "plt_x_y", few, few, few, many, few]
+            answers = await at_once(wires, [asked(authorization=f"Bearer {key}") for key in keys])
+            return [status for status, *_ in answers]
+
+        assert talk(service, with_it) == [200, 200, 200, 200, 401, 200, 200, 429, 200, 429]
+        assert groups[-1] == 10
+
+
+def test_two_models_are_asked_in_one_group(service: Hosted, groups: list[int]) -> None:
+    async def with_it(wire: Wire) -> list[str]:
+        wires = await connected(wire, 6)
+        sent = [asked(path=f"/{model}/predict") for model in ("tiny", "other") * 3]
+        return [json.loads(body)["model"] for *_, body in await at_once(wires, sent)]
+
+    assert talk(service, with_it) == ["tiny", "other"] * 3
+    assert groups[-1] == 6
+
+
+def test_one_that_can_not_be_answered_is_the_only_one(
+    service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scribe = service.core.responder.desks["tiny"].scribe
+    write = scribe.write
+
+    def failing(board: Any, asked: Any, **more: Any) -> Any:
+        if asked.request["order_id"] == "A-1":
+            raise RuntimeError("no ink")
+        return write(board, asked, **more)
+
+    async def with_it(wire: Wire) -> list[int]:
+        wires = await connected(wire, 3)
+        monkeypatch.setattr(scribe, "write", failing)
+        return [status for status, *_ in await at_once(wires, [asked(order) for order in orders(3)])]
+
+    assert talk(service, with_it) == [200, 500, 200]
+    assert groups[-1] == 3
+    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+
+
+def test_without_a_version_all_are_told(tmp_path: Path, groups: list[int]) -> None:
+    with hosted(tmp_path, tiny_spec("tiny"), release=False) as service:
+
+        async def with_it(wire: Wire) -> list[int]:
+            wires = [wire, *[await wire.another() for _ in range(2)]]
+            for each in wires:
+                await each.ask(asked())
+            return [status for status, *_ in await at_once(wires, [asked()] * 3)]
+
+        assert talk(service, with_it) == [503] * 3
+        assert groups[-1] == 3
+
+
+@pytest.mark.parametrize("risk", ["high", "limited"])
+def test_a_full_disk_refuses_or_answers_all_of_them(tmp_path: Path, groups: list[int], risk: Any) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny", risk=risk), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> list[Any]:
+            wires = await connected(wire, 3)
+            disk.full = True
+            return await at_once(wires, [asked(order) for order in orders(3)])
+
+        answers = talk(service, with_it)
+        assert groups[-1] == 3
+        if risk == "high":
+            assert [(status, json.loads(body)["error"]) for status, _, body in answers] == [(503, "LogUnavailable")] * 3
+        else:
+            told = [(status, json.loads(body)) for status, _, body in answers]
+            assert [(status, each["logged"]) for status, each in told] == [(200, False)] * 3
+            assert [each["entity"]["order_id"] for _, each in told] == ["A-0", "A-1", "A-2"]
+
+
+def test_a_disk_that_hangs_times_them_out(tmp_path: Path, groups: list[int]) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(answering_s=0.01)) as service:
+
+        async def with_it(wire: Wire) -> list[int]:
+            wires = await connected(wire, 3)
+            disk.go.clear()
+            try:
+                return [status for status, *_ in await at_once(wires, [asked()] * 3)]
+            finally:
+                disk.go.set()
+
+        assert talk(service, with_it) == [504] * 3
+        assert groups[-1] == 3
+        assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+
+
+def test_who_leaves_while_they_wait_changes_nothing_for_others(tmp_path: Path, groups: list[int]) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> int:
+            wires = await connected(wire, 2)
+            disk.go.clear()
+            wire.express.crowded()
+            for each in wires:
+                each.writer.write(asked())
+            while service.core.metrics.in_flight < 2:
+                await asyncio.sleep(0)
+            wires[1].writer.transport.abort()
+            while len(wire.server.server_state.connections) > 1:
+                await asyncio.sleep(0)
+            disk.go.set()
+            return (await wire.answer())[0]
+
+        assert talk(service, with_it) == 200
+        assert groups[-1] == 2
+        assert service.core.metrics.in_flight == 0
