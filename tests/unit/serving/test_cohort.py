@@ -14,8 +14,10 @@ import pytest
 from pilotage.runtime.access.caller import Limit
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import PredictionRecord
+from pilotage.runtime.log import unavailable
 from pilotage.testing.bundles import tiny_spec
 from serving import express
+from serving.metrics_text import PHASES
 from serving.watch import Watch
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
@@ -251,3 +253,121 @@ def test_who_leaves_while_they_wait_changes_nothing_for_others(tmp_path: Path, g
         assert talk(service, with_it) == 200
         assert groups[-1] == 2
         assert service.core.metrics.in_flight == 0
+
+
+async def one_a_turn(wire: Wire, number: int) -> None:
+    """Gives the server's ends of connections a request each, in as many turns of the loop."""
+    for each in list(wire.server.server_state.connections)[:number]:
+        each.data_received(asked())
+        await asyncio.sleep(0)
+
+
+def test_who_comes_in_the_turns_after_is_in_the_group(service: Hosted, groups: list[int]) -> None:
+    async def with_it(wire: Wire) -> None:
+        wires = await connected(wire, 5)
+        groups.clear()
+        wire.express.crowded()
+        await one_a_turn(wire, 5)
+        for each in wires:
+            assert (await each.answer())[0] == 200
+
+    talk(service, with_it)
+    assert groups == [5]
+
+
+def test_those_who_never_stop_coming_do_not_hold_up_the_first(
+    service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(express, "TOGETHER", 3)
+
+    async def with_it(wire: Wire) -> None:
+        await connected(wire, 9)
+        groups.clear()
+        wire.express.crowded()
+        await one_a_turn(wire, 6)
+        assert groups[0] == 3
+        for each in wire.server.server_state.connections:
+            while each.cycle is not None and not each.cycle.response_complete:
+                await asyncio.sleep(0)
+
+    talk(service, with_it)
+
+
+def test_while_others_are_answered_nobody_is_alone(tmp_path: Path, groups: list[int]) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+
+        async def with_it(wire: Wire) -> None:
+            wires = await connected(wire, 4)
+            disk.go.clear()
+            wire.writer.write(asked())
+            while not service.core.metrics.in_flight:
+                await asyncio.sleep(0)
+            for each in wires[1:]:
+                each.writer.write(asked())
+            while service.core.metrics.in_flight < 4:
+                await asyncio.sleep(0)
+            disk.go.set()
+            for each in wires:
+                assert (await each.answer())[0] == 200
+
+        talk(service, with_it)
+        assert groups[-2:] == [1, 3]
+
+
+def test_their_time_begins_when_they_are_there_and_not_when_they_began_to_come(tmp_path: Path) -> None:
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(reading_s=-1.0)) as service:
+
+        async def with_it(wire: Wire) -> int:
+            disk.go.clear()
+            wire.writer.write(asked())
+            while not service.core.metrics.in_flight:
+                await asyncio.sleep(0)
+            service.core.watch._look()
+            disk.go.set()
+            return (await wire.answer())[0]
+
+        assert talk(service, with_it) == 200
+
+
+def test_each_is_counted_timed_and_offered_to_shadows(
+    tmp_path: Path, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        offered: list[Any] = []
+        monkeypatch.setattr(service.core.shadows, "offer", offered.append)
+
+        async def with_it(wire: Wire) -> None:
+            wires = await connected(wire, 4)
+            assert len(offered) == 4
+            answers = await at_once(wires, [asked(b"{"), *[asked(order) for order in orders(3)]])
+            assert [status for status, *_ in answers] == [422, 200, 200, 200]
+
+        talk(service, with_it)
+        assert groups[-1] == 4
+        assert [each.asked.request["order_id"] for each in offered[4:]] == ["A-0", "A-1", "A-2"]
+        for record in service.logged():
+            assert isinstance(record, PredictionRecord)
+            assert 0 < record.latency_us < 60_000_000
+        counted = service.core.metrics
+        assert counted._requests == {("/{model}/predict", 200): 7, ("/{model}/predict", 422): 1}
+        phases = {name: total for name, (_, total) in zip(PHASES, counted._phases["tiny"].look(), strict=True)}
+        assert min(phases.values()) > 0
+        assert phases["total"] == pytest.approx(sum(phases.values()) - phases["total"], rel=0.5)
+
+
+def test_a_log_that_takes_nothing_more_is_told_to_all(
+    service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise unavailable("the disk does not keep up")
+
+    async def with_it(wire: Wire) -> list[Any]:
+        wires = await connected(wire, 3)
+        monkeypatch.setattr(service.core.log, "submit_then", full)
+        return await at_once(wires, [asked(order) for order in orders(3)])
+
+    told = [(status, json.loads(body)["logged"]) for status, _, body in talk(service, with_it)]
+    assert (told, groups[-1]) == ([(200, False)] * 3, 3)
+    assert service.core.metrics.in_flight == 0
