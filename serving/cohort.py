@@ -13,7 +13,7 @@ from functools import partial
 from pilotage.errors import LogUnavailable
 from pilotage.runtime.log import unavailable
 from pilotage.runtime.scribe import Asked, Drafted
-from serving import reception
+from serving import logs, reception
 from serving.connections import Turn, header_lines
 from serving.endpoints import Predict
 from serving.exchange import Exchange
@@ -68,6 +68,27 @@ class Plain:
         self.turn.reply(reply.status, header_lines(reply.headers), reply.body)
         reception.finish(self.exchange, self.endpoint.route)
 
+    def tell(self, content: bytes) -> None:
+        """Sends its answer."""
+        try:
+            self.turn.reply(200, _ANSWERED % self.exchange.request_id.encode(), content)
+        except Exception as error:
+            self._report(error)
+
+    def finish(self) -> None:
+        """Does what is left to do when it has its answer."""
+        exchange = self.exchange
+        try:
+            reception.finish(exchange, self.endpoint.route)
+            exchange.core.shadows.offer(self.drafted)
+        except Exception as error:
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """The others have nothing to do with it."""
+        exchange = self.exchange
+        logs.failure(error, status=500, request=exchange.request_id, model=exchange.model, what="prediction's end")
+
     def _break_off(self) -> None:
         """The disk took too long."""
         self.end(timed_out())
@@ -75,18 +96,15 @@ class Plain:
 
 def answer_together(core: Core, requests: Sequence[Plain]) -> None:
     """Begins to answer requests that were entered; the rest follows when their records are on disk."""
-    drafted = [each for one_model in _by_model(_admitted(core, requests)) for each in _drafted(core, one_model)]
-    if not drafted:
-        return
     try:
-        core.log.submit_then(partial(_logged, core, drafted), *[each.drafted.payload for each in drafted])
-    except LogUnavailable as error:
-        _answer(core, drafted, error)
-        return
-    # The disk takes longer than this. Should one fail, it is tried again, and told, where it is sent.
-    with suppress(Exception):
-        for each in drafted:
-            each.content = encoded(each.drafted.answer)
+        drafted = [each for one_model in _by_model(_admitted(core, requests)) for each in _drafted(core, one_model)]
+        if drafted:
+            _submit(core, drafted)
+    except Exception as error:
+        # A fault of ours. Nobody may wait for ever because of it.
+        for each in requests:
+            if not each.turn.response_complete:
+                each.end(error)
 
 
 def _admitted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
@@ -144,6 +162,18 @@ def _drafted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
     return drafted
 
 
+def _submit(core: Core, requests: Sequence[Plain]) -> None:
+    try:
+        core.log.submit_then(partial(_logged, core, requests), *[each.drafted.payload for each in requests])
+    except LogUnavailable as error:
+        _answer(core, requests, error)
+        return
+    # The disk takes longer than this. Should one fail, it is tried again, and told, where it is sent.
+    with suppress(Exception):
+        for each in requests:
+            each.content = encoded(each.drafted.answer)
+
+
 def _logged(core: Core, requests: Sequence[Plain], reason: str | None) -> None:
     """Their records are on disk, or will not be."""
     # To those whose time was up, it was told.
@@ -171,11 +201,10 @@ def _answer(core: Core, requests: Sequence[Plain], error: LogUnavailable | None)
         except Exception as failure:
             each.refuse(failure)
     for each, content in ready:
-        each.turn.reply(200, _ANSWERED % each.exchange.request_id.encode(), content)
+        each.tell(content)
     # The clients have their answers; from here on nobody waits.
     for each, _ in ready:
-        reception.finish(each.exchange, each.endpoint.route)
-        core.shadows.offer(each.drafted)
+        each.finish()
 
 
 def _nothing() -> None:

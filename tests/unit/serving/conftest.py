@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
 from pilotage.testing.bundles import tiny_spec
+from serving import express
 from tests.unit.serving.hosted import Hosted, hosted
 
 
@@ -15,3 +17,17 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosted]:
     """A worker that answers for two models, on its own."""
     with hosted(tmp_path_factory.mktemp("gateway"), tiny_spec("tiny"), tiny_spec("other")) as made:
         yield made
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many were answered together, group by group."""
+    found: list[int] = []
+    answer = express.answer_together
+
+    def counted(core: Any, requests: Sequence[Any]) -> None:
+        found.append(len(requests))
+        answer(core, requests)
+
+    monkeypatch.setattr(express, "answer_together", counted)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +13,15 @@ import pytest
 from pilotage.runtime.access.caller import Limit
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import PredictionRecord
-from pilotage.runtime.log import unavailable
 from pilotage.testing.bundles import tiny_spec
 from serving import express
 from serving.metrics_text import PHASES
 from serving.watch import Watch
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
-from tests.unit.serving.wire import Wire, asked, scrubbed
+from tests.unit.serving.wire import Wire, asked, at_once, connected, scrubbed
 
 KEPT = {name: sent for name, sent in PLAIN.items() if name != "a connection that ends"}
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many were answered together, group by group."""
-    found: list[int] = []
-    answer = express.answer_together
-
-    def counted(core: Any, requests: Sequence[Any]) -> None:
-        found.append(len(requests))
-        answer(core, requests)
-
-    monkeypatch.setattr(express, "answer_together", counted)
-    return found
-
-
-async def connected(wire: Wire, number: int) -> list[Wire]:
-    """Connections that the server has accepted, and has answered before."""
-    wires = [wire, *[await wire.another() for _ in range(number - 1)]]
-    for each in wires:
-        assert (await each.ask(asked()))[0] == 200
-    return wires
-
-
-async def at_once(wires: Sequence[Wire], sent: Sequence[bytes]) -> list[Any]:
-    """Sends each its request, all in one turn of the loop, and gives their answers; as if others came before."""
-    wires[0].express.crowded()
-    for wire, data in zip(wires, sent, strict=True):
-        wire.writer.write(data)
-    return [await wire.answer() for wire in wires]
 
 
 def orders(number: int) -> list[dict[str, Any]]:
@@ -161,100 +129,6 @@ def test_two_models_are_asked_in_one_group(service: Hosted, groups: list[int]) -
     assert groups[-1] == 6
 
 
-def test_one_that_can_not_be_answered_is_the_only_one(
-    service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scribe = service.core.responder.desks["tiny"].scribe
-    write = scribe.write
-
-    def failing(board: Any, asked: Any, **more: Any) -> Any:
-        if asked.request["order_id"] == "A-1":
-            raise RuntimeError("no ink")
-        return write(board, asked, **more)
-
-    async def with_it(wire: Wire) -> list[int]:
-        wires = await connected(wire, 3)
-        monkeypatch.setattr(scribe, "write", failing)
-        return [status for status, *_ in await at_once(wires, [asked(order) for order in orders(3)])]
-
-    assert talk(service, with_it) == [200, 500, 200]
-    assert groups[-1] == 3
-    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
-
-
-def test_without_a_version_all_are_told(tmp_path: Path, groups: list[int]) -> None:
-    with hosted(tmp_path, tiny_spec("tiny"), release=False) as service:
-
-        async def with_it(wire: Wire) -> list[int]:
-            wires = [wire, *[await wire.another() for _ in range(2)]]
-            for each in wires:
-                await each.ask(asked())
-            return [status for status, *_ in await at_once(wires, [asked()] * 3)]
-
-        assert talk(service, with_it) == [503] * 3
-        assert groups[-1] == 3
-
-
-@pytest.mark.parametrize("risk", ["high", "limited"])
-def test_a_full_disk_refuses_or_answers_all_of_them(tmp_path: Path, groups: list[int], risk: Any) -> None:
-    disk = Disk()
-    with hosted(tmp_path, tiny_spec("tiny", risk=risk), filesystem=disk) as service:
-
-        async def with_it(wire: Wire) -> list[Any]:
-            wires = await connected(wire, 3)
-            disk.full = True
-            return await at_once(wires, [asked(order) for order in orders(3)])
-
-        answers = talk(service, with_it)
-        assert groups[-1] == 3
-        if risk == "high":
-            assert [(status, json.loads(body)["error"]) for status, _, body in answers] == [(503, "LogUnavailable")] * 3
-        else:
-            told = [(status, json.loads(body)) for status, _, body in answers]
-            assert [(status, each["logged"]) for status, each in told] == [(200, False)] * 3
-            assert [each["entity"]["order_id"] for _, each in told] == ["A-0", "A-1", "A-2"]
-
-
-def test_a_disk_that_hangs_times_them_out(tmp_path: Path, groups: list[int]) -> None:
-    disk = Disk()
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(answering_s=0.01)) as service:
-
-        async def with_it(wire: Wire) -> list[int]:
-            wires = await connected(wire, 3)
-            disk.go.clear()
-            try:
-                return [status for status, *_ in await at_once(wires, [asked()] * 3)]
-            finally:
-                disk.go.set()
-
-        assert talk(service, with_it) == [504] * 3
-        assert groups[-1] == 3
-        assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
-
-
-def test_who_leaves_while_they_wait_changes_nothing_for_others(tmp_path: Path, groups: list[int]) -> None:
-    disk = Disk()
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
-
-        async def with_it(wire: Wire) -> int:
-            wires = await connected(wire, 2)
-            disk.go.clear()
-            wire.express.crowded()
-            for each in wires:
-                each.writer.write(asked())
-            while service.core.metrics.in_flight < 2:
-                await asyncio.sleep(0)
-            wires[1].writer.transport.abort()
-            while len(wire.server.server_state.connections) > 1:
-                await asyncio.sleep(0)
-            disk.go.set()
-            return (await wire.answer())[0]
-
-        assert talk(service, with_it) == 200
-        assert groups[-1] == 2
-        assert service.core.metrics.in_flight == 0
-
-
 async def one_a_turn(wire: Wire, number: int) -> None:
     """Gives the server's ends of connections a request each, in as many turns of the loop."""
     for each in list(wire.server.server_state.connections)[:number]:
@@ -355,19 +229,3 @@ def test_each_is_counted_timed_and_offered_to_shadows(
         phases = {name: total for name, (_, total) in zip(PHASES, counted._phases["tiny"].look(), strict=True)}
         assert min(phases.values()) > 0
         assert phases["total"] == pytest.approx(sum(phases.values()) - phases["total"], rel=0.5)
-
-
-def test_a_log_that_takes_nothing_more_is_told_to_all(
-    service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any) -> None:
-        raise unavailable("the disk does not keep up")
-
-    async def with_it(wire: Wire) -> list[Any]:
-        wires = await connected(wire, 3)
-        monkeypatch.setattr(service.core.log, "submit_then", full)
-        return await at_once(wires, [asked(order) for order in orders(3)])
-
-    told = [(status, json.loads(body)["logged"]) for status, _, body in talk(service, with_it)]
-    assert (told, groups[-1]) == ([(200, False)] * 3, 3)
-    assert service.core.metrics.in_flight == 0

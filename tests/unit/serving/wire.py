@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
@@ -106,6 +106,22 @@ async def wired(service: Hosted, *, express: bool = True, **options: Any) -> Asy
                 each.writer.close()
             server.should_exit = True
             await task
+
+
+async def connected(wire: Wire, number: int) -> list[Wire]:
+    """Connections that the server has accepted, and has answered before."""
+    wires = [wire, *[await wire.another() for _ in range(number - 1)]]
+    for each in wires:
+        assert (await each.ask(asked()))[0] == 200
+    return wires
+
+
+async def at_once(wires: Sequence[Wire], sent: Sequence[bytes]) -> list[Any]:
+    """Sends each its request, all in one turn of the loop, and gives their answers; as if others came before."""
+    wires[0].express.crowded()
+    for wire, data in zip(wires, sent, strict=True):
+        wire.writer.write(data)
+    return [await wire.answer() for wire in wires]
 
 
 def asked(
