@@ -40,6 +40,7 @@ def standing(board: Board | None) -> dict[str, object]:
         "threshold": bundle.threshold,
         "state_through": state_through(board),
         "breaker_open": champion.breaker.open,
+        "left_to_lightgbm": bundle.scorer.left_to_lightgbm or None,
     }
 
 

@@ -142,6 +142,17 @@ def test_versions_without_a_role_are_let_go(tmp_path: Path) -> None:
     assert world.follower._known["one"].keys() == loaded.keys()
 
 
+def test_a_version_that_our_own_walk_of_the_trees_leaves_to_lightgbm_says_so(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    scorer = world.follower.boards["one"].champion.predictor.bundle.scorer  # type: ignore[union-attr]
+    assert world.status("one")["left_to_lightgbm"] == (scorer.left_to_lightgbm or None)
+    scorer.left_to_lightgbm = "a tree has linear leaves"
+    assert world.status("one")["left_to_lightgbm"] == "a tree has linear leaves"
+    scorer.left_to_lightgbm = ""
+    assert world.status("one")["left_to_lightgbm"] is None
+
+
 def test_canary_and_shadows_are_loaded_and_let_go_with_their_roles(tmp_path: Path) -> None:
     world = world_of(tmp_path, "one")
     world.release("one", 1)
