@@ -7,7 +7,6 @@ each request has its own answer, record and error.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 
 from pilotage.errors import LogUnavailable
@@ -67,6 +66,14 @@ class Plain:
         reply = reception.refuse(self.exchange, self.endpoint, error)
         self.turn.reply(reply.status, header_lines(reply.headers), reply.body)
         reception.finish(self.exchange, self.endpoint.route)
+
+    def write(self) -> None:
+        """Writes its answer."""
+        try:
+            self.content = encoded(self.drafted.answer)
+        except Exception:
+            # It is tried again, and told, when it is to be sent.
+            self.content = None
 
     def tell(self, content: bytes) -> None:
         """Sends its answer."""
@@ -168,10 +175,9 @@ def _submit(core: Core, requests: Sequence[Plain]) -> None:
     except LogUnavailable as error:
         _answer(core, requests, error)
         return
-    # The disk takes longer than this. Should one fail, it is tried again, and told, where it is sent.
-    with suppress(Exception):
-        for each in requests:
-            each.content = encoded(each.drafted.answer)
+    # The disk takes longer than this.
+    for each in requests:
+        each.write()
 
 
 def _logged(core: Core, requests: Sequence[Plain], reason: str | None) -> None:
