@@ -28,6 +28,8 @@ POLL_S = 0.5
 """Seconds between two looks at the plans."""
 _TEND_S = 1.0
 """Seconds between two looks at the online state."""
+_BREATH_S = 0.005
+"""Seconds between two chores: who answers gets its turn."""
 _LONGEST_PAUSE_S = 60.0
 """Seconds between two attempts at a version that was refused. It may only have been a full disk."""
 
@@ -199,6 +201,7 @@ class Follower:
         for model, board in list(self.boards.items()):
             self._refresh_state(model, board.champion or board.previous)
         for chore in self._chores:
+            self._stop.wait(_BREATH_S)
             try:
                 chore()
             except Exception as error:
