@@ -180,7 +180,7 @@ class SqlLedger:
                 return [dict(row) for row in connection.execute(query, {"after": after}).mappings()]
 
     def _query(self, columns: list[sa.Column[Any]], *, following: bool, limit: int | None) -> sa.Select[Any]:
-        """Put together once: each worker asks it twice a second, and to ask takes half as long as to put it together."""
+        """Put together once: each worker asks it twice a second, which takes half as long as this."""
         import sqlalchemy as sa
 
         asked = ([column.name for column in columns], following, limit)
