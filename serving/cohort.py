@@ -182,8 +182,8 @@ def _submit(core: Core, requests: Sequence[Plain]) -> None:
 
 def _logged(core: Core, requests: Sequence[Plain], reason: str | None) -> None:
     """Their records are on disk, or will not be."""
-    # To those whose time was up, it was told.
-    left = [each for each in requests if not each.exchange.patience.over]
+    # Not those that were told something already, as their time was up.
+    left = [each for each in requests if not each.turn.response_complete]
     _answer(core, left, None if reason is None else unavailable(reason))
 
 

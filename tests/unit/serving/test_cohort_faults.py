@@ -171,3 +171,29 @@ def test_a_fault_in_telling_one_leaves_the_others_told(
 
     assert talk(service, with_it) == ([200] * (2 if what == "reply" else 3))
     assert service.core.metrics.in_flight == 0
+
+
+def test_nobody_is_told_twice(service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = service.core.log.submit_then
+    over: list[str | None] = []
+
+    def submitted_and_failing(told: Any, *payloads: bytes) -> None:
+        def noted(reason: str | None) -> None:
+            told(reason)
+            over.append(reason)
+
+        submit(noted, *payloads)
+        raise RuntimeError("after all")
+
+    async def with_it(wire: Wire) -> list[int]:
+        wires = await connected(wire, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(service.core.log, "submit_then", submitted_and_failing)
+            first = await at_once(wires, [asked()] * 3)
+        while not over:
+            await asyncio.sleep(0)
+        return [status for status, *_ in (*first, *await at_once(wires, [asked()] * 3))]
+
+    assert talk(service, with_it) == [500, 500, 500, 200, 200, 200]
+    assert (groups[-1], over) == (3, [None])
+    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
