@@ -15,10 +15,6 @@ and ``binary_objective.hpp`` (``ConvertOutput``). ADR 14 says why there is this,
 from __future__ import annotations
 
 import math
-import struct
-import sys
-from bisect import bisect_left
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -37,8 +33,6 @@ _BLOCK_CELLS = 1 << 16
 """Rows times trees that are worked on at once: what is written next is still in the cache."""
 _FEW_BYTES = 1 << 20
 """Of the tables that few rows select. Up to here it is quicker to take the rows of all tables in one call."""
-_ALONE_BYTES = 4 << 20
-"""Of the tables that are kept as integers, too, for a row by itself."""
 _ZERO = float(np.float32(1e-35))
 """LightGBM's ``kZeroThreshold``: a value no further from zero is zero."""
 _BELOW_ZERO = math.nextafter(-_ZERO, -math.inf)
@@ -101,12 +95,6 @@ class Forest:
             depths=[tree.depth for tree in trees.trees],
         )
         """Rows from which this is quicker than LightGBM; ``None``: never, as for few small trees of many features."""
-        self._alone_pays = self.bytes <= _ALONE_BYTES and _alone_pays(
-            columns=self.columns,
-            features=len(self._features),
-            width=mask.itemsize,
-            depths=[tree.depth for tree in trees.trees],
-        )
 
     def predict(self, matrix: Array) -> Array:
         """``Booster.predict``.
@@ -124,34 +112,6 @@ class Forest:
             rows = slice(start, start + self._block)
             answers[rows] = self._probabilities(self._sums(matrix[rows]))
         return answers
-
-    def alone(self) -> Callable[[bytes], float] | None:
-        """Makes ``Booster.predict_row``; ``None`` if LightGBM's is as quick.
-
-        NumPy's calls cost more than one row's work, so a table's rows are integers of Python's here, as long as all
-        trees' masks. It also leaves the processor's cache to others, which LightGBM fills with nodes.
-        """
-        if not self._alone_pays:
-            return None
-        tables = [
-            (feature, cuts.tolist(), [int.from_bytes(row.tobytes(), sys.byteorder) for row in table])
-            for feature, cuts, table in self._features
-        ]
-        read, exponent = struct.Struct(f"{self.columns}d").unpack, self._probabilities
-        values, first_leaf = self._values.ravel(), self._first_leaf.ravel()
-        mask, length = self._table.dtype, self._table[0].nbytes
-        one, count = mask.type(1), np.bitwise_count
-
-        def predict(row: bytes) -> float:
-            numbers, left = read(row), -1
-            for feature, cuts, table in tables:
-                number = numbers[feature]
-                # A NaN, which is not equal to itself, has the last class.
-                left &= table[bisect_left(cuts, number) if number == number else -1]  # noqa: PLR0124
-            leaves = count(np.frombuffer(left.to_bytes(length, sys.byteorder), mask) - one) + first_leaf
-            return exponent([values.take(leaves).cumsum()[-1]])[0]
-
-        return predict
 
     def leaves(self, matrix: Array) -> Array:
         """``Booster.leaves``: where each row ends in each tree; shape (rows, trees)."""
@@ -199,14 +159,6 @@ class Forest:
             return [1.0 / (1.0 + exp(factor * each)) for each in raw]
         except OverflowError:
             return [1.0 / (1.0 + _exp(factor * each)) for each in raw]
-
-
-def alone_of(forest: Forest, booster: Booster) -> Callable[[bytes], float]:
-    """What scores a row by itself the quickest, to LightGBM's bits."""
-    alone = forest.alone()
-    if alone is None or any(alone(row) != booster.predict_row(row) for row in map(Array.tobytes, forest.trial())):
-        return booster.predict_row
-    return alone
 
 
 def forest_of(text: str, booster: Booster) -> tuple[Forest, int]:
@@ -263,12 +215,6 @@ def _fewest(*, columns: int, features: int, width: int, depths: list[float]) -> 
     # One by one, a row is a call for 2 µs, and nothing is put together and calibrated at once, for 10.
     than_one_by_one = (ours + 10) / (their_row + 2 - our_row)
     return max(2, math.ceil(max(than_at_once, than_one_by_one)))
-
-
-def _alone_pays(*, columns: int, features: int, width: int, depths: list[float]) -> bool:
-    """By the same costs: a search and an AND for each feature, and a few calls of NumPy over all trees."""
-    ours = 3 + features * (0.19 + 8e-5 * width * len(depths)) + 0.007 * len(depths)
-    return ours < 2 + 0.0012 * columns + 0.008 * sum(depths)
 
 
 def _exp(x: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import polars as pl
 from pilotage.errors import BundleCorrupt
 from pilotage.runtime.booster import Booster
 from pilotage.runtime.folder import RESTORE
-from pilotage.runtime.forest import Forest, alone_of, forest_of
+from pilotage.runtime.forest import Forest, forest_of
 from pilotage.runtime.trees import LeftToLightGBM
 
 CalibratorKind = Literal["isotonic", "sigmoid", "none"]
@@ -153,11 +153,9 @@ class Scorer:
         self.left_to_lightgbm = ""
         """Why there is no forest."""
         self._enough = sys.maxsize
-        self._predict_row: Callable[[bytes], float] = self._booster.predict_row
         if threads < _MANY_THREADS:
             try:
                 self.forest, self._enough = forest_of(model_text, self._booster)
-                self._predict_row = alone_of(self.forest, self._booster)
             except LeftToLightGBM as why:
                 self.left_to_lightgbm = str(why)
         else:
@@ -178,7 +176,7 @@ class Scorer:
 
     def score_row(self, row: bytes) -> float:
         """Calibrated probability of a row that ``encode_row`` made."""
-        return self.calibrator.apply_one(self._predict_row(row))
+        return self.calibrator.apply_one(self._booster.predict_row(row))
 
     def score_rows(self, rows: Sequence[bytes]) -> list[float]:
         """``score_row`` of several rows, at once where that is quicker."""

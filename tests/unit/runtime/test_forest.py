@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pilotage.runtime import forest as module
 from pilotage.runtime.booster import Booster
-from pilotage.runtime.forest import Forest, alone_of
+from pilotage.runtime.forest import Forest
 from pilotage.runtime.trees import read_trees
 from tests.unit.runtime.forests import COLUMNS, ODD, WAYS, data, large, made_of, nasty, scorer_of, text_of
 
@@ -134,34 +134,3 @@ def test_a_scorer_gives_many_rows_the_bits_of_one_and_says_how() -> None:
     wanted = [scorer.score_row(row) for row in rows]
     for count in (0, 1, 5, 6, 7, 30, 400):
         assert scorer.score_rows(rows[:count]) == plain.score_rows(rows[:count]) == wanted[:count]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_row_by_itself_gets_the_bits_of_lightgbm(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    monkeypatch.setattr(module, "_alone_pays", lambda **_: True)
-    text = text_of(**WAYS[way])
-    booster, made = Booster(text), Forest(read_trees(text))
-    alone = made.alone()
-    assert alone is not None
-    for row in np.concatenate([made.trial(), data(2)[0], np.array([ODD[:COLUMNS], ODD[-COLUMNS:]])]):
-        assert alone(row.tobytes()) == booster.predict_row(row.tobytes())
-
-
-def test_a_row_by_itself_goes_where_it_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = scorer_of(large(rounds=200))
-    row = scorer.encode_row([0.5] * COLUMNS)
-    assert scorer._predict_row != scorer._booster.predict_row
-    assert scorer._predict_row(row) == scorer._booster.predict_row(row)
-    small = scorer_of(large(rounds=10))
-    assert small._predict_row == small._booster.predict_row
-    monkeypatch.setattr(module, "_ALONE_BYTES", 1)
-    bounded = scorer_of(large(rounds=200))
-    assert bounded._predict_row == bounded._booster.predict_row
-
-
-def test_a_row_that_differs_by_itself_is_left_to_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = large(rounds=200)
-    booster, made = Booster(text), Forest(read_trees(text))
-    assert alone_of(made, booster) != booster.predict_row
-    monkeypatch.setattr(made, "_values", made._values + 1e-9)
-    assert alone_of(made, booster) == booster.predict_row
