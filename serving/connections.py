@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.usual import Usual, usual_of
+
 HEAD_S = 10.0
 """Seconds that a client gets to send a head, or to begin with one; twice that at most, as nobody counts each."""
 LARGEST_HEAD = 64 * 1024
@@ -106,6 +108,10 @@ class Connection(HttpToolsProtocol):
     """Whether a header is unusual."""
     _held: list[bytes] | None = None
     """The body so far of a request that may go the shorter way."""
+    _usual: Usual | None = None
+    """The head that its requests have."""
+    _lessons = 4
+    """Heads that are still learned: a client that sends another one each time is not worth it."""
     _holding: asyncio.TimerHandle | None = None
     """Looks whether it came."""
     _idle_since: float | None = None
@@ -127,7 +133,13 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a head, or of a body in chunks, that goes on."""
+        between = self._held is None and type(self.cycle) is Turn and self.cycle.response_complete and not self._waits()
+        if between and self._usual is not None and self._answer_again(self._usual, data):
+            return
         super().data_received(data)
+        if between and self._lessons and self._held is None and type(self.cycle) is Turn:
+            self._lessons -= 1
+            self._usual = usual_of(data, self.scope)
         if self._held is not None:
             self._hold_on(self._held)
         if not self._waits():
@@ -143,6 +155,21 @@ class Connection(HttpToolsProtocol):
             self._head = head
         else:
             self._refuse(431)
+
+    def _answer_again(self, usual: Usual, data: bytes) -> bool:
+        """Answers a request that came whole with a head that is known; ``False`` if it is anything else."""
+        found = usual.read(data)
+        if found is None or self.express is None or self.flow.write_paused:
+            return False
+        scope, body = found
+        turn = Turn(self, keep_alive=self.cycle.keep_alive, never=self._never)
+        before, self.cycle = self.cycle, turn
+        if not self.express.answer(turn, scope, body):
+            self.cycle = before
+            return False
+        self.scope = scope
+        self._idle_since = None
+        return True
 
     def shutdown(self) -> None:
         """Ends after the request that is under way."""
