@@ -8,10 +8,12 @@ each request has its own answer, record and error.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from pilotage.errors import LogUnavailable
+from pilotage.runtime.answer import Answer
+from pilotage.runtime.drafts import Asked, Drafted, DraftedRows
 from pilotage.runtime.log import unavailable
-from pilotage.runtime.scribe import Asked, Drafted
 from serving import logs, reception
 from serving.connections import Turn, header_lines
 from serving.endpoints import Predict
@@ -26,14 +28,16 @@ _ANSWERED = b"content-type: application/json\r\nx-request-id: %b\r\n"
 class Plain:
     """A request for one prediction, with all that there is of it."""
 
-    __slots__ = ("body", "content", "drafted", "endpoint", "exchange", "turn")
+    __slots__ = ("answer", "body", "content", "endpoint", "exchange", "prepared_ns", "turn")
 
     def __init__(self, turn: Turn, exchange: Exchange, endpoint: Predict, body: bytes) -> None:
         self.turn = turn
         self.exchange = exchange
         self.endpoint = endpoint
         self.body = body
-        self.drafted: Drafted
+        self.answer: Answer
+        self.prepared_ns = 0
+        """See ``Drafted``."""
         self.content: bytes | None = None
         """The answer as it is sent, once it is written."""
 
@@ -70,7 +74,7 @@ class Plain:
     def write(self) -> None:
         """Writes its answer."""
         try:
-            self.content = encoded(self.drafted.answer)
+            self.content = encoded(self.answer)
         except Exception:
             # It is tried again, and told, when it is to be sent.
             self.content = None
@@ -84,10 +88,8 @@ class Plain:
 
     def finish(self) -> None:
         """Does what is left to do when it has its answer."""
-        exchange = self.exchange
         try:
-            reception.finish(exchange, self.endpoint.route)
-            exchange.core.shadows.offer(self.drafted)
+            reception.finish(self.exchange, self.endpoint.route)
         except Exception as error:
             self._report(error)
 
@@ -101,11 +103,24 @@ class Plain:
         self.end(timed_out())
 
 
+class _Drafted(NamedTuple):
+    """Answers that wait for their records to be on disk."""
+
+    requests: list[Plain]
+    """Without those that got an error."""
+    payloads: list[bytes]
+    """The records."""
+    groups: list[Sequence[Drafted | Exception]]
+    """What each model said."""
+
+
 def answer_together(core: Core, requests: Sequence[Plain]) -> None:
     """Begins to answer requests that were entered; the rest follows when their records are on disk."""
+    drafted = _Drafted([], [], [])
     try:
-        drafted = [each for one_model in _by_model(_admitted(core, requests)) for each in _drafted(core, one_model)]
-        if drafted:
+        for one_model in _by_model(_admitted(core, requests)):
+            _draft(core, one_model, drafted)
+        if drafted.requests:
             _submit(core, drafted)
     except Exception as error:
         # A fault of ours. Nobody may wait for ever because of it.
@@ -138,8 +153,8 @@ def _by_model(requests: Sequence[Plain]) -> Iterable[list[Plain]]:
     return models.values()
 
 
-def _drafted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
-    """Those that got an answer, by one model."""
+def _draft(core: Core, requests: Sequence[Plain], drafted: _Drafted) -> None:
+    """Has one model answer, and adds who got an answer."""
     parsed: list[Plain] = []
     asked: list[Asked] = []
     for each in requests:
@@ -152,57 +167,63 @@ def _drafted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
             parsed.append(each)
             asked.append(Asked(fields, exchange.request_id, exchange.caller.id, exchange.started))
     if not parsed:
-        return parsed
-    drafts: Sequence[Drafted | Exception]
+        return
     try:
-        drafts = core.responder.answer_each(parsed[0].endpoint.model, asked)
+        many = core.responder.answer_each(parsed[0].endpoint.model, asked)
     except Exception as error:
-        drafts = [error] * len(parsed)
-    drafted: list[Plain] = []
-    for each, draft in zip(parsed, drafts, strict=True):
-        if isinstance(draft, Drafted):
-            each.drafted = draft
-            each.endpoint.has_decided(each.exchange)
-            drafted.append(each)
+        for each in parsed:
+            each.end(error)
+        return
+    drafted.groups.append(many.results)
+    drafted.payloads.extend(many.payloads)
+    rows = many.results if isinstance(many.results, DraftedRows) else None
+    for each, result in zip(parsed, many.results if rows is None else rows.answers, strict=True):
+        if isinstance(result, Drafted):
+            each.answer, each.prepared_ns = result.answer, result.prepared_ns
+        elif isinstance(result, Answer) and rows is not None:
+            each.answer, each.prepared_ns = result, rows.prepared_ns
         else:
-            each.end(draft)
-    return drafted
+            each.end(result)
+            continue
+        each.endpoint.has_decided(each.exchange)
+        drafted.requests.append(each)
 
 
-def _submit(core: Core, requests: Sequence[Plain]) -> None:
+def _submit(core: Core, drafted: _Drafted) -> None:
     try:
-        core.log.submit_then(partial(_logged, core, requests), *[each.drafted.payload for each in requests])
+        core.log.submit_then(partial(_logged, core, drafted), *drafted.payloads)
     except LogUnavailable as error:
-        _answer(core, requests, error)
+        _answer(core, drafted, drafted.requests, error)
         return
     # The disk takes longer than this.
-    for each in requests:
+    for each in drafted.requests:
         each.write()
 
 
-def _logged(core: Core, requests: Sequence[Plain], reason: str | None) -> None:
+def _logged(core: Core, drafted: _Drafted, reason: str | None) -> None:
     """Their records are on disk, or will not be."""
     # Not those that were told something already, as their time was up.
-    left = [each for each in requests if not each.turn.response_complete]
-    _answer(core, left, None if reason is None else unavailable(reason))
+    left = [each for each in drafted.requests if not each.turn.response_complete]
+    _answer(core, drafted, left, None if reason is None else unavailable(reason))
 
 
-def _answer(core: Core, requests: Sequence[Plain], error: LogUnavailable | None) -> None:
+def _answer(core: Core, drafted: _Drafted, requests: Sequence[Plain], error: LogUnavailable | None) -> None:
     """Sends answers.
 
     Args:
         core: The worker's parts.
-        requests: That were drafted.
+        drafted: What was drafted.
+        requests: Those of it that wait.
         error: Why their records are not on disk, if they are not.
     """
     ready: list[tuple[Plain, bytes]] = []
     for each in requests:
         each.leave()
-        answer, content = each.drafted.answer, each.content
+        answer, content = each.answer, each.content
         try:
             if error is not None:
                 answer, content = core.unlogged(answer, error), None
-            each.endpoint.end(each.exchange, each.drafted, answer)
+            each.endpoint.end(each.exchange, answer, prepared_ns=each.prepared_ns)
             ready.append((each, content or encoded(answer)))
         except Exception as failure:
             each.refuse(failure)
@@ -211,6 +232,8 @@ def _answer(core: Core, requests: Sequence[Plain], error: LogUnavailable | None)
     # The clients have their answers; from here on nobody waits.
     for each, _ in ready:
         each.finish()
+    for results in drafted.groups:
+        core.shadows.offer_many(results)
 
 
 def _nothing() -> None:

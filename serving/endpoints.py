@@ -10,8 +10,8 @@ import msgspec
 from pilotage.errors import InvalidRequest, PilotageError, RateLimited
 from pilotage.runtime.access.caller import Role
 from pilotage.runtime.answer import Answer, PredictionRecord
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.log import encode
-from pilotage.runtime.scribe import Drafted
 from pilotage.spec import ModelSpec, RequestField
 from serving import logs
 from serving.exchange import Exchange
@@ -105,20 +105,18 @@ class Predict(Endpoint):
         """Takes note that the answer is there, and that it waits for the log."""
         exchange.decided = exchange.waiting = time.perf_counter_ns()
 
-    def end(self, exchange: Exchange, drafted: Drafted, answer: Answer) -> None:
+    def end(self, exchange: Exchange, answer: Answer, *, prepared_ns: int) -> None:
         """Takes note of the answer as it leaves, and of what it took.
 
         Args:
             exchange: The request.
-            drafted: Of ``begin``.
-            answer: Its own, or what became of it without a record.
+            answer: As it is sent.
+            prepared_ns: See ``Drafted``.
         """
         logged = time.perf_counter_ns()
-        exchange.answer = drafted.answer = answer
-        if answer.logged:
-            exchange.committed = (drafted.payload,)
+        exchange.answer = answer
         started, parsed, decided = exchange.started, exchange.parsed, exchange.decided
-        prepared = drafted.prepared_ns or decided
+        prepared = prepared_ns or decided
         exchange.seconds = seconds = (
             (parsed - started) * 1e-9,
             (prepared - parsed) * 1e-9,
@@ -134,7 +132,10 @@ class Predict(Endpoint):
         if explain:
             await _explain(exchange.core, drafted)
             exchange.waiting = time.perf_counter_ns()
-        self.end(exchange, drafted, await exchange.core.settle(drafted))
+        drafted.answer = await exchange.core.settle(drafted)
+        if drafted.answer.logged:
+            exchange.committed = (drafted.payload,)
+        self.end(exchange, drafted.answer, prepared_ns=drafted.prepared_ns)
         return drafted
 
 

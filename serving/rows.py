@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from pilotage.errors import LogUnavailable, PilotageError
 from pilotage.runtime.answer import Answer, PredictionRecord
 from pilotage.runtime.answered import AnsweredRows
+from pilotage.runtime.drafts import Drafted, DraftedRows
 from pilotage.runtime.responder import Many
 from pilotage.runtime.results import Joined
-from pilotage.runtime.scribe import Drafted, DraftedRows
 from serving.exchange import Exchange
 
 if TYPE_CHECKING:

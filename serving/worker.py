@@ -17,6 +17,7 @@ from pilotage.runtime.access.limiter import Limiter
 from pilotage.runtime.answer import Answer, Explanation
 from pilotage.runtime.baked import Baked
 from pilotage.runtime.board import Admission
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.idempotency import Idempotency
 from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, oldest
@@ -24,7 +25,6 @@ from pilotage.runtime.log.files import Files
 from pilotage.runtime.probe import admit
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
-from pilotage.runtime.scribe import Drafted
 from pilotage.runtime.shadows import Shadows
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec

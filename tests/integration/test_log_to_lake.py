@@ -24,9 +24,9 @@ from pilotage.monitoring.predictions import labelled, move_log, read_log, read_o
 from pilotage.monitoring.skew import check_skew
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.runtime.bundle import read_bundle
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.log import PredictionLog, encode
 from pilotage.runtime.log.segments import decode
-from pilotage.runtime.scribe import Drafted
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.testing.service import release_bundle

@@ -121,10 +121,14 @@ class BatchRow(msgspec.Struct, frozen=True, array_like=True):
     """Values of ``request_names``; personal ones as pseudonyms."""
     features: Sequence[Any]
     """Values of ``feature_names``."""
+    request_id: str | None = None
+    """This, and what follows, where the batch is of several requests that came together."""
+    caller: str | None = None
+    latency_us: int | None = None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="predictions"):
-    """Predictions of one request that one version answered: what they share is written once.
+    """Predictions that one version answered at once, of one request or of several: what they share is written once.
 
     Only how the log writes them: whoever reads the log gets a ``PredictionRecord`` for each.
     """
@@ -177,7 +181,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
                 raise msgspec.ValidationError(f"prediction {row.prediction_id} has not {widths} values")
             yield make(
                 prediction_id=row.prediction_id,
-                request_id=self.request_id,
+                request_id=self.request_id if row.request_id is None else row.request_id,
                 model=self.model,
                 entity={name: row.request[place] for name, place in entity},
                 at=self.at,
@@ -189,8 +193,8 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", t
                 decision=row.decision,
                 referred=row.referred,
                 reasons=row.reasons,
-                latency_us=self.latency_us,
-                caller=self.caller,
+                latency_us=self.latency_us if row.latency_us is None else row.latency_us,
+                caller=self.caller if row.caller is None else row.caller,
                 request=request(row.request),
                 features=features(row.features),
                 state=self.state,

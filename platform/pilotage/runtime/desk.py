@@ -14,9 +14,10 @@ from pilotage.runtime.answer import Answer
 from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.board import Board, Loaded
+from pilotage.runtime.drafts import Asked, Drafted, DraftedRows, Stage, Turn
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.routing import EntityHash
-from pilotage.runtime.scribe import Asked, Drafted, DraftedRows, Scribe, Stage, Turn
+from pilotage.runtime.scribe import Scribe
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
@@ -123,9 +124,11 @@ class Desk:
         self.earlier.put(scored.prepared.values, drafted.answer)
         return drafted
 
-    def draft_batch(self, board: Board, turn: Turn, asked: Asked, scored: ScoredRows) -> tuple[DraftedRows, bytes]:
-        """Writes what one version said to the rows of one request, and the record of all; see ``Scribe``."""
-        drafts, payload = self.scribe.write_batch(board, turn, asked, scored)
+    def draft_rows(
+        self, board: Board, turn: Turn, asked: Sequence[Asked], scored: ScoredRows
+    ) -> tuple[DraftedRows, bytes]:
+        """Writes what one version said to several requests at once, and the record of all; see ``Scribe``."""
+        drafts, payload = self.scribe.write_rows(board, turn, asked, scored)
         entries = zip(scored.prepared.requests(), drafts.answers.all(), strict=True)
         self.earlier.put_many(len(drafts.places), entries)
         return drafts, payload

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
 from pilotage.runtime.answer import Answer, Explanation, Written
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Desk
+from pilotage.runtime.drafts import Asked, AskedRows, Drafted, DraftedRows, Stage, Turn
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.scribe import Asked, Drafted, Ids, Scribe, Stage, Turn
+from pilotage.runtime.scribe import Ids, Scribe
 from pilotage.spec import ModelSpec
 
+_Score = Callable[[Loaded, Sequence[Any]], Sequence[Scored | PilotageError]]
+"""Asks a version, each of several requests with its own result or error."""
 _LONGEST_REASON = 300
 """Characters of a reason in an answer."""
 
@@ -31,8 +33,8 @@ _LONGEST_REASON = 300
 class Many(NamedTuple):
     """What was answered to many rows."""
 
-    results: Sequence[Drafted | PilotageError]
-    """Each row's own, in order: ``DraftedRows`` where one version answered them all. The log gets ``payloads``, and not
+    results: Sequence[Drafted | Exception]
+    """Each one's own, in order: ``DraftedRows`` where one version answered them all. The log gets ``payloads``, and not
     what stands in a draft."""
     payloads: list[bytes]
     """The records of all answers, as the log holds them: one for all, or one each."""
@@ -102,24 +104,19 @@ class Responder:
             UnknownModel: There is no such model.
             ModelNotReady: As in ``answer``.
         """
-        together = Asked(rows, request_id, caller, time.perf_counter_ns())
+        asked = AskedRows(Asked(rows, request_id, caller, time.perf_counter_ns()))
         board = self._boards.get(model) or self._missing(model)
-        desk = self.desks[model]
-        turns = self._turns(desk, board, rows, version)
-        if board.canary is None and turns:
-            [(turn, _)] = turns
-            scores = self._scores(turn, len(rows), partial(turn.loaded.predictor.score_many, rows, board.state))
-            if isinstance(scores, ScoredRows) and _only_invalid(scores.errors):
-                # Every row that keeps the contract was answered by the version whose turn it was: one record will do.
-                return _at_once(desk, board, together, turn, scores)
-        results: list[Drafted | PilotageError] = []
-        for each in self._each(desk, board, [together._replace(request=row) for row in rows], turns):
+
+        def score(loaded: Loaded, some: Sequence[Any]) -> Sequence[Scored | PilotageError]:
+            return loaded.predictor.score_many(some, board.state)
+
+        many = self._many(board, asked, rows, score, version)
+        for each in many.results if not isinstance(many.results, DraftedRows) else ():
             if not isinstance(each, (Drafted, PilotageError)):
                 raise each
-            results.append(each)
-        return Many(results, [each.payload for each in results if isinstance(each, Drafted)])
+        return many
 
-    def answer_each(self, model: str, asked: Sequence[Asked]) -> list[Drafted | Exception]:
+    def answer_each(self, model: str, asked: Sequence[Asked]) -> Many:
         """``answer`` of several requests that came together, each with its own answer or error, in order.
 
         Step by step for all of them, which takes half the time: what a step needs stays in the processor's cache.
@@ -129,10 +126,13 @@ class Responder:
             ModelNotReady: As in ``answer``.
         """
         if len(asked) == 1:
-            return [self._alone(model, asked[0])]
+            return _each_by_itself([self._alone(model, asked[0])])
         board = self._boards.get(model) or self._missing(model)
-        desk = self.desks[model]
-        return self._each(desk, board, asked, self._turns(desk, board, [each.request for each in asked], None))
+
+        def score(loaded: Loaded, some: Sequence[Any]) -> Sequence[Scored | PilotageError]:
+            return self.desks[model].score_each(loaded, some, board.state)
+
+        return self._many(board, asked, [each.request for each in asked], score, None)
 
     def _answer(self, model: str, asked: Asked) -> Drafted:
         board = self._boards.get(model) or self._missing(model)
@@ -152,27 +152,38 @@ class Responder:
         loaded.breaker.succeeded()
         return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
 
-    def _each(
-        self, desk: Desk, board: Board, asked: Sequence[Asked], turns: Sequence[tuple[Turn, Sequence[int]]]
-    ) -> list[Drafted | Exception]:
+    def _many(
+        self, board: Board, asked: Sequence[Asked], requests: Sequence[Any], score: _Score, version: int | None
+    ) -> Many:
         """Each request's own answer or error, by the version whose turn it is."""
+        desk = self.desks[board.model]
+        scored = [
+            (turn, members, self._scores(turn, [requests[index] for index in members], score))
+            for turn, members in self._turns(desk, board, requests, version)
+        ]
+        if board.canary is None and scored:
+            [(turn, _, scores)] = scored
+            if isinstance(scores, ScoredRows) and _only_invalid(scores.errors):
+                # Whatever keeps the contract was answered by the version whose turn it was: one record will do.
+                try:
+                    return _at_once(desk, board, asked, turn, scores)
+                except Exception as error:
+                    # A fault of ours, told to the one that it concerns.
+                    self._report(f"{board.model}: {len(asked)} answers could not be written at once: {error!r}")
         results: list[Drafted | Exception | None] = [None] * len(asked)
-        for turn, members in turns:
-            requests = [asked[index].request for index in members]
-            scores = self._scores(turn, len(members), partial(desk.score_each, turn.loaded, requests, board.state))
+        for turn, members, scores in scored:
             prepared_ns = scores.prepared.prepared_ns if isinstance(scores, ScoredRows) else 0
-            for index, scored in zip(members, scores, strict=True):
-                if not isinstance(scored, Scored):
+            for index, each in zip(members, scores, strict=True):
+                if not isinstance(each, Scored):
                     continue
                 try:
-                    results[index] = desk.draft(board, asked[index], turn, scored, prepared_ns=prepared_ns)
+                    results[index] = desk.draft(board, asked[index], turn, each, prepared_ns=prepared_ns)
                 except Exception as error:
                     results[index] = error
         # What is left goes the way of a single request, which knows how to fall back.
-        return [
-            self._alone(board.model, each) if result is None else result
-            for each, result in zip(asked, results, strict=True)
-        ]
+        return _each_by_itself(
+            [self._alone(board.model, asked[at]) if result is None else result for at, result in enumerate(results)]
+        )
 
     def _turns(
         self, desk: Desk, board: Board, rows: Sequence[Any], version: int | None
@@ -190,20 +201,18 @@ class Responder:
                 turns.setdefault(turn, []).append(index)
         return list(turns.items())
 
-    def _scores(
-        self, turn: Turn, number: int, score: Callable[[], Sequence[Scored | PilotageError]]
-    ) -> Sequence[Scored | PilotageError | None]:
-        """What a version says to each row; ``None`` where it was not asked, or failed."""
+    def _scores(self, turn: Turn, requests: Sequence[Any], score: _Score) -> Sequence[Scored | PilotageError | None]:
+        """What a version says to each request; ``None`` where it was not asked, or failed."""
         loaded = turn.loaded
         if not loaded.breaker.allows():
-            return [None] * number
+            return [None] * len(requests)
         try:
-            scores = score()
+            scores = score(loaded, requests)
         except Exception as error:
             # Each is asked alone, and whose failure it is counts then.
             who = f"{loaded.predictor.bundle.model} version {loaded.version}"
-            self._report(f"{who} failed for {number} requests at once: {error}")
-            return [None] * number
+            self._report(f"{who} failed for {len(requests)} requests at once: {error}")
+            return [None] * len(requests)
         if scores.places if isinstance(scores, ScoredRows) else any(isinstance(each, Scored) for each in scores):
             loaded.breaker.succeeded()
         return scores
@@ -323,11 +332,15 @@ def _only_invalid(errors: Mapping[int, PilotageError]) -> bool:
     return all(isinstance(error, InvalidRequest) for error in errors.values())
 
 
-def _at_once(desk: Desk, board: Board, asked: Asked, turn: Turn, scores: ScoredRows) -> Many:
+def _at_once(desk: Desk, board: Board, asked: Sequence[Asked], turn: Turn, scores: ScoredRows) -> Many:
     if not scores.places:
         return Many(list(scores.errors.values()), [])
-    drafts, payload = desk.draft_batch(board, turn, asked, scores)
+    drafts, payload = desk.draft_rows(board, turn, asked, scores)
     return Many(drafts, [payload])
+
+
+def _each_by_itself(results: Sequence[Drafted | Exception]) -> Many:
+    return Many(results, [each.payload for each in results if isinstance(each, Drafted)])
 
 
 def _numbered(board: Board, version: int) -> Turn:

@@ -5,87 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 
 from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Answer, AnsweredBy, BatchRecord, BatchRow, PredictionRecord, Written
 from pilotage.runtime.answered import REFERRED, AnsweredRows, Own
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.contract import Contract
-from pilotage.runtime.prepared import Prepared, PreparedRows, Scored, ScoredRows
+from pilotage.runtime.drafts import Asked, AskedRows, Drafted, DraftedRows, Stage, Turn
+from pilotage.runtime.prepared import Prepared, PreparedRows, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.results import Results
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
-Stage = Literal["champion", "canary", "previous_champion"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID_BYTES = 12
-
-
-class Asked(NamedTuple):
-    """What is known of a request beside its fields."""
-
-    request: Any
-    """As sent; of a batch, all rows."""
-    request_id: str
-    """The client's, or ours."""
-    caller: str
-    """Id of the API key; ``""`` where none is needed."""
-    started: int
-    """``time.perf_counter_ns`` from which on it takes time."""
-
-
-class Turn(NamedTuple):
-    """Whose turn it is to answer a request."""
-
-    loaded: Loaded
-    stage: Stage
-    drawn_by: int | None
-    """See ``PredictionRecord``."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Drafted:
-    """An answer that waits for its record to be on disk."""
-
-    answer: Answer
-    payload: bytes
-    """The record, as the log holds it."""
-    board: Board
-    asked: Asked
-    loaded: Loaded | None
-    """The version that answered, if one did."""
-    scored: Scored | None
-    """What it saw and said."""
-    prepared_ns: int = 0
-    """``time.perf_counter_ns`` when the features were there, and the model was about to be asked; 0 if it was not."""
-
-
-class DraftedRows(Results[Drafted]):
-    """What one version said to the rows of one request; there is one record of all, which is not in the drafts."""
-
-    def __init__(self, board: Board, loaded: Loaded, asked: Asked, scored: ScoredRows, answers: AnsweredRows) -> None:
-        """Takes what belongs together, row by row."""
-        super().__init__(len(scored), scored.errors)
-        self.board = board
-        self.answers = answers
-        self._loaded = loaded
-        self._asked = asked
-        self._scored = scored
-
-    def result(self, index: int) -> Drafted:
-        """The draft of one row."""
-        return Drafted(
-            answer=self.answers.result(index),
-            payload=b"",
-            board=self.board,
-            asked=self._asked._replace(request=self._asked.request[self.places[index]]),
-            loaded=self._loaded,
-            scored=self._scored.result(index),
-        )
 
 
 class Ids:
@@ -202,7 +137,7 @@ class Scribe:
             decision=decision,
             referred=referred,
             reasons=reasons,
-            latency_us=(time.perf_counter_ns() - asked.started) // 1000,
+            latency_us=_since(asked),
             caller=asked.caller,
             request=logged,
             features=features,
@@ -227,14 +162,16 @@ class Scribe:
         )
         return Drafted(answer=answer, payload=self._encode(record), board=board, asked=asked, loaded=None, scored=None)
 
-    def write_batch(self, board: Board, turn: Turn, asked: Asked, scored: ScoredRows) -> tuple[DraftedRows, bytes]:
-        """Writes the answers that one version gave to the rows of one request, and one record for all of them.
+    def write_rows(
+        self, board: Board, turn: Turn, asked: Sequence[Asked], scored: ScoredRows
+    ) -> tuple[DraftedRows, bytes]:
+        """Writes the answers that one version gave to several requests at once, and one record for all of them.
 
         Args:
             board: Who was there.
             turn: The version, whose turn it was for all; nothing was drawn by lot.
-            asked: The request.
-            scored: What the version said, to at least one of the rows.
+            asked: The requests, or ``AskedRows`` of one.
+            scored: What the version said, to at least one of them.
         """
         loaded, seen, label = turn.loaded, scored.prepared, self._spec.label.name
         answered_by: AnsweredBy = "previous_champion" if turn.stage == "previous_champion" else "model"
@@ -242,7 +179,7 @@ class Scribe:
         if seen.state is not None and seen.state != self._state_told:
             self._tell_state(board.state, seen.state)
         entity = [name for name in self._entity if name in seen.fields]
-        sent = [asked.request[place] for place in seen.places]
+        whole, each, sent = _asked_together(asked, seen.places)
         own = Own(
             prediction_id=self._ids.many(len(sent)),
             probability=scored.probabilities,
@@ -252,20 +189,23 @@ class Scribe:
             entity=[{name: row[name] for name in entity if name in row} for row in sent],
         )
         requests, features = self._logged_values(seen, loaded)
+        ids, probabilities, decisions, referred, reasons, _ = own
+        said = ids, seen.moments, probabilities, decisions, referred, reasons
         record = BatchRecord(
-            request_id=asked.request_id,
+            request_id=whole.request_id,
             model=board.model,
             at=micros,
             version=loaded.version,
             stage=turn.stage,
             answered_by=answered_by,
-            latency_us=(time.perf_counter_ns() - asked.started) // 1000,
-            caller=asked.caller,
+            latency_us=_since(whole),
+            caller=whole.caller,
             state=seen.state,
             entity_names=tuple(entity),
             request_names=seen.fields,
             feature_names=seen.names,
-            rows=_batch_rows(own, seen.moments, requests, features),
+            # Tuples are written as such rows are, and take a third of the time to make.
+            rows=cast(list[BatchRow], list(zip(*said, requests, features, *each, strict=True))),
         )
         shared = Answer(
             prediction_id="",
@@ -343,10 +283,20 @@ class Scribe:
         return dict(zip(contract.fields, contract.row(request), strict=True))
 
 
-def _batch_rows(
-    own: Own, moments: Iterable[int | None], requests: Iterable[Sequence[Any]], features: Iterable[Sequence[Any]]
-) -> list[BatchRow]:
-    ids, probabilities, decisions, referred, reasons, _ = own
-    # Tuples are written as such rows are, and take a third of the time to make.
-    rows = zip(ids, moments, probabilities, decisions, referred, reasons, requests, features, strict=True)
-    return cast(list[BatchRow], list(rows))
+def _asked_together(
+    asked: Sequence[Asked], places: Sequence[int]
+) -> tuple[Asked, tuple[Sequence[Any], ...], list[Any]]:
+    """What requests share in a record, columns of what they do not, and what was sent; of those in some places."""
+    if isinstance(asked, AskedRows):
+        whole = asked.whole
+        return whole, (), [whole.request[place] for place in places]
+    some = [asked[place] for place in places]
+    # The record itself is nobody's.
+    nobody = Asked((), "", "", some[0].started)
+    own = [each.request_id for each in some], [each.caller for each in some], list(map(_since, some))
+    return nobody, own, [each.request for each in some]
+
+
+def _since(asked: Asked) -> int:
+    """Microseconds."""
+    return (time.perf_counter_ns() - asked.started) // 1000

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.board import Board, Loaded
+from pilotage.runtime.drafts import Drafted, DraftedRows
 from pilotage.runtime.fallback import told
 from pilotage.runtime.prepared import Scored
-from pilotage.runtime.scribe import Drafted, DraftedRows
 
 WAITING = 1_000
 """Requests that may wait for their shadows; 30 ms of work."""

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
-from pilotage.runtime.log.segments import decode
-from pilotage.runtime.scribe import Asked, Drafted
+from pilotage.runtime.drafts import Asked, Drafted
+from pilotage.runtime.responder import Many
 from tests.unit.runtime.test_follower import make_online
-from tests.unit.runtime.test_many_rows import alone, orders, the_same, with_canary
+from tests.unit.runtime.test_many_rows import alone, orders, records_of, the_same, with_canary
 from tests.unit.runtime.world import ORDER, World, world_of
 
 
@@ -23,29 +24,43 @@ def world(tmp_path: Path) -> World:
     return made
 
 
-def together(world: World, requests: list[Any], model: str = "one") -> list[Drafted | Exception]:
-    asked = [Asked(each, "r-1", "k-1", time.perf_counter_ns()) for each in requests]
+def ask(world: World, requests: list[Any], model: str = "one") -> Many:
+    asked = [Asked(each, f"r-{at}", f"k-{at}", time.perf_counter_ns()) for at, each in enumerate(requests)]
     return world.responder.answer_each(model, asked)
+
+
+def together(world: World, requests: list[Any], model: str = "one") -> list[Drafted | Exception]:
+    return list(ask(world, requests, model).results)
 
 
 def check(world: World, requests: list[Any], model: str = "one") -> list[Drafted]:
     """Each gets what it would get alone; gives the answered ones."""
     drafts: list[Drafted] = []
-    results = together(world, requests, model)
-    for request, result in zip(requests, results, strict=True):
+    many = ask(world, requests, model)
+    records = iter(records_of(many))
+    for at, (request, result) in enumerate(zip(requests, many.results, strict=True)):
         try:
             drafted, record = alone(world, request, model)
         except PilotageError as error:
             assert (type(result), str(result)) == (type(error), str(error))
             continue
         assert isinstance(result, Drafted)
-        told: Any = decode(result.payload)
-        the_same(told, record)
+        told = next(records)
+        assert (told.request_id, told.caller) == (f"r-{at}", f"k-{at}")
+        the_same(told, msgspec.structs.replace(record, request_id=told.request_id, caller=told.caller))
         assert (told.prediction_id, result.asked.request) == (result.answer.prediction_id, request)
+        own = {"prediction_id": "", "predicted_at": drafted.answer.predicted_at}
+        assert msgspec.structs.replace(result.answer, **own) == msgspec.structs.replace(drafted.answer, **own)
         assert (result.scored, result.loaded) == (drafted.scored, drafted.loaded)
         drafts.append(result)
+    assert next(records, None) is None
     assert len({each.answer.prediction_id for each in drafts}) == len(drafts)
     return drafts
+
+
+def test_those_that_one_version_answers_are_one_record(world: World) -> None:
+    assert len(ask(world, [*orders(16), *WRONG]).payloads) == 1
+    assert ask(world, WRONG).payloads == []
 
 
 WRONG = [7, {}, {**ORDER, "amount": "much"}, None]
@@ -70,7 +85,7 @@ def test_all_are_answered_from_one_state(tmp_path: Path, number: int) -> None:
     make_online(tmp_path)
     world.release("stateful", 1)
     drafts = check(world, [*orders(number), {**ORDER, "ordered_at": "1999-01-01T00:00:00Z"}], "stateful")
-    assert len({decode(each.payload).state for each in drafts if each.loaded}) == 1  # type: ignore[union-attr]
+    assert len({each.scored.prepared.state for each in drafts if each.scored and each.loaded}) == 1
 
 
 def test_what_was_said_to_the_same_features_is_remembered(world: World) -> None:
@@ -114,6 +129,7 @@ def test_a_model_that_gives_no_probability_is_asked_alone_and_not_remembered(wor
 def test_a_fault_of_ours_is_told_to_the_one_it_concerns(world: World) -> None:
     scribe = world.responder.desks["one"].scribe
     write = scribe.write
+    scribe.write_rows = None  # type: ignore[assignment]
 
     def failing(board: Any, asked: Asked, **more: Any) -> Drafted:
         if asked.request["order_id"] == "A-1":

@@ -18,7 +18,7 @@ from pilotage.errors import UnreadableFile
 from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
 from pilotage.runtime.log import Adopted, Damage, adopt_orphans, encode, payloads, read_segment, segments
 from pilotage.runtime.log.framing import LONGEST, frame, scan
-from pilotage.runtime.log.segments import Header
+from pilotage.runtime.log.segments import FORMAT, Header
 
 NAME = "w-20240301T120000.000000Z-000001"
 HEADER = frame([(encode(Header(worker="w", at=1)),)])
@@ -225,13 +225,13 @@ def test_an_orphan_without_a_record_is_removed_and_its_bytes_kept(tmp_path: Path
 
 
 def test_a_segment_of_another_format_is_left_alone(tmp_path: Path) -> None:
-    content = frame([(encode(Header(worker="w", at=1, format=3)),), (b"{}",)])
+    content = frame([(encode(Header(worker="w", at=1, format=FORMAT + 1)),), (b"{}",)])
     path = write(tmp_path, content)
     adopted, told = adopt(tmp_path)
     assert adopted == []
-    assert "format 3" in told[0]
+    assert f"format {FORMAT + 1}" in told[0]
     assert path.read_bytes() == content
-    with pytest.raises(UnreadableFile, match="format 3"):
+    with pytest.raises(UnreadableFile, match=f"format {FORMAT + 1}"):
         list(payloads(path))
 
 

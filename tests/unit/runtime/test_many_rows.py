@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import pytest
 from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.runtime.answer import Answer, BatchRecord, PredictionRecord
 from pilotage.runtime.answered import Own
+from pilotage.runtime.drafts import Drafted, DraftedRows
 from pilotage.runtime.log.framing import frame
 from pilotage.runtime.log.segments import Header, decode, encode, read_segment, singles
 from pilotage.runtime.responder import Many
 from pilotage.runtime.results import Joined
-from pilotage.runtime.scribe import Drafted, DraftedRows
 from pilotage.spec import Feature, Serving
 from tests.unit.runtime.test_follower import make_online
 from tests.unit.runtime.world import ORDER, World, world_of
@@ -218,7 +219,9 @@ def test_a_record_of_a_batch_keeps_every_value(world: World) -> None:
     [payload] = ask(world, orders(2)).payloads
     batch = msgspec.json.decode(payload, type=BatchRecord)
     assert msgspec.json.decode(payload)["kind"] == "predictions"
-    assert encode(batch) == payload
+    assert msgspec.json.decode(encode(batch), type=BatchRecord) == batch
+    told, again = json.loads(payload), json.loads(encode(batch))
+    assert again == {**told, "rows": [[*row, None, None, None] for row in told["rows"]]}
 
 
 def test_a_wrong_row_does_not_count_as_the_models_failure(world: World) -> None:

@@ -19,12 +19,13 @@ from pilotage.runtime.answer import ShadowRecord
 from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.contract import Contract
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.log.segments import decode, encode
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.responder import Many
 from pilotage.runtime.routing import EntityHash, Segment
-from pilotage.runtime.scribe import Drafted, Ids
+from pilotage.runtime.scribe import Ids
 from pilotage.runtime.shadows import Shadows
 from pilotage.testing.bundles import START, tiny_spec
 from tests.unit.runtime.world import ORDER, World, world_of

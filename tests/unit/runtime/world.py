@@ -11,13 +11,13 @@ from typing import Any
 from pilotage.runtime.answer import PredictionRecord, Record
 from pilotage.runtime.board import Admission
 from pilotage.runtime.bundle import Bundle, read_bundle, verify_golden
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.folder import MANIFEST, sha256_of
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.log.segments import decode, encode
 from pilotage.runtime.plan import Assignment, Plan, Role
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
-from pilotage.runtime.scribe import Drafted
 from pilotage.spec import ModelSpec
 from pilotage.testing.bundles import START, make_bundle, tiny_spec
 

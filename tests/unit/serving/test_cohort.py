@@ -13,6 +13,7 @@ import pytest
 from pilotage.runtime.access.caller import Limit
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import PredictionRecord
+from pilotage.runtime.drafts import Drafted
 from pilotage.testing.bundles import tiny_spec
 from serving import express
 from serving.metrics_text import PHASES
@@ -210,7 +211,7 @@ def test_each_is_counted_timed_and_offered_to_shadows(
 ) -> None:
     with hosted(tmp_path, tiny_spec("tiny")) as service:
         offered: list[Any] = []
-        monkeypatch.setattr(service.core.shadows, "offer", offered.append)
+        monkeypatch.setattr(service.core.shadows, "offer_many", offered.extend)
 
         async def with_it(wire: Wire) -> None:
             wires = await connected(wire, 4)
@@ -220,7 +221,8 @@ def test_each_is_counted_timed_and_offered_to_shadows(
 
         talk(service, with_it)
         assert groups[-1] == 4
-        assert [each.asked.request["order_id"] for each in offered[4:]] == ["A-0", "A-1", "A-2"]
+        drafts = [each for each in offered[4:] if isinstance(each, Drafted)]
+        assert [each.asked.request["order_id"] for each in drafts] == ["A-0", "A-1", "A-2"]
         for record in service.logged():
             assert isinstance(record, PredictionRecord)
             assert 0 < record.latency_us < 60_000_000

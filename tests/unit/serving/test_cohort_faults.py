@@ -34,6 +34,7 @@ def test_one_that_can_not_be_answered_is_the_only_one(
     async def with_it(wire: Wire) -> list[int]:
         wires = await connected(wire, 3)
         monkeypatch.setattr(scribe, "write", failing)
+        monkeypatch.setattr(scribe, "write_rows", None)
         return [status for status, *_ in await at_once(wires, [asked(order) for order in orders(3)])]
 
     assert talk(service, with_it) == [200, 500, 200]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pilotage.runtime.access.keyfile import create_key
+from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.log.files import RealFiles
-from pilotage.runtime.scribe import Drafted
 from pilotage.testing.bundles import tiny_spec
 from serving import connections
 from serving.exchange import Exchange

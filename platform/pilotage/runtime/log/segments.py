@@ -26,8 +26,8 @@ from pilotage.errors import UnreadableFile
 from pilotage.runtime.answer import BatchRecord, Record, Written
 from pilotage.runtime.log.framing import scan
 
-FORMAT = 2
-"""1 had no ``BatchRecord``."""
+FORMAT = 3
+"""1 had no ``BatchRecord``, 2 none of several requests."""
 OPEN, SEALED, COMMITTED, NEW = ".open", ".sealed", ".committed", ".new"
 TORN, DAMAGED = ".torn", ".damaged"
 
@@ -36,7 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="s
     """The first record of a segment."""
 
     format: int = FORMAT
-    """1, or 2 since there are records of batches."""
+    """See ``FORMAT``."""
     worker: str
     at: int
     """When the segment was begun, microseconds since 1970 UTC."""
