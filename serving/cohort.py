@@ -6,7 +6,7 @@ what can be done once for all (to count them for their key, to ask the model, to
 each request has its own answer, record and error.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -112,21 +112,32 @@ class _Drafted(NamedTuple):
     """The records."""
     groups: list[Sequence[Drafted | Exception]]
     """What each model said."""
+    over: Callable[[], object]
+    """Called when they have their answers."""
 
 
-def answer_together(core: Core, requests: Sequence[Plain]) -> None:
-    """Begins to answer requests that were entered; the rest follows when their records are on disk."""
-    drafted = _Drafted([], [], [])
+def answer_together(core: Core, requests: Sequence[Plain], over: Callable[[], object]) -> None:
+    """Begins to answer requests that were entered; the rest follows when their records are on disk.
+
+    Args:
+        core: The worker's parts.
+        requests: That came together.
+        over: Called when all have their answers, before this returns or later; after a fault of ours perhaps twice.
+    """
+    drafted = _Drafted([], [], [], over)
     try:
         for one_model in _by_model(_admitted(core, requests)):
             _draft(core, one_model, drafted)
         if drafted.requests:
             _submit(core, drafted)
+        else:
+            over()
     except Exception as error:
         # A fault of ours. Nobody may wait for ever because of it.
         for each in requests:
             if not each.turn.response_complete:
                 each.end(error)
+        over()
 
 
 def _admitted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
@@ -194,6 +205,7 @@ def _submit(core: Core, drafted: _Drafted) -> None:
         core.log.submit_then(partial(_logged, core, drafted), *drafted.payloads)
     except LogUnavailable as error:
         _answer(core, drafted, drafted.requests, error)
+        drafted.over()
         return
     # The disk takes longer than this.
     for each in drafted.requests:
@@ -204,7 +216,10 @@ def _logged(core: Core, drafted: _Drafted, reason: str | None) -> None:
     """Their records are on disk, or will not be."""
     # Not those that were told something already, as their time was up.
     left = [each for each in drafted.requests if not each.turn.response_complete]
-    _answer(core, drafted, left, None if reason is None else unavailable(reason))
+    try:
+        _answer(core, drafted, left, None if reason is None else unavailable(reason))
+    finally:
+        drafted.over()
 
 
 def _answer(core: Core, drafted: _Drafted, requests: Sequence[Plain], error: LogUnavailable | None) -> None:

@@ -7,6 +7,7 @@ left to the gateway, and so is every other route.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from serving.cohort import Plain, answer_together
@@ -17,6 +18,8 @@ from serving.worker import Core
 
 TOGETHER = 64
 """Requests that are answered together at most, in 4 ms: others want the loop as well."""
+_TURNS = 8
+"""Turns of the loop, of 4 µs each, in which nobody more may come before fewer than usual begin."""
 _PASSED_ON = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
 
 
@@ -36,8 +39,15 @@ class Express:
         self._gathering = False
         self._gathered = 0
         """Requests that waited a turn ago."""
+        self._idle_turns = 0
+        """In which nobody came."""
+        self._usual = 0
+        """How many were answered together lately."""
         self._alone = False
         """Whether the last one came alone."""
+        self._begun = 0
+        self._at_disk: set[int] = set()
+        """Groups whose records are not on the disk yet, by their number."""
 
     def takes(self, url: bytes) -> bool:
         """Whether a ``POST`` there may be a plain prediction."""
@@ -61,31 +71,47 @@ class Express:
         return True
 
     def _notice(self, core: Core) -> None:
-        """One more waits: at once, if nobody else is being answered, nor was the last time; else with others."""
+        """Somebody waits: at once, if nobody else is being answered, nor was the last time; else with others."""
         if self._gathering:
             return
         if self._alone and core.metrics.in_flight == 1:
             self._begin(core)
-            return
-        self._gathering, self._gathered = True, 0
-        asyncio.get_running_loop().call_soon(self._gather, core)
+        elif not self._at_disk or len(self._waiting) >= TOGETHER:
+            # One sync at a time: what is answered meanwhile would only wait for it, and tear groups apart.
+            self._gathering, self._gathered, self._idle_turns = True, 0, 0
+            asyncio.get_running_loop().call_soon(self._gather, core)
 
     def _gather(self, core: Core) -> None:
-        """Begins when a turn of the event loop brought nothing more, or enough."""
+        """Begins with as many as usual, when turns of the event loop brought nothing more, or with enough."""
         waiting = len(self._waiting)
-        if self._gathered < waiting < TOGETHER:
+        if waiting < TOGETHER:
+            self._idle_turns = 0 if waiting > self._gathered else self._idle_turns + 1
             self._gathered = waiting
-            asyncio.get_running_loop().call_soon(self._gather, core)
-            return
+            if self._idle_turns < (_TURNS if waiting < self._usual else 1):
+                asyncio.get_running_loop().call_soon(self._gather, core)
+                return
         self._gathering = False
         self._begin(core)
 
     def _begin(self, core: Core) -> None:
-        together, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+        # Not those whose time was up meanwhile.
+        waiting = [each for each in self._waiting if not each.turn.response_complete]
+        together, self._waiting = waiting[:TOGETHER], waiting[TOGETHER:]
+        if not together:
+            return
         self._alone = len(together) == 1
+        self._usual = max(len(together), self._usual - 1)
+        self._begun += 1
+        self._at_disk.add(self._begun)
+        answer_together(core, together, partial(self._end, core, self._begun))
         if self._waiting:
             self._notice(core)
-        answer_together(core, together)
+
+    def _end(self, core: Core, group: int) -> None:
+        """A group has its answers."""
+        self._at_disk.discard(group)
+        if self._waiting:
+            self._notice(core)
 
 
 def _passed_on(exchange: Exchange) -> bool:

@@ -25,9 +25,9 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     answer = express.answer_together
 
-    def counted(core: Any, requests: Sequence[Any]) -> None:
+    def counted(core: Any, requests: Sequence[Any], over: Any) -> None:
         found.append(len(requests))
-        answer(core, requests)
+        answer(core, requests, over)
 
     monkeypatch.setattr(express, "answer_together", counted)
     return found
