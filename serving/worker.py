@@ -177,7 +177,7 @@ class Core:
             self._loads = self.follower.loads
             gc.collect()
             gc.freeze()
-            gc.set_threshold(100_000, 50, 100)
+            gc.set_threshold(10_000, 500, 100)
 
     def _beat(self) -> None:
         self.heartbeat.beat(self.follower.status())
