@@ -9,36 +9,44 @@ from typing import Any, Generic, TypeVar
 V = TypeVar("V")
 
 
-class Remembered(Generic[V]):
-    """A bounded memory; what was not asked for longest is forgotten first."""
+_PART = 1_000
+"""Entries that are kept together. A dictionary that forgets as much as it learns is made anew now and then, and one of
+ten thousand entries stops the loop for a millisecond then."""
 
-    __slots__ = ("_entries", "_size", "hits", "misses")
+
+class Remembered(Generic[V]):
+    """A bounded memory; what was not asked for longest is forgotten first, among those that are kept together."""
+
+    __slots__ = ("_parts", "_size", "hits", "misses")
 
     def __init__(self, size: int) -> None:
         """Remembers up to ``size`` entries; with 0, none."""
-        self._size = size
-        self._entries: OrderedDict[Hashable, V] = OrderedDict()
+        parts = max(1, size // _PART)
+        self._size = size // parts
+        """Of a part."""
+        self._parts: list[OrderedDict[Hashable, V]] = [OrderedDict() for _ in range(parts)]
         self.hits = 0
         self.misses = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(map(len, self._parts))
 
     def get(self, key: Hashable) -> V | None:
         """What was put there, if it is still known."""
-        found = self._entries.get(key)
+        entries = self._part(key)
+        found = entries.get(key)
         if found is None:
             self.misses += 1
             return None
         self.hits += 1
-        self._entries.move_to_end(key)
+        entries.move_to_end(key)
         return found
 
     def put(self, key: Hashable, value: V) -> None:
         """Remembers an entry."""
         if not self._size:
             return
-        entries = self._entries
+        entries = self._part(key)
         before = len(entries)
         entries[key] = value
         if len(entries) == before:
@@ -48,7 +56,11 @@ class Remembered(Generic[V]):
 
     def clear(self) -> None:
         """Forgets everything."""
-        self._entries.clear()
+        for part in self._parts:
+            part.clear()
+
+    def _part(self, key: Hashable) -> OrderedDict[Hashable, V]:
+        return self._parts[hash(key) % len(self._parts)]
 
 
 class Recorded(Generic[V]):

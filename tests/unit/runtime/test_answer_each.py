@@ -123,7 +123,7 @@ def test_a_model_that_gives_no_probability_is_asked_alone_and_not_remembered(wor
     predictor.probabilities = lambda keys: [7.0] * len(keys)  # type: ignore[method-assign]
     assert len(check(world, orders(3))) == 3
     answers = world.responder.desks["one"].answers
-    assert all(0 <= value <= 1 for value in answers._entries.values())
+    assert all(0 <= value <= 1 for part in answers._parts for value in part.values())
 
 
 def test_a_fault_of_ours_is_told_to_the_one_it_concerns(world: World) -> None:

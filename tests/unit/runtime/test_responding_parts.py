@@ -89,6 +89,18 @@ def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
     assert nothing.get("a") is None
 
 
+def test_a_large_memory_forgets_what_is_old_and_never_holds_more() -> None:
+    memory: Remembered[int] = Remembered(3_500)
+    for number in range(20_000):
+        memory.put(f"key {number}", number)
+        assert memory.get(f"key {max(0, number - 500)}") == max(0, number - 500)
+    assert 3_000 < len(memory) <= 3_500
+    assert memory.get("key 1000") is None
+    memory.clear()
+    assert len(memory) == 0
+
+
+
 @example(2, [("put", [0, 1]), ("get", [1]), ("put", [0]), ("get", [1]), ("put", [2]), ("get", [0])])
 @given(
     st.integers(0, 5),
