@@ -133,11 +133,12 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a head, or of a body in chunks, that goes on."""
-        between = self._held is None and type(self.cycle) is Turn and self.cycle.response_complete and not self._waits()
+        before = self.cycle
+        between = self._held is None and type(before) is Turn and before.response_complete and not self._waits()
         if between and self._usual is not None and self._answer_again(self._usual, data):
             return
         super().data_received(data)
-        if between and self._lessons and self._held is None and type(self.cycle) is Turn:
+        if between and self._lessons and type(self.cycle) is Turn and self.cycle is not before:
             self._lessons -= 1
             self._usual = usual_of(data, self.scope)
         if self._held is not None:
@@ -161,15 +162,15 @@ class Connection(HttpToolsProtocol):
         found = usual.read(data)
         if found is None or self.express is None or self.flow.write_paused:
             return False
-        scope, body = found
-        turn = Turn(self, keep_alive=self.cycle.keep_alive, never=self._never)
-        before, self.cycle = self.cycle, turn
-        if not self.express.answer(turn, scope, body):
-            self.cycle = before
-            return False
-        self.scope = scope
-        self._idle_since = None
-        return True
+        self.scope, body = found  # type: ignore[assignment]
+        self._unset_keepalive_if_required()
+        # A head that ends the connection is not known to it afterwards.
+        turn = Turn(self, keep_alive=True, never=self._never)
+        before, self.cycle = self.cycle, turn  # type: ignore[assignment]
+        if self.express.answer(turn, self.scope, body):
+            return True
+        self.cycle = before
+        return False
 
     def shutdown(self) -> None:
         """Ends after the request that is under way."""

@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import threading
+import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ EVERY_S = 1.0
 """Seconds between two looks at what is watched; how old another worker's numbers may be."""
 _PART = 5_000
 """Durations that are sorted in together, in 0.1 ms."""
+_BREATH_S = 0.001
+"""Between two of them."""
 OTHER = "other"
 """Label of what is not declared."""
 logger = logging.getLogger("bentoml.pilotage")
@@ -69,7 +72,7 @@ class _Histogram:
     def look(self) -> Iterator[tuple[list[int], float]]:
         """How many are in each bucket, and their sum. For one thread at a time, which may be another than adds.
 
-        In parts, as others wait for Python's lock meanwhile.
+        In parts, between which others get Python's lock.
         """
         whole = True
         while whole:
@@ -79,6 +82,7 @@ class _Histogram:
             if whole:
                 self._parts.popleft()
                 self._looked = 0
+                time.sleep(_BREATH_S)
         return zip(self.counts.tolist(), self.totals.tolist(), strict=True)
 
     def _sort_in(self, numbers: array[float]) -> None:

@@ -63,6 +63,13 @@ def test_those_that_one_version_answers_are_one_record(world: World) -> None:
     assert ask(world, WRONG).payloads == []
 
 
+def test_each_took_its_own_time(world: World) -> None:
+    now = time.perf_counter_ns()
+    asked = [Asked(order, "r", "k", now - at * 10**9) for at, order in enumerate(orders(3))]
+    took = [record.latency_us // 10**6 for record in records_of(world.responder.answer_each("one", asked))]
+    assert took == [0, 1, 2]
+
+
 WRONG = [7, {}, {**ORDER, "amount": "much"}, None]
 
 

@@ -100,7 +100,6 @@ def test_a_large_memory_forgets_what_is_old_and_never_holds_more() -> None:
     assert len(memory) == 0
 
 
-
 @example(2, [("put", [0, 1]), ("get", [1]), ("put", [0]), ("get", [1]), ("put", [2]), ("get", [0])])
 @given(
     st.integers(0, 5),
