@@ -187,7 +187,7 @@ def _draft(core: Core, requests: Sequence[Plain], drafted: _Drafted) -> None:
         return
     drafted.groups.append(many.results)
     drafted.payloads.extend(many.payloads)
-    rows = many.results if isinstance(many.results, DraftedRows) else None
+    rows = many.results if type(many.results) is DraftedRows else None
     for each, result in zip(parsed, many.results if rows is None else rows.answers, strict=True):
         if isinstance(result, Drafted):
             each.answer, each.prepared_ns = result.answer, result.prepared_ns

@@ -86,7 +86,7 @@ class Shadows:
 
     def offer_many(self, drafts: Sequence[Drafted | PilotageError]) -> None:
         """``offer`` of the rows of a request."""
-        if isinstance(drafts, DraftedRows) and not _has_shadows(drafts.board):
+        if type(drafts) is DraftedRows and not _has_shadows(drafts.board):
             return
         for each in drafts:
             if isinstance(each, Drafted):
