@@ -17,7 +17,7 @@ from serving.exchange import Exchange
 from serving.worker import Core
 
 TOGETHER = 64
-"""Requests that are answered together at most, in 4 ms: others want the loop as well."""
+"""Requests that are answered together at most, in 3 ms: others want the loop as well."""
 _TURNS = 8
 """Turns of the loop, of 4 µs each, in which nobody more may come before fewer than usual begin."""
 _PASSED_ON = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
