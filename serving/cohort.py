@@ -103,8 +103,8 @@ class Plain:
         self.end(timed_out())
 
 
-class _Drafted(NamedTuple):
-    """Answers that wait for their records to be on disk."""
+class _Round(NamedTuple):
+    """What came together, as its answers wait for their records to be on disk."""
 
     requests: list[Plain]
     """Without those that got an error."""
@@ -124,7 +124,7 @@ def answer_together(core: Core, requests: Sequence[Plain], over: Callable[[], ob
         requests: That came together.
         over: Called when all have their answers, before this returns or later; after a fault of ours perhaps twice.
     """
-    drafted = _Drafted([], [], [], over)
+    drafted = _Round([], [], [], over)
     try:
         for one_model in _by_model(_admitted(core, requests)):
             _draft(core, one_model, drafted)
@@ -164,7 +164,7 @@ def _by_model(requests: Sequence[Plain]) -> Iterable[list[Plain]]:
     return models.values()
 
 
-def _draft(core: Core, requests: Sequence[Plain], drafted: _Drafted) -> None:
+def _draft(core: Core, requests: Sequence[Plain], drafted: _Round) -> None:
     """Has one model answer, and adds who got an answer."""
     parsed: list[Plain] = []
     asked: list[Asked] = []
@@ -200,7 +200,7 @@ def _draft(core: Core, requests: Sequence[Plain], drafted: _Drafted) -> None:
         drafted.requests.append(each)
 
 
-def _submit(core: Core, drafted: _Drafted) -> None:
+def _submit(core: Core, drafted: _Round) -> None:
     try:
         core.log.submit_then(partial(_logged, core, drafted), *drafted.payloads)
     except LogUnavailable as error:
@@ -212,7 +212,7 @@ def _submit(core: Core, drafted: _Drafted) -> None:
         each.write()
 
 
-def _logged(core: Core, drafted: _Drafted, reason: str | None) -> None:
+def _logged(core: Core, drafted: _Round, reason: str | None) -> None:
     """Their records are on disk, or will not be."""
     # Not those that were told something already, as their time was up.
     left = [each for each in drafted.requests if not each.turn.response_complete]
@@ -222,7 +222,7 @@ def _logged(core: Core, drafted: _Drafted, reason: str | None) -> None:
         drafted.over()
 
 
-def _answer(core: Core, drafted: _Drafted, requests: Sequence[Plain], error: LogUnavailable | None) -> None:
+def _answer(core: Core, drafted: _Round, requests: Sequence[Plain], error: LogUnavailable | None) -> None:
     """Sends answers.
 
     Args:

@@ -41,7 +41,7 @@ class Express:
         """Requests that waited a turn ago."""
         self._idle_turns = 0
         """In which nobody came."""
-        self._usual = 0
+        self._lately = 0
         """How many were answered together lately."""
         self._alone = False
         """Whether the last one came alone."""
@@ -87,7 +87,7 @@ class Express:
         if waiting < TOGETHER:
             self._idle_turns = 0 if waiting > self._gathered else self._idle_turns + 1
             self._gathered = waiting
-            if self._idle_turns < (_TURNS if waiting < self._usual else 1):
+            if self._idle_turns < (_TURNS if waiting < self._lately else 1):
                 asyncio.get_running_loop().call_soon(self._gather, core)
                 return
         self._gathering = False
@@ -100,7 +100,7 @@ class Express:
         if not together:
             return
         self._alone = len(together) == 1
-        self._usual = max(len(together), self._usual - 1)
+        self._lately = max(len(together), self._lately - 1)
         self._begun += 1
         self._at_disk.add(self._begun)
         answer_together(core, together, partial(self._end, core, self._begun))
