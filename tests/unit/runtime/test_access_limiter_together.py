@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pilotage.errors import RateLimited, RequestTooLarge
 from pilotage.runtime.access.caller import ANYBODY, Caller
 from pilotage.runtime.access.limiter import Limiter
-from tests.unit.runtime.test_access_limiter import SECOND, Clock, caller
+from tests.unit.runtime.limiting import SECOND, Clock, caller
 
 KEYS = [
     ANYBODY,
