@@ -84,14 +84,18 @@ def huge_numbers(folder: Path, draw: random.Random) -> None:
     path.write_bytes(data)
 
 
+def plain(path: Path) -> bytes:
+    """What is in a file. A link may be to something without an end, which would fill this process's memory."""
+    if not path.is_file() or path.is_symlink():
+        raise OSError(f"{path.name} is no plain file")
+    return path.read_bytes()
+
+
 def rewrite_manifest(folder: Path) -> str:
     """Makes the manifest say what is there now, as somebody who may write the registry could."""
-    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest = json.loads(plain(folder / MANIFEST))
     for name in manifest["files"]:
-        if not (folder / name).is_file() or (folder / name).is_symlink():
-            # A link may be to something without an end, which would fill this process's memory.
-            raise OSError(f"{name} is no plain file")
-        data = (folder / name).read_bytes()
+        data = plain(folder / name)
         manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     text = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
     (folder / MANIFEST).write_bytes(text)
