@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from pilotage.errors import ModelNotReady, StateUnavailable
-from pilotage.runtime.answer import Answer
 from pilotage.runtime.answered import REFERRED
-from pilotage.runtime.answers_cache import Recorded, Remembered
+from pilotage.runtime.answers_cache import AnswersCache
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.drafts import Asked, Drafted, DraftedRows, Stage, Turn
+from pilotage.runtime.earlier import Earlier, EarlierAnswers
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.routing import EntityHash
 from pilotage.runtime.scribe import Scribe
@@ -38,9 +38,9 @@ class Desk:
         self.spec = spec
         self.scribe = scribe
         self.entities = EntityHash(spec.entity, {field.name: field for field in spec.request})
-        self.answers: Remembered[float] = Remembered(spec.serving.cached_answers)
+        self.answers = AnswersCache(spec.serving.cached_answers)
         """Probabilities, by version and features."""
-        self.earlier: Recorded[Answer] = Recorded(spec.serving.cached_answers)
+        self.earlier = EarlierAnswers(spec.serving.cached_answers)
         """What versions answered, by the values of the request."""
 
     def score(self, loaded: Loaded, request: Mapping[str, Any], state: OnlineState) -> tuple[Scored, int]:
@@ -52,12 +52,12 @@ class Desk:
         predictor = loaded.predictor
         prepared = predictor.prepare(request, state)
         prepared_ns = time.perf_counter_ns()
-        key = (loaded.version, prepared.key)
-        known = self.answers.get(key)
+        key = (prepared.key,)
+        (known,) = self.answers.get(loaded.version, key)
         if known is not None:
             return predictor.decided(prepared, known), prepared_ns
         scored = predictor.decide(prepared)
-        self.answers.put(key, scored.probability)
+        self.answers.put(loaded.version, key, (scored.probability,))
         return scored, prepared_ns
 
     def score_each(self, loaded: Loaded, requests: Sequence[Any], state: OnlineState) -> ScoredRows:
@@ -68,16 +68,17 @@ class Desk:
         """
         predictor, answers = loaded.predictor, self.answers
         prepared = predictor.prepare_many(requests, state)
-        keys = [(loaded.version, key) for key in prepared.row_keys()]
-        known = [answers.get(key) for key in keys]
+        keys = prepared.row_keys()
+        known = answers.get(loaded.version, keys)
+        if None not in known:
+            return predictor.decided_many(prepared, cast(list[float], known))
         new = [place for place, probability in enumerate(known) if probability is None]
-        fresh = predictor.probabilities([keys[place][1] for place in new]) if new else []
+        asked = [keys[place] for place in new]
+        fresh = predictor.probabilities(asked)
         for place, probability in zip(new, fresh, strict=True):
             known[place] = probability
-        probabilities = cast(list[float], known)
-        scored = predictor.decided_many(prepared, probabilities)
-        for place in new:
-            answers.put(keys[place], probabilities[place])
+        scored = predictor.decided_many(prepared, cast(list[float], known))
+        answers.put(loaded.version, asked, fresh)
         return scored
 
     def draft(
@@ -129,12 +130,11 @@ class Desk:
     ) -> tuple[DraftedRows, bytes]:
         """Writes what one version said to several requests at once, and the record of all; see ``Scribe``."""
         drafts, payload = self.scribe.write_rows(board, turn, asked, scored)
-        entries = zip(scored.prepared.requests(), drafts.answers.all(), strict=True)
-        self.earlier.put_many(len(drafts.places), entries)
+        self.earlier.put_many(scored.prepared.requests(), drafts.answers)
         return drafts, payload
 
     def draft_earlier(
-        self, board: Board, asked: Asked, turn: Turn, earlier: Answer, reasons: tuple[str, ...]
+        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...]
     ) -> Drafted:
         """Writes the answer of before again."""
         return self.scribe.write(

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
-from pilotage.runtime.answer import Answer, Explanation, Written
+from pilotage.runtime.answer import Explanation, Written
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Desk
 from pilotage.runtime.drafts import Asked, AskedRows, Drafted, DraftedRows, Stage, Turn
+from pilotage.runtime.earlier import Earlier
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
@@ -369,7 +370,7 @@ def _unloaded(desk: Desk, board: Board, asked: Asked) -> Drafted:
     return desk.draft_rule(board, asked, None, ruled, ("no version could be loaded yet", *ruled.reasons))
 
 
-def _earlier(desk: Desk, board: Board, asked: Asked) -> Answer | None:
+def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:
     """The answer that the same request got from a version that may still answer."""
     trusted = {each.version: each for each in (board.champion, board.previous) if each is not None}
     for each in trusted.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,31 @@ def test_one_that_fails_the_model_fails_nobody_else(world: World) -> None:
     assert any("failed for 3 requests at once: broken" in each for each in world.said)
 
 
+def test_only_what_is_not_remembered_is_asked_of_the_model(world: World) -> None:
+    predictor = world.follower.boards["one"].champion.predictor  # type: ignore[union-attr]
+    probabilities, asked = predictor.probabilities, []
+
+    def counted(keys: Sequence[bytes]) -> list[float]:
+        asked.append(len(keys))
+        return probabilities(keys)
+
+    predictor.probabilities = counted  # type: ignore[method-assign]
+    first, again, once_more = (
+        [each.answer.probability for each in together(world, orders(number)) if isinstance(each, Drafted)]
+        for number in (3, 5, 5)
+    )
+    assert asked == [3, 2]
+    assert first == again[:3]
+    assert again == once_more == [alone(world, order)[0].answer.probability for order in orders(5)]
+    assert not any("failed" in each for each in world.said)
+
+
 def test_a_model_that_gives_no_probability_is_asked_alone_and_not_remembered(world: World) -> None:
     predictor = world.follower.boards["one"].champion.predictor  # type: ignore[union-attr]
     predictor.probabilities = lambda keys: [7.0] * len(keys)  # type: ignore[method-assign]
     assert len(check(world, orders(3))) == 3
     answers = world.responder.desks["one"].answers
-    assert all(0 <= value <= 1 for part in answers._parts for value in part.values())
+    assert all(0 <= entry[2] <= 1 for entry in answers._entries if entry is not None)
 
 
 def test_a_fault_of_ours_is_told_to_the_one_it_concerns(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The small parts that the responder is made of: breaker, memory, routing, the note of the last plans, shadows."""
+"""The small parts that the responder is made of: breaker, routing, the note of the last plans, shadows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 import msgspec
 import polars as pl
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.expressions import to_json
 from pilotage.runtime import plans_file, shadows
 from pilotage.runtime.answer import ShadowRecord
-from pilotage.runtime.answers_cache import Recorded, Remembered
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.drafts import Drafted
@@ -71,60 +70,6 @@ def test_a_breaker_is_open_exactly_after_enough_failures_in_a_row(outcomes: list
     for well in outcomes:
         breaker.succeeded() if well else breaker.failed()
     assert breaker.open is (len(outcomes) >= 3 and not any(outcomes[-3:]))
-
-
-# Memory
-
-
-def test_what_was_not_asked_for_longest_is_forgotten_first() -> None:
-    memory: Remembered[int] = Remembered(2)
-    memory.put("a", 1)
-    memory.put("b", 2)
-    assert memory.get("a") == 1
-    memory.put("c", 3)
-    assert (memory.get("b"), memory.get("a"), memory.get("c")) == (None, 1, 3)
-    assert (memory.hits, memory.misses, len(memory)) == (3, 1, 2)
-    nothing: Remembered[int] = Remembered(0)
-    nothing.put("a", 1)
-    assert nothing.get("a") is None
-
-
-def test_a_large_memory_forgets_what_is_old_and_never_holds_more() -> None:
-    memory: Remembered[int] = Remembered(3_500)
-    for number in range(20_000):
-        memory.put(f"key {number}", number)
-        assert memory.get(f"key {max(0, number - 500)}") == max(0, number - 500)
-    assert 3_000 < len(memory) <= 3_500
-    assert memory.get("key 1000") is None
-    memory.clear()
-    assert len(memory) == 0
-
-
-@example(2, [("put", [0, 1]), ("get", [1]), ("put", [0]), ("get", [1]), ("put", [2]), ("get", [0])])
-@given(
-    st.integers(0, 5),
-    st.lists(st.tuples(st.sampled_from(["get", "put", "many"]), st.lists(st.integers(0, 7), max_size=6))),
-)
-def test_what_is_recorded_is_found_while_it_is_among_the_newest(size: int, steps: list[tuple[str, list[int]]]) -> None:
-    memory: Recorded[int] = Recorded(size)
-    written: list[int] = []
-    for step, keys in steps:
-        if step == "get":
-            for key in keys:
-                newest = max((place for place, each in enumerate(written) if each == key), default=None)
-                found = memory.get([key])
-                assert found in (None, newest)
-                assert found == newest or key not in written[max(0, len(written) - size) :]
-            continue
-        entries = [([key], len(written) + place) for place, key in enumerate(keys)]
-        written += keys
-        if step == "many" and entries:
-            memory.put_many(len(entries), iter(entries))
-        else:
-            for entry in entries:
-                memory.put(*entry)
-        assert len(memory._known) <= size
-        assert memory._waiting < size + 6
 
 
 # Routing
