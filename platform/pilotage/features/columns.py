@@ -38,8 +38,10 @@ class Column:
         """The values; null is ``None``."""
         if self._values is None:
             values: list[Any] = self._held.tolist()  # type: ignore[union-attr]
-            for position in self._nulls().nonzero()[0].tolist():
-                values[position] = None
+            nulls = self._nulls()
+            if np.count_nonzero(nulls):
+                for position in nulls.nonzero()[0].tolist():
+                    values[position] = None
             self._values = values
         return self._values
 

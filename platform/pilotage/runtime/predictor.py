@@ -18,10 +18,13 @@ from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.explain import Explainer
-from pilotage.runtime.prepared import Prepared, PreparedRows, Scored, ScoredRows, Verdict
+from pilotage.runtime.prepared import Prepared, PreparedRows, Scored, ScoredRows
 from pilotage.runtime.preparer import Preparer
 from pilotage.runtime.row import RowPath, verify_rows
 from pilotage.runtime.state import OnlineState, Snapshot
+
+_NO_BAND = (1.0, 0.0)
+"""Holds no probability."""
 
 
 class StateLookup(Protocol):
@@ -115,7 +118,16 @@ class Predictor:
         Raises:
             BundleCorrupt: One is no probability.
         """
-        return ScoredRows(prepared, probabilities, list(map(self._verdict, probabilities)))
+        for probability in probabilities:
+            if not 0.0 <= probability <= 1.0:
+                self._probability(probability)
+        threshold, (low, high) = self._threshold, self._band or _NO_BAND
+        referred = [low <= probability < high for probability in probabilities]
+        decisions = [
+            None if refer else probability >= threshold
+            for probability, refer in zip(probabilities, referred, strict=True)
+        ]
+        return ScoredRows(prepared, probabilities, decisions, referred)
 
     def score_one(self, request: Mapping[str, Any], state: OnlineState | None) -> Scored:
         """``prepare`` and ``decide`` in one."""
@@ -227,8 +239,8 @@ class Predictor:
         except BundleCorrupt as error:
             return error
 
-    def _verdict(self, probability: float) -> Verdict:
-        """What follows from a probability.
+    def _verdict(self, probability: float) -> tuple[bool | None, bool]:
+        """What follows from a probability: ``decision`` and ``referred`` of a ``Scored``.
 
         Raises:
             BundleCorrupt: It is none.

@@ -16,9 +16,6 @@ from pilotage.features.columns import Column
 from pilotage.runtime.results import Results
 from pilotage.runtime.state import Snapshot
 
-Verdict = tuple[bool | None, bool]
-"""``decision`` and ``referred`` of a ``Scored``."""
-
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A checked request with everything that the model needs to answer it."""
@@ -237,13 +234,19 @@ class PreparedOneByOne(PreparedRows):
 class ScoredRows(Results[Scored]):
     """``Scored`` of many rows, as columns."""
 
-    def __init__(self, prepared: PreparedRows, probabilities: Sequence[float], verdicts: Sequence[Verdict]) -> None:
-        """Takes one probability and one verdict for each row that was prepared."""
+    def __init__(
+        self,
+        prepared: PreparedRows,
+        probabilities: Sequence[float],
+        decisions: Sequence[bool | None],
+        referred: Sequence[bool],
+    ) -> None:
+        """Takes one of each for each row that was prepared; see ``Scored``."""
         super().__init__(len(prepared), prepared.errors)
         self.prepared = prepared
         self.probabilities = probabilities
-        self.decisions = [decision for decision, _ in verdicts]
-        self.referred = [referred for _, referred in verdicts]
+        self.decisions = decisions
+        self.referred = referred
 
     def all(self) -> Iterator[Scored]:
         """See ``Results``."""

@@ -40,15 +40,18 @@ class Calibrator:
     kind: CalibratorKind
     x: list[float] = field(default_factory=list)
     y: list[float] = field(default_factory=list)
+    _knots: tuple[np.ndarray, np.ndarray] = field(init=False, repr=False, compare=False)
+    """``x`` and ``y`` as NumPy takes them; to make arrays of them takes longer than to calibrate."""
 
     def __post_init__(self) -> None:
         if problem := self._problem():
             raise BundleCorrupt(f"The {self.kind} calibrator {problem}.", fix=RESTORE)
+        object.__setattr__(self, "_knots", (np.array(self.x, dtype=np.float64), np.array(self.y, dtype=np.float64)))
 
     def apply(self, p: np.ndarray) -> np.ndarray:
         """Calibrates probabilities; same shape, 0..1."""
         if self.kind == "isotonic":
-            interpolated: np.ndarray = np.interp(p, self.x, self.y)
+            interpolated: np.ndarray = np.interp(p, *self._knots)
             return interpolated
         if self.kind == "sigmoid":
             clipped = np.clip(p, _EDGE, 1 - _EDGE)

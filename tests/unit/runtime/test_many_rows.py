@@ -231,3 +231,14 @@ def test_a_wrong_row_does_not_count_as_the_models_failure(world: World) -> None:
         [result] = ask(world, [{}]).results
         assert isinstance(result, InvalidRequest)
     assert loaded.breaker.allows()
+
+
+@pytest.mark.parametrize("number", [3, 30])
+def test_rows_that_break_the_contract_do_not_speak_for_the_version(world: World, number: int) -> None:
+    champion = world.follower.boards["one"].champion
+    assert champion is not None
+    champion.breaker.failed()
+    ask(world, [{**ORDER, "amount": "much"}] * number)
+    assert champion.breaker._failures == 1
+    ask(world, [{**ORDER, "amount": "much"}] * number + orders(1))
+    assert champion.breaker._failures == 0

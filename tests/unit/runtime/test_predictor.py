@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +13,9 @@ from pilotage.errors import BundleCorrupt, InvalidRequest, ModelNotReady
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.runtime.predictor import Predictor
 from pilotage.runtime.scorer import Calibrator
+from pilotage.spec import Serving
 from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
+from tests.unit.runtime.world import ORDER
 
 SPEC = tiny_spec(with_state=True)
 
@@ -72,3 +76,24 @@ def test_what_is_no_probability_is_never_answered(bundle: Bundle, monkeypatch: p
     monkeypatch.setattr(bundle.scorer, "calibrator", Calibrator("isotonic", [0.0, 1.0], [1.5, 1.7]))
     with pytest.raises(BundleCorrupt, match="no probability"):
         Predictor(bundle, 1).predict(tiny_rows(SPEC, 1).select(SPEC.request_types().keys()), Known())
+
+
+@pytest.mark.parametrize("band", [None, (0.25, 0.5), (0.0, 1.0), (0.5, 1.0)])
+def test_many_are_decided_as_each_would_be_alone(tmp_path: Path, band: tuple[float, float] | None) -> None:
+    make_bundle(tmp_path / "tiny", spec=tiny_spec(serving=Serving(refer_between=band)))
+    predictor = Predictor(read_bundle(tmp_path / "tiny"), 1)
+    edges = [0.0, 0.25, 0.5, 1.0, predictor.bundle.threshold]
+    near = [math.nextafter(edge, to) for edge in edges for to in (0.0, 1.0)]
+    prepared = predictor.prepare_many([ORDER] * len(edges + near), None)
+    many = predictor.decided_many(prepared, edges + near)
+    alone = [predictor.decided(predictor.prepare(ORDER, None), each) for each in edges + near]
+    assert [(each.decision, each.referred) for each in many.all()] == [(one.decision, one.referred) for one in alone]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -1e-9, 1.0 + 1e-9, math.inf])
+def test_no_probability_among_many_is_never_decided_on(tmp_path: Path, wrong: float) -> None:
+    make_bundle(tmp_path / "tiny", spec=tiny_spec())
+    predictor = Predictor(read_bundle(tmp_path / "tiny"), 1)
+    prepared = predictor.prepare_many([ORDER] * 3, None)
+    with pytest.raises(BundleCorrupt, match="no probability"):
+        predictor.decided_many(prepared, [0.5, wrong, 0.5])
