@@ -1,7 +1,7 @@
 """What versions answered lately, by the values of the request: for when no version can answer any more.
 
 It is written with every answer and hardly ever read. So answers are kept packed, in 60 bytes each: to keep their dozen
-objects instead has each request work in memory that is in no cache any more, an eighth of the time of rows in bulk.
+objects instead has each request work in memory that is in no cache any more, a tenth of the time of rows in bulk.
 """
 
 from __future__ import annotations
