@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.runtime.key_rings import Clocks
+from tests.unit.runtime.limiting import Clock
 from tests.unit.runtime.sharing import Host
 
 
@@ -34,3 +35,15 @@ def path(tmp_path: Path) -> Path:
 def told() -> list[str]:
     """Where a ring of keys reports to."""
     return []
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Of limiters."""
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Of rate limits, in a folder that is not there yet."""
+    return tmp_path / "service" / "rate-limits"

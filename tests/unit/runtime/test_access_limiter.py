@@ -19,16 +19,6 @@ from pilotage.runtime.access.limiter import Limiter
 from tests.unit.runtime.limiting import SECOND, Clock, caller, granted
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "service" / "rate-limits"
-
-
 def test_a_key_gets_its_burst_at_once_and_then_its_rate(file: Path, clock: Clock):
     limiter = Limiter(file, clock=clock)
     who = caller(per_second=10, burst=5)

@@ -14,16 +14,6 @@ from pilotage.runtime.access.slots import Slots
 from tests.unit.runtime.limiting import Clock, caller, granted
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "service" / "rate-limits"
-
-
 def test_names_whose_slots_collide_keep_their_own_numbers(tmp_path: Path):
     table = Slots(tmp_path / "slots", report=pytest.fail, count=8)
     names = [f"key-{number}".encode() for number in range(8)]
