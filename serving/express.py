@@ -5,7 +5,6 @@ The same steps as by way of the gateway, in the same order and by the same funct
 left to the gateway, and so is every other route.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -14,12 +13,11 @@ from serving.cohort import Plain, answer_together
 from serving.connections import Turn
 from serving.endpoints import LARGEST_BODY, Predict
 from serving.exchange import Exchange
+from serving.gathering import Gathering
 from serving.worker import Core
 
 TOGETHER = 64
 """Requests that are answered together at most, in 3 ms: others want the loop as well."""
-_TURNS = 8
-"""Turns of the loop, of 4 µs each, in which nobody more may come before fewer than usual begin."""
 _PASSED_ON = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
 
 
@@ -36,13 +34,7 @@ class Express:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._core = core
         self._waiting: list[Plain] = []
-        self._gathering = False
-        self._gathered = 0
-        """Requests that waited a turn ago."""
-        self._idle_turns = 0
-        """In which nobody came."""
-        self._lately = 0
-        """How many were answered together lately."""
+        self._gathering = Gathering(lambda: len(self._waiting), enough=self._enough)
         self._alone = False
         """Whether the last one came alone."""
         self._begun = 0
@@ -72,26 +64,16 @@ class Express:
 
     def _notice(self, core: Core) -> None:
         """Somebody waits: at once, if nobody else is being answered, nor was the last time; else with others."""
-        if self._gathering:
+        if self._gathering.under_way:
             return
         if self._alone and core.metrics.in_flight == 1:
             self._begin(core)
-        elif not self._at_disk or len(self._waiting) >= TOGETHER:
+        elif not self._at_disk or self._enough():
             # One sync at a time: what is answered meanwhile would only wait for it, and tear groups apart.
-            self._gathering, self._gathered, self._idle_turns = True, 0, 0
-            asyncio.get_running_loop().call_soon(self._gather, core)
+            self._gathering.start(partial(self._begin, core))
 
-    def _gather(self, core: Core) -> None:
-        """Begins with as many as usual, when turns of the event loop brought nothing more, or with enough."""
-        waiting = len(self._waiting)
-        if waiting < TOGETHER:
-            self._idle_turns = 0 if waiting > self._gathered else self._idle_turns + 1
-            self._gathered = waiting
-            if self._idle_turns < (_TURNS if waiting < self._lately else 1):
-                asyncio.get_running_loop().call_soon(self._gather, core)
-                return
-        self._gathering = False
-        self._begin(core)
+    def _enough(self) -> bool:
+        return len(self._waiting) >= TOGETHER
 
     def _begin(self, core: Core) -> None:
         # Not those whose time was up meanwhile.
@@ -100,7 +82,7 @@ class Express:
         if not together:
             return
         self._alone = len(together) == 1
-        self._lately = max(len(together), self._lately - 1)
+        self._gathering.began(len(together))
         self._begun += 1
         self._at_disk.add(self._begun)
         answer_together(core, together, partial(self._end, core, self._begun))

@@ -1,6 +1,5 @@
 """Many rows of one request: answered in turns, and on the disk with one commit."""
 
-import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING
 from pilotage.errors import LogUnavailable, PilotageError
 from pilotage.runtime.answer import Answer, PredictionRecord
 from pilotage.runtime.answered import AnsweredRows
-from pilotage.runtime.drafts import Drafted, DraftedRows
+from pilotage.runtime.drafts import Asked, AskedRows, Drafted, DraftedRows
 from pilotage.runtime.responder import Many
 from pilotage.runtime.results import Joined
 from serving.exchange import Exchange
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from serving.worker import Core
 
 _AT_ONCE = 100
-"""Rows that are answered before others get their turn: 2 ms. Fewer at once cost more each."""
+"""Rows of one request that are answered before others get their turn: 2 ms. Fewer at once cost more each."""
 
 
 async def answer_rows(
@@ -84,18 +83,12 @@ async def repeat_rows(
 async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> list[Many]:
     parts: list[Many] = []
     for first in range(0, len(rows), _AT_ONCE):
-        if first:
-            # Others wait for the loop as well.
-            await asyncio.sleep(0)
-        parts.append(
-            exchange.core.responder.answer_many(
-                model,
-                rows[first : first + _AT_ONCE],
-                request_id=exchange.request_id,
-                caller=exchange.caller.id,
-                version=version,
-            )
-        )
+        some = Asked(rows[first : first + _AT_ONCE], exchange.request_id, exchange.caller.id, time.perf_counter_ns())
+        part = await exchange.core.turns.answer(model, AskedRows(some), version)
+        for each in part.results if not isinstance(part.results, DraftedRows) else ():
+            if not isinstance(each, (Drafted, PilotageError)):
+                raise each
+        parts.append(part)
     return parts
 
 

@@ -33,6 +33,7 @@ from serving.heartbeat import Heartbeat
 from serving.metrics import Gauges, ServiceMetrics
 from serving.openapi import routes
 from serving.tracing import Tracing
+from serving.turns import BulkTurns
 from serving.watch import Watch
 
 EXPLAINING = 2
@@ -95,6 +96,7 @@ class Core:
             keep=self.log.keep,
             report=_Seldom(warn),
         )
+        self.turns = BulkTurns(self.responder)
         self.idempotency = Idempotency.of(settings, report=warn)
         self.ring = KeyRing(settings.api_keys, report=warn)
         self.limiter = Limiter(settings.service_state / "limits", report=warn)

@@ -95,11 +95,11 @@ class PreparedRows(Results[Prepared]):
         """Each row of the matrix, as in ``Prepared``."""
 
     @abstractmethod
-    def requests(self) -> Iterable[Sequence[Any]]:
+    def requests(self) -> Sequence[Sequence[Any]]:
         """The values of ``fields``, row by row."""
 
     @abstractmethod
-    def features(self) -> Iterable[Sequence[Any]]:
+    def features(self) -> Sequence[Sequence[Any]]:
         """The values of ``names``, row by row."""
 
 
@@ -142,6 +142,8 @@ class PreparedColumns(PreparedRows):
         self._row = row
         self._computed = computed
         self._matrix = matrix
+        self._requests: list[Sequence[Any]] | None = None
+        self._features: list[Sequence[Any]] | None = None
 
     def result(self, index: int) -> Prepared:
         """One row by itself."""
@@ -167,13 +169,17 @@ class PreparedColumns(PreparedRows):
         """See above."""
         return list(map(np.ndarray.tobytes, self._matrix))
 
-    def requests(self) -> Iterable[Sequence[Any]]:
+    def requests(self) -> Sequence[Sequence[Any]]:
         """See above."""
-        return zip(*self._values, strict=True)
+        if self._requests is None:
+            self._requests = list(zip(*self._values, strict=True))
+        return self._requests
 
-    def features(self) -> Iterable[Sequence[Any]]:
+    def features(self) -> Sequence[Sequence[Any]]:
         """See above."""
-        return zip(*(column.values for column in self._computed), strict=True)
+        if self._features is None:
+            self._features = list(zip(*(column.values for column in self._computed), strict=True))
+        return self._features
 
     def _prepared(
         self, values: Sequence[Any], moment: int | None, row: Sequence[Any], computed: Sequence[Any], key: bytes
@@ -222,13 +228,56 @@ class PreparedOneByOne(PreparedRows):
         """See above."""
         return [each.key for each in self._prepared]
 
-    def requests(self) -> Iterable[Sequence[Any]]:
+    def requests(self) -> Sequence[Sequence[Any]]:
         """See above."""
         return [each.values for each in self._prepared]
 
-    def features(self) -> Iterable[Sequence[Any]]:
+    def features(self) -> Sequence[Sequence[Any]]:
         """See above."""
         return [each.computed for each in self._prepared]
+
+
+class PreparedPart(PreparedRows):
+    """Some of the rows that were prepared together, as if by themselves."""
+
+    def __init__(self, whole: PreparedRows, number: int, errors: Mapping[int, PilotageError], some: slice) -> None:
+        """Takes a part.
+
+        Args:
+            whole: What was prepared together.
+            number: How many rows the part has.
+            errors: Those of the part, by place in it.
+            some: The rows of it that have no error, among those of the whole that have none.
+        """
+        Results.__init__(self, number, errors)
+        self.prepared_ns = whole.prepared_ns
+        self.state_through = whole.state_through
+        self.state = whole.state
+        self.fields = whole.fields
+        self.names = whole.names
+        self.moments = whole.moments[some]
+        self._whole = whole
+        self._some = some
+
+    def result(self, index: int) -> Prepared:
+        """One row by itself."""
+        return self._whole.result(self._some.start + index)
+
+    def matrix(self) -> np.ndarray:
+        """See above."""
+        return self._whole.matrix()[self._some]
+
+    def row_keys(self) -> list[bytes]:
+        """See above."""
+        return self._whole.row_keys()[self._some]
+
+    def requests(self) -> Sequence[Sequence[Any]]:
+        """See above."""
+        return self._whole.requests()[self._some]
+
+    def features(self) -> Sequence[Sequence[Any]]:
+        """See above."""
+        return self._whole.features()[self._some]
 
 
 class ScoredRows(Results[Scored]):
@@ -247,6 +296,18 @@ class ScoredRows(Results[Scored]):
         self.probabilities = probabilities
         self.decisions = decisions
         self.referred = referred
+
+    def parts(self, sizes: Iterable[int]) -> Iterator[ScoredRows]:
+        """The same rows, so many after so many, each part as if it had been scored by itself."""
+        place = index = 0
+        for size in sizes:
+            errors = (
+                {at: self.errors[place + at] for at in range(size) if place + at in self.errors} if self.errors else {}
+            )
+            some = slice(index, index + size - len(errors))
+            prepared = PreparedPart(self.prepared, size, errors, some)
+            yield ScoredRows(prepared, self.probabilities[some], self.decisions[some], self.referred[some])
+            place, index = place + size, some.stop
 
     def all(self) -> Iterator[Scored]:
         """See ``Results``."""

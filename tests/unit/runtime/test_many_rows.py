@@ -36,7 +36,7 @@ def with_canary(world: World, share: float) -> None:
 
 
 def ask(world: World, rows: list[Any], model: str = "one", **more: Any) -> Many:
-    return world.responder.answer_many(model, rows, request_id="r-1", caller="k-1", **more)
+    return world.answer_rows(model, rows, **more)
 
 
 def records_of(many: Many) -> list[PredictionRecord]:

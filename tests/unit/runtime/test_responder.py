@@ -91,7 +91,7 @@ def test_a_released_model_answers_by_its_rule_until_a_version_is_loaded_also_aft
     assert (answer.answered_by, answer.version, answer.probability) == ("rule", None, 0.6)
     assert answer.reasons[0] == "no version could be loaded yet"
     assert record_of(drafted).routed_version is None
-    many = world.responder.answer_many("one", [ORDER, {"amount": 1}], request_id="r", caller="k")
+    many = world.answer_rows("one", [ORDER, {"amount": 1}])
     assert [type(each).__name__ for each in many.results] == ["Drafted", "InvalidRequest"]
     assert not world.follower.ready()
     world.follower.look()

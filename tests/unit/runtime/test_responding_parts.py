@@ -258,10 +258,10 @@ def test_a_shadow_sees_every_row_of_a_batch_that_was_answered(tmp_path: Path, wi
 
     async def run() -> Many:
         queue.start(asyncio.get_running_loop())
-        queue.offer_many(world.responder.answer_many("one", rows, request_id="r", caller="").results)
+        queue.offer_many(world.answer_rows("one", rows).results)
         assert len(queue) == 0, "no version is on trial"
         world.decide("one", shadows=(world.made("one", 2, "shadow"),), canary=canary)
-        many = world.responder.answer_many("one", rows, request_id="r", caller="")
+        many = world.answer_rows("one", rows)
         queue.offer_many(many.results)
         while len(queue):
             await asyncio.sleep(0)

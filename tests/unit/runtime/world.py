@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,13 @@ from typing import Any
 from pilotage.runtime.answer import PredictionRecord, Record
 from pilotage.runtime.board import Admission
 from pilotage.runtime.bundle import Bundle, read_bundle, verify_golden
-from pilotage.runtime.drafts import Drafted
+from pilotage.runtime.drafts import Asked, AskedRows, Drafted
 from pilotage.runtime.folder import MANIFEST, sha256_of
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.log.segments import decode, encode
 from pilotage.runtime.plan import Assignment, Plan, Role
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.responder import Responder
+from pilotage.runtime.responder import Many, Responder
 from pilotage.spec import ModelSpec
 from pilotage.testing.bundles import START, make_bundle, tiny_spec
 
@@ -133,6 +135,11 @@ class World:
         sent = {**ORDER, **changes} if request is None else request
         return self.responder.answer(model, sent, request_id="r-1", caller="k-1")
 
+    def answer_rows(self, model: str, rows: Sequence[Any], **more: Any) -> Many:
+        """The answers to the rows of one request."""
+        [many] = self.responder.answer_many(model, [batch(rows)], **more)
+        return many
+
     def status(self, model: str) -> dict[str, Any]:
         [entry] = [entry for entry in self.follower.status() if entry["model"] == model]
         return entry
@@ -144,6 +151,11 @@ class World:
     def _keep(self, key: str, payload: bytes) -> bool:
         self.kept[key] = decode(payload)
         return True
+
+
+def batch(rows: Sequence[Any], request_id: str = "r-1") -> AskedRows:
+    """The rows of one request."""
+    return AskedRows(Asked(rows, request_id, "k-1", time.perf_counter_ns()))
 
 
 def record_of(drafted: Drafted) -> PredictionRecord:

@@ -104,7 +104,7 @@ def test_nobody_waits_for_others_who_do_not_come_any_more(service: Hosted, group
         groups.clear()
         for _ in range(12):
             await at_once(wires[:2], [asked()] * 2)
-        assert service.gateway.express._lately == 2
+        assert service.gateway.express._gathering.usual == 2
 
     talk(service, with_it)
     assert groups == [2] * 12
