@@ -159,10 +159,10 @@ class Connection(HttpToolsProtocol):
 
     def _answer_again(self, usual: Usual, data: bytes) -> bool:
         """Answers a request that came whole with a head that is known; ``False`` if it is anything else."""
-        found = usual.read(data)
-        if found is None or self.express is None or self.flow.write_paused:
+        body = usual.read(data)
+        if body is None or self.express is None or self.flow.write_paused:
             return False
-        self.scope, body = found  # type: ignore[assignment]
+        self.scope = usual.scope  # type: ignore[assignment]
         self._unset_keepalive_if_required()
         # A head that ends the connection is not known to it afterwards.
         turn = Turn(self, keep_alive=True, never=self._never)

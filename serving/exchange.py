@@ -1,8 +1,8 @@
 """One HTTP request, as the endpoints see it: who asks, what was sent, and how the answer gets out."""
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
@@ -22,6 +22,37 @@ _ID_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 
 class Disconnected(ConnectionError):
     """The client left before its request was whole."""
+
+
+class Head(NamedTuple):
+    """What is needed of a request's headers."""
+
+    kind: bytes
+    """``Content-Type``, as sent."""
+    length: int
+    """``Content-Length``; 0 if there is none."""
+    chosen_id: bytes | None
+    """``X-Request-Id``."""
+    traceparent: bytes | None
+
+
+HEAD = "pilotage.head"
+"""Where it is in a scope, if it was read before."""
+
+
+def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
+    """Reads headers, as ASGI has them."""
+    kind, length, chosen, traceparent = b"", 0, None, None
+    for name, value in headers:
+        if name == b"content-type":
+            kind = value
+        elif name == b"content-length":
+            length = int(value) if value.isdigit() else 0
+        elif name == b"x-request-id":
+            chosen = value
+        elif name == b"traceparent":
+            traceparent = value
+    return Head(kind, length, chosen, traceparent)
 
 
 class Exchange:
@@ -92,16 +123,8 @@ class Exchange:
         Raises:
             InvalidRequest: The request id is none.
         """
-        chosen: bytes | None = None
-        for name, value in self.scope["headers"]:
-            if name == b"content-type":
-                self.kind = value
-            elif name == b"content-length":
-                self.length = int(value) if value.isdigit() else 0
-            elif name == b"x-request-id":
-                chosen = value
-            elif name == b"traceparent":
-                self.traceparent = value
+        head = self.scope.get(HEAD) or head_of(self.scope["headers"])
+        self.kind, self.length, chosen, self.traceparent = head
         if chosen is None:
             self.request_id = self.core.responder.ids()
         elif 0 < len(chosen) <= LONGEST_ID and _ID_CHARACTERS.issuperset(chosen):

@@ -31,7 +31,8 @@ class Express:
             endpoints: Path → endpoint.
             core: Gives the worker's parts, once it has started.
         """
-        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
+        self._endpoints = endpoints
+        self._urls = frozenset(path.encode() for path in endpoints)
         self._core = core
         self._waiting: list[Plain] = []
         self._gathering = Gathering(lambda: len(self._waiting), enough=self._enough)
@@ -43,7 +44,7 @@ class Express:
 
     def takes(self, url: bytes) -> bool:
         """Whether a ``POST`` there may be a plain prediction."""
-        return url in self._endpoints
+        return url in self._urls
 
     def answer(self, turn: Turn, scope: Any, body: bytes) -> bool:
         """Begins to answer; ``False`` if the request is not plain, or the worker not ready."""
@@ -54,7 +55,7 @@ class Express:
         exchange.read_headers()
         if exchange.kind != b"application/json" or (core.ring.open and _passed_on(exchange)):
             return False
-        endpoint = self._endpoints[scope["path"].encode()]
+        endpoint = self._endpoints[scope["path"]]
         exchange.model = endpoint.model
         request = Plain(turn, exchange, endpoint, body)
         if request.enter():

@@ -7,6 +7,8 @@ then, need not be parsed again; nothing is read here that the parser did not rea
 import re
 from typing import Any, NamedTuple
 
+from serving.exchange import HEAD, head_of
+
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 7
 
@@ -19,12 +21,10 @@ class Usual(NamedTuple):
     after: bytes
     """From there to the head's end."""
     scope: dict[str, Any]
-    """ASGI's of the request that had it."""
-    place: int
-    """Of ``Content-Length`` among the headers."""
+    """ASGI's of the request that had it. Only the length in it is not that of the others."""
 
-    def read(self, data: bytes) -> tuple[dict[str, Any], bytes] | None:
-        """Scope and body of a request with the same head; ``None`` for anything else."""
+    def read(self, data: bytes) -> bytes | None:
+        """The body of a request with the same head; ``None`` for anything else."""
         before, after = self.before, self.after
         if not data.startswith(before):
             return None
@@ -34,11 +34,7 @@ class Usual(NamedTuple):
         if end < 0 or not length.isdigit() or not data.startswith(after, end):
             return None
         body = data[end + len(after) :]
-        if len(body) != int(length):
-            return None
-        headers = list(self.scope["headers"])
-        headers[self.place] = (b"content-length", length)
-        return {**self.scope, "headers": headers}, body
+        return body if len(body) == int(length) else None
 
 
 def usual_of(data: bytes, scope: dict[str, Any]) -> Usual | None:
@@ -52,8 +48,9 @@ def usual_of(data: bytes, scope: dict[str, Any]) -> Usual | None:
         ``None`` if it has no length, or more than its body came with it.
     """
     end = data.find(b"\r\n\r\n") + 4
-    places = [place for place, (name, _) in enumerate(scope["headers"]) if name == b"content-length"]
+    lengths = sum(name == b"content-length" for name, _ in scope["headers"])
     found = _LENGTH.search(data, 0, end)
-    if found is None or len(places) != 1 or len(data) != end + int(found[1]):
+    if found is None or lengths != 1 or len(data) != end + int(found[1]):
         return None
-    return Usual(data[: found.start(1)], data[found.end(1) : end], scope, places[0])
+    head = head_of(scope["headers"])
+    return Usual(data[: found.start(1)], data[found.end(1) : end], {**scope, HEAD: head})

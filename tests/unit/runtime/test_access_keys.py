@@ -73,6 +73,40 @@ def test_secrets_are_compared_in_constant_time_whether_the_id_is_known_or_not(
     assert compared == [(32, 32)] * 4, "the same work for each of them"
 
 
+def test_a_header_that_was_right_is_hashed_once_and_no_other_is_taken_for_it(
+    path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+):
+    (one, first), (two, second) = make(path), make(path, "other")
+    ring = ring_of(path, clocks)
+    hashed: list[bytes] = []
+    real = keys.sha256
+    monkeypatch.setattr(keys, "sha256", lambda key: hashed.append(key) or real(key))
+    right = f"Bearer {first}".encode()
+    assert [ring.authenticate(bytes(bytearray(right))).id for _ in range(3)] == [one.id] * 3
+    assert hashed == [first.encode()]
+    for place in range(len(right)):
+        refusal(ring, right[:place] + bytes([right[place] ^ 0x03]) + right[place + 1 :])
+    for wrong in (right[:-1], right + b"=", right[:20]):
+        refusal(ring, wrong)
+    assert ring.authenticate(f"Bearer {second}".encode()).id == two.id
+    assert ring.authenticate(right).id == one.id
+
+
+def test_a_header_that_was_right_is_no_longer_when_its_key_is_not(path: Path, clocks: Clocks):
+    """Revoked, within the time that it takes to look; expired, at once."""
+    key, text = make(path, lasts=timedelta(minutes=1))
+    ring, right = ring_of(path, clocks), f"Bearer {text}".encode()
+    assert ring.authenticate(right).id == key.id
+    clocks.wall += 60
+    assert "has expired" in refusal(ring, right)
+    clocks.wall -= 60
+    assert ring.authenticate(right).id == key.id
+    revoke_key(path, key.id, why="test")
+    clocks.pass_by(keys.LOOK_EVERY_S)
+    assert "was revoked" in refusal(ring, right)
+    assert "was revoked" in refusal(ring, right)
+
+
 @pytest.mark.parametrize(
     "header",
     [

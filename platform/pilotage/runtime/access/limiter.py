@@ -87,26 +87,26 @@ class Limiter:
 
         Those of one caller are counted at once, which is all or none; only if that is too much, one by one.
         """
+        if len(callers) == 1:
+            return [self._refused(callers[0])]
         refused: list[PilotageError | None] = [None] * len(callers)
         places: dict[str, list[int]] = {}
         for place, caller in enumerate(callers):
             places.setdefault(caller.id, []).append(place)
         for own in places.values():
-            if len(own) > 1 and self._takes(callers[own[0]], len(own)):
+            if len(own) > 1 and self._refused(callers[own[0]], len(own)) is None:
                 continue
             for place in own:
-                try:
-                    self.take(callers[place])
-                except (RateLimited, RequestTooLarge) as error:
-                    refused[place] = error
+                refused[place] = self._refused(callers[place])
         return refused
 
-    def _takes(self, caller: Caller, cost: int) -> bool:
+    def _refused(self, caller: Caller, cost: int = 1) -> PilotageError | None:
+        """``take``; why it was refused, if it was."""
         try:
             self.take(caller, cost)
-        except (RateLimited, RequestTooLarge):
-            return False
-        return True
+        except (RateLimited, RequestTooLarge) as error:
+            return error
+        return None
 
     def _change(self, caller: Caller, limit: Limit, cost: int, *, refused: int = 0) -> int:
         """Counts, or counts ``refused`` if that is more than the key may have; how far ahead it is, or would be.
