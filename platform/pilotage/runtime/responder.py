@@ -9,8 +9,7 @@ loop's thread, and waits for nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
@@ -23,6 +22,7 @@ from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.runtime.said import Said, parts_of
 from pilotage.runtime.scribe import Ids, Scribe
 from pilotage.spec import ModelSpec
 
@@ -40,16 +40,6 @@ class Many(NamedTuple):
     what stands in a draft."""
     payloads: list[bytes]
     """The records of all answers, as the log holds them: one for all, or one each."""
-
-
-class _Scored(NamedTuple):
-    """What one version said."""
-
-    turn: Turn
-    members: Sequence[int]
-    """The requests that it was asked, by their places."""
-    scores: Sequence[Scored | PilotageError | None]
-    """Each one's own; ``None`` where it was not asked, or failed."""
 
 
 class Responder:
@@ -120,11 +110,11 @@ class Responder:
             return loaded.predictor.score_many(some, board.state)
 
         asked = [batch.whole.request for batch in batches]
-        each: Iterable[list[_Scored]]
+        each: Iterable[list[Said]]
         if board.canary is None:
             # One version answers them all.
             scored = self._scored(board, [row for rows in asked for row in rows], score, version)
-            each = _parts(scored, list(map(len, asked)))
+            each = parts_of(scored, list(map(len, asked)))
         else:
             each = [self._scored(board, rows, score, version) for rows in asked]
         return [self._drafted(board, batch, some) for batch, some in zip(batches, each, strict=True)]
@@ -165,14 +155,14 @@ class Responder:
         loaded.breaker.succeeded()
         return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
 
-    def _scored(self, board: Board, requests: Sequence[Any], score: _Score, version: int | None) -> list[_Scored]:
+    def _scored(self, board: Board, requests: Sequence[Any], score: _Score, version: int | None) -> list[Said]:
         """What the versions say whose turn it is; nothing of requests where a single one would have to fall back."""
         return [
-            _Scored(turn, members, self._scores(turn, [requests[index] for index in members], score))
+            Said(turn, members, self._scores(turn, [requests[index] for index in members], score))
             for turn, members in self._turns(self.desks[board.model], board, requests, version)
         ]
 
-    def _drafted(self, board: Board, asked: Sequence[Asked], scored: Sequence[_Scored]) -> Many:
+    def _drafted(self, board: Board, asked: Sequence[Asked], scored: Sequence[Said]) -> Many:
         """Each request's own answer or error."""
         desk = self.desks[board.model]
         if board.canary is None and scored:
@@ -351,22 +341,6 @@ def _at_once(desk: Desk, board: Board, asked: Sequence[Asked], turn: Turn, score
         return Many(list(scores.errors.values()), [])
     drafts, payload = desk.draft_rows(board, turn, asked, scores)
     return Many(drafts, [payload])
-
-
-def _parts(scored: Sequence[_Scored], sizes: Sequence[int]) -> Iterator[list[_Scored]]:
-    """What one version, or none, said to the requests of several batches: of each batch by itself."""
-    if not scored:
-        yield from ([] for _ in sizes)
-        return
-    [(turn, _, scores)] = scored
-    starts = accumulate(sizes, initial=0)
-    parts = (
-        scores.parts(sizes)
-        if isinstance(scores, ScoredRows)
-        else (scores[start : start + size] for start, size in zip(starts, sizes, strict=False))
-    )
-    for size, part in zip(sizes, parts, strict=True):
-        yield [_Scored(turn, range(size), part)]
 
 
 def _each_by_itself(results: Sequence[Drafted | Exception]) -> Many:
