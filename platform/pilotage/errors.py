@@ -152,6 +152,10 @@ class UnknownModel(ServingError):
     http_status = 404
 
 
+class UnknownPrediction(PilotageError):
+    """No prediction has this id."""
+
+
 class InvalidRequest(ServingError):
     """The request is not what the model's contract asks for."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from assets.models import load_models
 from definitions import build_defs
 from pilotage.data import sample
 from pilotage.data.lake import Lake
+from pilotage.data.lineage import origin, validated_versions
 from pilotage.errors import NotApproved, TrainingError
 from pilotage.release.champions import champion, release_status
 from pilotage.release.commands import approve
@@ -111,6 +113,24 @@ def test_each_materialized_day_tells_its_rows_and_its_file(
     assert materialization.metadata["dagster/partition_row_count"].value == 720
     assert materialization.metadata["file"].value == "flights_2013-01-05.csv.gz"
     assert len(str(materialization.metadata["sha256"].value)) == 64
+
+
+def test_features_are_traced_back_to_the_files_that_delivered_them(
+    house: House, ingested: dict[str, dg.ExecuteInProcessResult]
+) -> None:
+    lake = house.lake
+    made_from = validated_versions(lake, "features/flight_delay", lake.version("features/flight_delay"))
+    assert made_from is not None
+    assert set(made_from) == {f"validated/{name}" for name in ("flights", "weather", "planes", "airports")}
+    found = origin(lake, "validated/flights", made_from["validated/flights"], last=date(2013, 1, 5))
+    landed = sorted((house.settings.landing / "flights").glob("flights_2013-01-0[1-5].csv.gz"))
+    assert [(file.name, file.sha256) for file in found.files] == [
+        (path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in landed
+    ]
+    assert found.files[-1].rows == 720
+    assert {file.first for file in found.files} == {date(2013, 1, day) for day in range(1, 6)}
+    whole = origin(lake, "validated/planes", made_from["validated/planes"], last=date(2013, 1, 5))
+    assert [(file.first, file.last, file.rows) for file in whole.files] == [(None, None, 3322)]
 
 
 def test_the_contract_of_the_loans_keeps_the_sentinels_out_with_their_reasons(

@@ -90,6 +90,20 @@ for _decision in decisions.COMMANDS:
     cli.add_command(_decision)
 
 
+@cli.command(short_help="Trace a prediction back to its version, its data and their files.")
+@click.argument("prediction_id")
+@click.option("--files", is_flag=True, help="Name every source file, with its SHA-256.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with every file.")
+def trace(prediction_id: str, files: bool, as_json: bool) -> None:
+    """Say what was answered, why, by which version, who released it, and from which files it learned.
+
+    PREDICTION_ID is in every answer of the service. The explanation is computed again from what was logged.
+    """
+    from pilotage.cli.trace import show
+
+    show(_settings(), prediction_id, files=files, as_json=as_json)
+
+
 @cli.command(short_help="Query the lake with DuckDB.")
 @click.argument("query")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")

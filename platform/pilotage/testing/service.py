@@ -8,10 +8,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import httpx
 import psutil
@@ -115,15 +117,23 @@ def running_service(settings: Settings, *, service: str, log: Path) -> Iterator[
             running.stop()
 
 
-def register_bundle(settings: Settings, model: str, bundle: Path, sha256: str, *, version: int) -> None:
-    """Tells the ledger of a version, without MLflow."""
+def register_bundle(
+    settings: Settings,
+    model: str,
+    bundle: Path,
+    sha256: str,
+    *,
+    version: int,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Tells the ledger of a version, and of what it was trained on, without MLflow."""
     payload = {
         "bundle": str(bundle),
         "bundle_sha256": sha256,
         "mlflow_run_id": f"run-{version}",
         "run_url": "",
         "trained_at": "2024-01-01T00:00:00+00:00",
-        "facts": {},
+        "facts": dict(facts),
     }
     _append(
         settings, Draft(model=model, kind="registered", version=version, actor="test", cause="test", payload=payload)
