@@ -30,9 +30,9 @@ def test_a_person_reads_who_answered_why_and_from_what_it_learned(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world = released(home)
-    world.serve(range(4))
-    write_segment(world.settings.prediction_log, [shadow(3), outcome(3, label=False)], number=2)
-    assert traced("p00003") == 0
+    scored = world.serve(range(4))[2]
+    write_segment(world.settings.prediction_log, [shadow(2), outcome(2, label=False)], number=2)
+    assert traced("p00002") == 0
     words = " ".join(capsys.readouterr().out.split())
     for told in (
         "by version 1, champion of tiny, to the API key key-1",
@@ -47,8 +47,11 @@ def test_a_person_reads_who_answered_why_and_from_what_it_learned(
         "raw/orders 0: 2 files, 3 rows, 2024-01-01 to 2024-01-02",
     ):
         assert told in words
+    reasons = world.predictor.explain(scored).reasons
+    assert reasons
+    assert all(f"reason {reason}" in words for reason in reasons)
     assert SHA256 not in words
-    assert traced("p00003", "--files") == 0
+    assert traced("p00002", "--files") == 0
     assert SHA256 in " ".join(capsys.readouterr().out.split())
 
 

@@ -15,7 +15,7 @@ from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.trace import Trace, trace
 from pilotage.testing.service import register_bundle, release_bundle
 from tests.unit.monitoring.logs import outcome, prediction, shadow, write_segment
-from tests.unit.monitoring.served_world import World
+from tests.unit.monitoring.served_world import World, stock
 
 SHA256 = "ab" * 32
 FACTS = {"lake_versions": {"features/tiny": 0}, "rows": 60, "first": "2024-01-01", "last": "2024-01-02"}
@@ -66,6 +66,28 @@ def test_an_answer_is_traced_to_its_version_its_reasons_and_the_files_of_its_dat
         ("orders_1.csv", SHA256, 2, days[0]),
         ("orders_2.csv", SHA256, 1, days[1]),
     ], "the third day came after the training's last"
+
+
+def test_each_answer_has_the_state_that_it_was_made_with(tmp_path: Path) -> None:
+    world = released(tmp_path)
+    world.serve(range(2), segment=1)
+    world.publish(stock(80, level=7))
+    world.serve(range(2, 4), segment=2)
+    states = [of(world, name).state for name in ("p00001", "p00003")]
+    assert [state and state["versions"] for state in states] == [{"validated/stock": 0}, {"validated/stock": 1}]
+
+
+def test_what_was_sent_is_shown_by_its_names_wherever_the_log_put_it(tmp_path: Path) -> None:
+    """A field may be called ``id``, and a value may be of another type than its column."""
+    world = released(tmp_path, with_state=False)
+    sent = [{"id": "x-1", "amount": 7.5, "seats": 4}, {"id": "x-2", "amount": 8.5, "seats": "four"}]
+    records = [prediction(number, version=None, answered_by="rule", request=each) for number, each in enumerate(sent)]
+    write_segment(world.settings.prediction_log, records)
+    move_log(world.settings, world.lake, models={"tiny": world.spec}, quiet_s=0)
+    for number, each in enumerate(sent):
+        found = of(world, f"p{number:05d}")
+        assert {name: found.request[name] for name in each} == each
+        assert found.prediction["request_id"] == f"r{number:05d}"
 
 
 def test_what_was_decided_about_another_version_is_not_among_its_decisions(tmp_path: Path) -> None:
