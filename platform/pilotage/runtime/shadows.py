@@ -71,7 +71,22 @@ class Shadows:
         self._loop = loop
 
     def offer(self, drafted: Drafted) -> None:
-        """Takes a request that was answered, if its model has shadows."""
+        """Takes a request that was answered, if its model has shadows. Whatever goes wrong, the answer stands."""
+        self.offer_many([drafted])
+
+    def offer_many(self, drafts: Sequence[Drafted | PilotageError]) -> None:
+        """``offer`` of several that were answered together."""
+        if type(drafts) is DraftedRows and not _has_shadows(drafts.board):
+            return
+        try:
+            for each in drafts:
+                if isinstance(each, Drafted):
+                    self._offer(each)
+        except Exception as error:
+            # A fault of ours, and no reason to fail a request that is answered and in the log.
+            self._report(f"{len(drafts)} answered requests could not be offered to shadow versions: {error!r}")
+
+    def _offer(self, drafted: Drafted) -> None:
         if not _has_shadows(drafted.board):
             return
         if len(self._waiting) >= WAITING or self._loop is None:
@@ -83,14 +98,6 @@ class Shadows:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
-
-    def offer_many(self, drafts: Sequence[Drafted | PilotageError]) -> None:
-        """``offer`` of the rows of a request."""
-        if type(drafts) is DraftedRows and not _has_shadows(drafts.board):
-            return
-        for each in drafts:
-            if isinstance(each, Drafted):
-                self.offer(each)
 
     def _turn(self) -> None:
         self._scheduled = False

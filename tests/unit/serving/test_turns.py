@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilotage.release.commands import shadow
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.drafts import Asked, AskedRows
 from pilotage.runtime.responder import Many
+from pilotage.testing.bundles import tiny_spec
 from serving import turns
 from serving.turns import BulkTurns
-from tests.unit.serving.hosted import Hosted
+from tests.unit.serving.hosted import Hosted, hosted
 from tests.unit.serving.test_cohort import orders
 from tests.unit.serving.test_express import talk
 from tests.unit.serving.wire import Wire, asked, at_once, connected
@@ -135,6 +139,32 @@ def test_fewer_than_usual_wait_a_few_turns_for_the_others(service: Hosted, round
     service.run(_apart(service, bulk, 0))
     service.run(_apart(service, bulk, 5))
     assert rounds[3:] == [[2, 2, 2]] * 2
+
+
+@pytest.mark.parametrize("batch", [False, True], ids=["one", "a batch"])
+def test_a_fault_of_what_shadows_are_offered_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batch: bool
+) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        service.release("tiny", tiny_spec("tiny"), 2, promote=False)
+        shadow("tiny", 2, settings=service.settings, actor="test", why="test")
+        service.run(asyncio.to_thread(service.core.follower.look))
+        assert service.core.follower.boards["tiny"].shadows
+
+        def broken(*_: Any) -> None:
+            raise RuntimeError("broken")
+
+        with pytest.MonkeyPatch.context() as patch, caplog.at_level("WARNING"):
+            patch.setattr(service.core.shadows, "_offer", broken)
+            patch.setattr(logging.getLogger("pilotage"), "propagate", True)
+            headers = {"x-request-id": "r-1"}
+            if batch:
+                told = service.post("/tiny/predict/batch", json={"requests": orders(3)}, headers=headers)
+            else:
+                told = service.predict(headers=headers)
+        assert told.status_code == 200
+        assert len(service.predictions("r-1")) == (3 if batch else 1)
+        assert any("could not be offered" in record.getMessage() for record in caplog.records)
 
 
 def test_after_whatever_went_wrong_the_next_are_answered(service: Hosted) -> None:
