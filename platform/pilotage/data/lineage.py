@@ -1,8 +1,9 @@
 """What a table was made from, back to the files that were delivered: read from the notes of the lake's own commits.
 
 A commit of ``features/…`` names the versions of the ``validated/…`` tables that it read, a commit of ``validated/…``
-that of the ``raw/…`` table, and a raw row the file that delivered it. Delta forgets commits in time; what it forgot is
-told, never guessed.
+that of the ``raw/…`` table, and a raw row the file that delivered it. Tables are told as they were at the last commit:
+of a day that was corrected after its features were built, and before others were, that is the corrected file. Delta
+forgets commits in time; what it forgot is told, never guessed.
 """
 
 from __future__ import annotations
@@ -92,8 +93,6 @@ def origin(lake: Lake, table: str, version: int, *, last: date | None = None) ->
 
 def _files(rows: pl.LazyFrame, last: date | None) -> tuple[SourceFile, ...]:
     columns = rows.collect_schema()
-    if SOURCE_FILE not in columns:
-        return ()
     day = pl.col(DAY) if DAY in columns else pl.lit(None, pl.Date())
     if DAY in columns and last is not None:
         rows = rows.filter(pl.col(DAY) <= last)

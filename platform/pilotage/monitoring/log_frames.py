@@ -8,6 +8,7 @@ a column of its own (``feature_seats__string``). Where records come from and row
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -87,6 +88,8 @@ _WHEN: dict[type[Record], str] = {PredictionRecord: "at", ShadowRecord: "at", Ou
 """The time whose UTC day a row belongs to. States have none: they are few, and asked for by name."""
 _JSON_NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 _JSON_TYPES: dict[type, pl.DataType] = {str: _TEXT, int: _WHOLE, float: _NUMBER, bool: _FLAG}
+_SPREAD = re.compile(rf"(request|feature)__?(.+?)(?:__(?:{'|'.join(_JSON_NAMES.values())}))?")
+"""What ``_column`` and ``_placed`` call columns: whose, and of which name."""
 _SORTED = msgspec.json.Encoder(order="sorted")
 _EXACT = 2**53
 """Whole numbers up to here are doubles too."""
@@ -110,6 +113,26 @@ def request_column(field: str) -> str:
 def feature_column(feature: str) -> str:
     """The column of a feature."""
     return _column("feature", feature)
+
+
+def is_spread(column: str) -> bool:
+    """Whether a column is of a request field or a feature, and not one that every row has."""
+    return column not in FIXED[PredictionRecord] and _SPREAD.fullmatch(column) is not None
+
+
+def spread_values(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """What was logged of one prediction, by name, in whichever column it was put.
+
+    Args:
+        row: A row of the log.
+        prefix: ``request`` for the fields of the request, ``feature`` for the features.
+    """
+    values: dict[str, Any] = {}
+    for column, value in row.items():
+        found = _SPREAD.fullmatch(column) if is_spread(column) else None
+        if found is not None and found[1] == prefix and (value is not None or found[2] not in values):
+            values[found[2]] = value
+    return values
 
 
 def declared_types(spec: ModelSpec) -> dict[str, pl.DataType]:

@@ -70,10 +70,16 @@ def read_log(
 
 
 def read_shadows(
-    settings: Settings, model: str, *, lake: Lake, since: datetime | None = None, version: int | None = None
+    settings: Settings,
+    model: str,
+    *,
+    lake: Lake,
+    since: datetime | None = None,
+    version: int | None = None,
+    only: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """What shadow versions would have answered: one row per prediction and version, oldest first."""
-    return _read(ShadowRecord, settings, model, lake, since, version)
+    """What shadow versions would have answered: one row per prediction and version, oldest first; see ``read_log``."""
+    return _read(ShadowRecord, settings, model, lake, since, version, only=only)
 
 
 def read_outcomes(settings: Settings, model: str, *, lake: Lake, since: datetime | None = None) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,9 @@ from pilotage.runtime.bundle import TOLERANCE, Bundle
 from pilotage.runtime.pseudonyms import PREFIX, Pseudonyms, read_key
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pilotage.release.stages import ModelState
 
 SAMPLE = 200
 """Predictions that are computed again, unless told otherwise."""
@@ -113,13 +116,19 @@ def released_bundles(model: str, settings: Settings) -> Bundles:
     """
     from pilotage.release.ledger import SqlLedger
     from pilotage.release.state import fold
-    from pilotage.runtime.bundle import read_bundle
 
     ledger = SqlLedger.of(settings)
     try:
         state = fold(ledger.events()).get(model)
     finally:
         ledger.close()
+    return bundles_of(model, state, settings)
+
+
+def bundles_of(model: str, state: ModelState | None, settings: Settings) -> Bundles:
+    """``released_bundles``, by what the ledger is known to say; ``None`` if it says nothing of the model."""
+    from pilotage.runtime.bundle import read_bundle
+
     read: dict[int, Bundle] = {}
 
     def bundle(version: int) -> Bundle:

@@ -7,7 +7,6 @@ if the same probability comes of it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,11 +17,11 @@ import polars as pl
 from pilotage.data.lake import Lake
 from pilotage.data.lineage import Origin, origin, validated_versions
 from pilotage.errors import PilotageError, UnknownPrediction, UnpublishedData
-from pilotage.monitoring.log_frames import FIXED, column_as, feature_column
+from pilotage.monitoring.log_frames import column_as, feature_column, is_spread, spread_values
 from pilotage.monitoring.outcomes import label
 from pilotage.monitoring.predictions import read_log, read_outcomes, read_shadows, read_states
-from pilotage.monitoring.skew import BY_A_MODEL, released_bundles
-from pilotage.runtime.answer import Explanation, PredictionRecord
+from pilotage.monitoring.skew import BY_A_MODEL, Bundles, bundles_of
+from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import TOLERANCE, Bundle
 from pilotage.runtime.explain import Explainer
 from pilotage.runtime.prepared import Prepared, Scored
@@ -30,10 +29,8 @@ from pilotage.runtime.pseudonyms import PREFIX
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
+    from pilotage.release.events import Event
     from pilotage.release.stages import ModelState, Version
-
-_SPREAD = re.compile(r"(request|feature)__?(.+?)(?:__(?:string|integer|number|boolean))?")
-"""Columns of the log that not every prediction has; see ``log_frames.py``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +106,21 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
     finally:
         ledger.close()
     states = fold(events)
-    model, row = _find(prediction_id, sorted({*states, *_logged(lake)}), settings, lake)
+    wanted = pl.Series([prediction_id], dtype=pl.String())
+    model, row = _find(wanted, sorted({*states, *_logged(lake)}), settings, lake)
     [prediction] = row.iter_rows(named=True)
     version = _version(states.get(model), prediction["version"], events)
-    explanation, unexplained = _explained(model, row, settings)
+    explanation, unexplained = _explained(row, prediction, bundles_of(model, states.get(model), settings))
     origins, lost = _origins(version, lake)
     return Trace(
         model=model,
-        prediction={name: value for name, value in prediction.items() if _split(name) is None},
-        request=_spread(prediction, "request"),
-        features=_spread(prediction, "feature"),
+        prediction={name: value for name, value in prediction.items() if not is_spread(name)},
+        request=spread_values(prediction, "request"),
+        features=spread_values(prediction, "feature"),
         state=_state(model, prediction["state"], settings, lake),
-        shadows=tuple(_of(read_shadows(settings, model, lake=lake), prediction_id)),
+        shadows=tuple(
+            read_shadows(settings, model, lake=lake, only=wanted).drop("prediction_id", "model").iter_rows(named=True)
+        ),
         outcome=_outcome(model, row, settings, lake),
         version=version,
         explanation=explanation,
@@ -130,12 +130,12 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
     )
 
 
-def _find(prediction_id: str, models: Iterable[str], settings: Settings, lake: Lake) -> tuple[str, pl.DataFrame]:
-    wanted = pl.Series([prediction_id], dtype=pl.String())
+def _find(wanted: pl.Series, models: Iterable[str], settings: Settings, lake: Lake) -> tuple[str, pl.DataFrame]:
     for model in models:
         row = read_log(settings, model, lake=lake, only=wanted)
         if row.height:
             return model, row
+    prediction_id: str = wanted[0]
     raise UnknownPrediction(
         f"There is no prediction {prediction_id[:100]!r} in the log.",
         fix="Use the prediction_id of an answer; a request's own id is a column of the log:"
@@ -150,7 +150,7 @@ def _logged(lake: Lake) -> list[str]:
     return [model for room, _, model in rooms if room == "predictions"]
 
 
-def _version(state: ModelState | None, number: int | None, events: Iterable[Any]) -> VersionTrace | None:
+def _version(state: ModelState | None, number: int | None, events: Iterable[Event]) -> VersionTrace | None:
     known: Version | None = state.versions.get(number) if state is not None and number is not None else None
     if known is None:
         return None
@@ -173,13 +173,12 @@ def _version(state: ModelState | None, number: int | None, events: Iterable[Any]
     )
 
 
-def _explained(model: str, row: pl.DataFrame, settings: Settings) -> tuple[Explanation | None, str | None]:
+def _explained(row: pl.DataFrame, said: Mapping[str, Any], bundles: Bundles) -> tuple[Explanation | None, str | None]:
     """The explanation, or why there is none."""
-    [said] = row.select("answered_by", "version", "probability", "decision", "referred", "moment").iter_rows(named=True)
     if said["answered_by"] not in BY_A_MODEL or said["version"] is None:
         return None, f"no model was asked: it was answered by {said['answered_by']}"
     try:
-        bundle = released_bundles(model, settings)(said["version"])
+        bundle = bundles(said["version"])
     except PilotageError as error:
         return None, error.message
     scored = _scored(bundle, row, said)
@@ -251,22 +250,3 @@ def _outcome(model: str, row: pl.DataFrame, settings: Settings, lake: Lake) -> M
     told = label(row.select("prediction_id", "entity", "moment"), read_outcomes(settings, model, lake=lake))
     known = told.select("label", "label_known_at", "outcome_id").rows(named=True)
     return known[0] if known else None
-
-
-def _of(frame: pl.DataFrame, prediction_id: str) -> Iterable[Mapping[str, Any]]:
-    return frame.filter(pl.col("prediction_id") == prediction_id).drop("prediction_id", "model").rows(named=True)
-
-
-def _split(column: str) -> tuple[str, str] | None:
-    """What a column is of, the request or the features, and its name there; ``None`` for those of every prediction."""
-    found = None if column in FIXED[PredictionRecord] else _SPREAD.fullmatch(column)
-    return None if found is None else (found[1], found[2])
-
-
-def _spread(prediction: Mapping[str, Any], of: str) -> dict[str, Any]:
-    """What was logged of the request or of the features, by name; a value may be in one of several columns."""
-    found: dict[str, Any] = {}
-    for column, value in prediction.items():
-        if (split := _split(column)) is not None and split[0] == of and (value is not None or split[1] not in found):
-            found[split[1]] = value
-    return found

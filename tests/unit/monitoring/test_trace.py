@@ -13,6 +13,7 @@ from pilotage.data.lineage import origin, validated_versions
 from pilotage.errors import UnknownPrediction, UnpublishedData
 from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.trace import Trace, trace
+from pilotage.runtime.pseudonyms import PREFIX
 from pilotage.testing.service import register_bundle, release_bundle
 from tests.unit.monitoring.logs import outcome, prediction, shadow, write_segment
 from tests.unit.monitoring.served_world import World, stock
@@ -141,7 +142,7 @@ def test_a_person_stays_hidden(tmp_path: Path) -> None:
     world.serve(range(4))
     found = of(world)
     shop = world.orders.row(3, named=True)["shop"]
-    assert found.request["shop"].startswith("psn_") or found.request["shop"] != shop
+    assert found.request["shop"].startswith(PREFIX)
     assert found.explanation is None
     assert found.unexplained is not None
     assert "shop" in found.unexplained
