@@ -31,14 +31,17 @@ class BadDisk(RealFiles):
         self._known = 0
         self._faults: dict[str, tuple[float, int]] = {}
         self._random = random.Random()
-        self._synced: dict[int, int] = {}
-        """Inode → bytes at the last sync that went well."""
+        self._unsynced: dict[int, tuple[int, int]] = {}
+        """Inode → from which to which byte it was written since the last sync that went well."""
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
         error = self._fault("write")
+        inode = os.fstat(file).st_ino
+        begin, end = self._unsynced.get(inode, (at, at))
+        self._unsynced[inode] = min(begin, at), max(end, at + len(data))
         if error is None:
-            return super().write(file, data)
-        super().write(file, bytes(data)[: self._random.randrange(len(data))])
+            return super().write(file, data, at)
+        super().write(file, bytes(data)[: self._random.randrange(len(data))], at)
         raise error
 
     def sync(self, file: int) -> None:
@@ -57,14 +60,12 @@ class BadDisk(RealFiles):
         found = os.fstat(file)
         error = self._fault("sync")
         if error is None:
-            self._synced[found.st_ino] = found.st_size
+            self._unsynced.pop(found.st_ino, None)
             return
-        begin = self._synced.get(found.st_ino, 0)
-        if found.st_size > begin and self._random.random() < 0.5:
-            # Another descriptor: this one only appends.
-            lost = os.open(f"/proc/self/fd/{file}", os.O_WRONLY)
-            os.pwrite(lost, bytes(found.st_size - begin), begin)
-            os.close(lost)
+        begin, end = self._unsynced.get(found.st_ino, (0, 0))
+        end = min(end, found.st_size)
+        if end > begin and self._random.random() < 0.5:
+            os.pwrite(file, bytes(end - begin), begin)
         raise error
 
     def create(self, path: Path) -> int:

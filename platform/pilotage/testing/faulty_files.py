@@ -1,7 +1,7 @@
 """A disk that fails as disks do, for the prediction log: full, broken, or gone dark in the middle of a write.
 
 The files are real ones in a folder of the test's. What this adds is the difference between what a program wrote and
-what a disk has: until a file is synced, a crash may take its newest bytes, all or some; until its folder is synced, a
+what a disk has: until a file is synced, a crash may take its newest sectors, any of them; until its folder is synced, a
 crash may take its name. Which faults come when is drawn from a seed, or told.
 """
 
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilotage.runtime.log.files import RealFiles
+
+_SECTOR = 16
+"""Bytes that a disk writes all or none of. Fewer than a real one's, as records in tests are short."""
 
 
 class Crashed(BaseException):
@@ -83,15 +86,15 @@ class FaultyFiles(RealFiles):
         self._disks.setdefault(os.fstat(file).st_ino, _Disk(synced=path.read_bytes()))
         return file
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
         part = self.random.randrange(len(data) + 1)
         try:
             self._step("write")
         except (OSError, Crashed):
-            super().write(file, bytes(data)[:part])
+            super().write(file, bytes(data)[:part], at)
             raise
         # A short write is no error; the rest comes with the next call.
-        return super().write(file, bytes(data)[: max(1, part)] if self.random.random() < 0.2 else data)
+        return super().write(file, bytes(data)[: max(1, part)] if self.random.random() < 0.2 else data, at)
 
     def sync(self, file: int) -> None:
         disk = self._disks[os.fstat(file).st_ino]
@@ -172,11 +175,13 @@ class FaultyFiles(RealFiles):
         if len(now) < len(disk.synced) and self.random.random() < 0.5:
             path.write_bytes(disk.synced)  # It was cut, and the cut is lost.
             return
-        left = bytearray(now[: self.random.randint(same, len(now))])
-        if len(left) > same and self.random.random() < 0.3:
-            # Pages reach the disk in any order: one that did not is zeros.
-            hole = self.random.randrange(same, len(left))
-            left[hole : hole + 7] = bytes(len(left[hole : hole + 7]))
+        length = self.random.randint(max(same, min(len(disk.synced), len(now))), len(now))
+        # Sectors reach the disk in any order: one that did not is as it was, or zeros.
+        lost = self.random.choice((0.0, 0.3, 1.0))
+        left, before = bytearray(now[:length]), disk.synced.ljust(length, b"\0")
+        for at in range(same - same % _SECTOR, length, _SECTOR):
+            if self.random.random() < lost:
+                left[at : at + _SECTOR] = before[at : min(length, at + _SECTOR)]
         path.write_bytes(left)
 
     def _keep(self, path: Path) -> Path | None:

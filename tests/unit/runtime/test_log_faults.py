@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +16,18 @@ from hypothesis import strategies as st
 from pilotage.errors import LogUnavailable
 from pilotage.runtime.log import adopt_orphans, payloads, segments
 from pilotage.runtime.log.appender import Appender
+from pilotage.runtime.log.framing import without_room
 from pilotage.testing.faulty_files import Crashed, FaultyFiles
 
 
-def appender(folder: Path, files: FaultyFiles, *, segment_bytes: int = 400, told: list[str] | None = None) -> Appender:
+def appender(folder: Path, files: FaultyFiles, *, told: list[str] | None = None, **sizes: int) -> Appender:
     return Appender(
         folder,
         worker="w",
         report=(told if told is not None else []).append,
-        segment_bytes=segment_bytes,
         seal_after_s=60,
         files=files,
+        **{"segment_bytes": 400, **sizes},
     )
 
 
@@ -45,6 +47,7 @@ LIFE = st.fixed_dictionaries(
         "faults": st.dictionaries(st.sampled_from(OPERATIONS), st.sampled_from([0.1, 0.5, 1.0]), max_size=4),
         "crash_after": st.none() | st.integers(0, 60),
         "power": st.booleans(),
+        "room": st.sampled_from([0, 60, 5000]),
         "repair_crashes_after": st.none() | st.integers(0, 12),
     }
 )
@@ -64,7 +67,7 @@ def test_what_was_acknowledged_is_there_once_whole_and_in_order(seed: int, lives
             files.faults, files.crash_after = life["faults"], None
             if life["crash_after"] is not None:
                 files.crash_after = len(files.calls) + life["crash_after"]
-            log = appender(folder, files)
+            log = appender(folder, files, room_bytes=life["room"])
             try:
                 for batch in life["batches"]:
                     groups: list[list[int]] = []
@@ -130,18 +133,62 @@ def test_a_full_disk_refuses_takes_back_its_part_and_recovers_by_itself(folder: 
     files, told = FaultyFiles(folder), []
     log = appender(folder, files, told=told)
     log.append([[numbered(1)]])
-    before = (path := segments(folder)[0].path).read_bytes()
+    before = without_room((path := segments(folder)[0].path).read_bytes())
     for _ in range(50):
-        failing(files, ("write", errno.ENOSPC))
+        failing(files, ("write", errno.ENOSPC), ("write", errno.ENOSPC))
         with pytest.raises(LogUnavailable, match="told to fail"):
             log.append([[numbered(2)]])
-        assert path.read_bytes() == before
+        assert without_room(path.read_bytes()) == before
+    failing(files)
     log.append([[numbered(3)]])
     assert read(folder) == [1, 3]
     assert len(segments(folder)) == 1
     assert [line.rsplit(": ", 1)[-1] for line in told[:1]] == ["told to fail"]
     assert len(told) == 2
     assert told[1].endswith("can be written again, after 50 failures")
+
+
+def test_commits_are_written_over_room_that_was_made_before(folder: Path) -> None:
+    log = appender(folder, FaultyFiles(folder), room_bytes=1000, segment_bytes=100_000)
+    sizes = []
+    for number in range(40):
+        log.append([[numbered(number, 40)]])
+        sizes.append(segments(folder)[0].bytes)
+    assert 2 < len(set(sizes)) < 10, "new room is made when there is none left"
+    assert read(folder) == list(range(40))
+    log.close()
+    content = segments(folder, state="sealed")[0].path.read_bytes()
+    assert content == without_room(content) + b"\n", "what is sealed has none"
+    assert read(folder) == list(range(40))
+
+
+def test_a_disk_without_room_for_more_takes_what_it_has_room_for(folder: Path) -> None:
+    class Small(FaultyFiles):
+        def write(self, file: int, data: bytes | memoryview, at: int) -> int:
+            if at >= 600:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(file, bytes(data)[: 600 - at], at)
+
+    log = appender(folder, Small(folder), room_bytes=400, segment_bytes=10_000)
+    taken = 0
+    with pytest.raises(LogUnavailable, match="No space"):
+        for number in range(100):
+            log.append([[numbered(number, 40)]])
+            taken = number
+    assert read(folder) == list(range(taken + 1))
+    assert 500 < len(without_room(segments(folder)[0].path.read_bytes())) <= 600
+
+
+def test_room_that_could_not_be_cut_off_is_no_damage(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    log.append([[numbered(1)]])
+    failing(files, ("truncate", errno.EIO))
+    log.close()
+    (sealed,) = segments(folder)
+    assert sealed.sealed
+    assert sealed.path.read_bytes().endswith(b"\n\n")
+    assert (read(folder), told) == ([1], [])
 
 
 @pytest.mark.parametrize("fault", [("write", errno.EIO), ("sync", errno.EIO), ("sync", errno.ENOSPC)])

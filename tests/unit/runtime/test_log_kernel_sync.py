@@ -44,12 +44,12 @@ class Disk(RealFiles):
         self.waited += 1
         super().sync(file)
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
         self.writers.append(threading.current_thread().name)
         if self.full:
-            super().write(file, bytes(data)[:5])
+            super().write(file, bytes(data)[:5], at)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return super().write(file, data)
+        return super().write(file, data, at)
 
 
 def run(
@@ -202,10 +202,10 @@ def test_what_is_acknowledged_is_there_whatever_fails_when(tmp_path: Path) -> No
     class Moody(Disk):
         turn = 0
 
-        def write(self, file: int, data: bytes | memoryview) -> int:
+        def write(self, file: int, data: bytes | memoryview, at: int) -> int:
             self.turn += 1
             self.full = self.turn % 5 == 0
-            return super().write(file, data)
+            return super().write(file, data, at)
 
     class Failing(KernelSync):
         turn = 0

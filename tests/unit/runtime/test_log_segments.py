@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pilotage.errors import UnreadableFile
 from pilotage.runtime.answer import OutcomeRecord, PredictionRecord, Record, ShadowRecord, StateRecord
 from pilotage.runtime.log import Adopted, Damage, adopt_orphans, encode, payloads, read_segment, segments
-from pilotage.runtime.log.framing import LONGEST, frame, scan
+from pilotage.runtime.log.framing import LONGEST, frame, room, scan, without_room
 from pilotage.runtime.log.segments import FORMAT, Header
 
 NAME = "w-20240301T120000.000000Z-000001"
@@ -139,6 +139,26 @@ def test_a_segment_that_was_sealed_since_it_was_listed_is_read_under_its_new_nam
         list(payloads(tmp_path / "w-20240301T120000.000000Z-000009.open"))
 
 
+def test_room_after_the_last_commit_is_no_part_of_a_segment(tmp_path: Path) -> None:
+    content = HEADER + frame([(b"{}",)])
+    path = write(tmp_path, content + room(3 << 20))
+    assert list(payloads(path)) == [b"{}"]
+    (adopted,), told = adopt(tmp_path)
+    assert (adopted.outcome, adopted.records, adopted.lost_bytes, adopted.evidence) == ("sealed", 1, 0, None)
+    assert (adopted.path.read_bytes(), told) == (content, [])
+
+
+@pytest.mark.parametrize("vacant", [room(30), room(3 << 20), b"\0" * 30])
+def test_behind_room_in_an_open_segment_is_what_is_being_written(tmp_path: Path, vacant: bytes) -> None:
+    content = HEADER + frame([(b"1",)]) + vacant + frame([(b"2",)]) + room(100)
+    damage: list[Damage] = []
+    assert list(payloads(write(tmp_path, content), damage=damage.append)) == [b"1"]
+    assert damage == []
+    # Nobody writes to a sealed one.
+    assert list(payloads(write(tmp_path, content, ".sealed"), damage=damage.append)) == [b"1", b"2"]
+    assert [each.end - each.start for each in damage] == [len(vacant)]
+
+
 GROUPS = st.lists(
     st.lists(st.text(max_size=30).map(msgspec.json.encode), min_size=1, max_size=3), min_size=1, max_size=6
 )
@@ -152,7 +172,7 @@ def test_an_open_segment_that_ends_anywhere_gives_its_whole_submissions(groups: 
         whole += frame([group])
         ends.append(len(whole))
     cut = data.draw(st.integers(0, len(whole)))
-    garbage = data.draw(st.sampled_from([b"", b"\0" * 30, b"0000", b"ffffffff 00000000 {"]))
+    garbage = data.draw(st.sampled_from([b"", b"\0" * 30, b"\n" * 30, b"0000", b"0000\n\n\n", b"ffffffff 00000000 {"]))
     complete = [group for group, end in zip(groups, ends[1:], strict=True) if end <= cut]
     with tempfile.TemporaryDirectory() as name:
         path = write(Path(name), whole[:cut] + garbage)
@@ -160,9 +180,9 @@ def test_an_open_segment_that_ends_anywhere_gives_its_whole_submissions(groups: 
         (adopted,), _ = adopt(Path(name))
         kept = ends[len(complete)] if cut >= len(HEADER) else 0
         assert adopted.records == sum(map(len, complete))
-        assert adopted.lost_bytes == len(whole[:cut] + garbage) - kept
-        if adopted.evidence is not None:
-            assert adopted.evidence.read_bytes() == (whole[:cut] + garbage)[kept:]
+        rest = without_room((whole[:cut] + garbage)[kept:])
+        assert adopted.lost_bytes == len(rest)
+        assert (adopted.evidence.read_bytes() if adopted.evidence is not None else b"") == rest
         if complete:
             assert adopted.path.read_bytes() == whole[:kept]
             assert [each.sealed for each in segments(Path(name))] == [True]
@@ -259,6 +279,7 @@ def test_any_bytes_are_read_to_their_end_without_an_error(content: bytes, sizes:
 
     found = list(scan(read))
     assert all(one.end == two.start for one, two in pairwise(found))
+    content = without_room(content)
     assert (found[0].start, found[-1].end) == (0, len(content)) if content else not found
 
 

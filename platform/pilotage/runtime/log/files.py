@@ -25,16 +25,16 @@ class Files(Protocol):
         """With its parents, if it isn't there."""
 
     def create(self, path: Path) -> int:
-        """A new file, open for reading and appending; it must not exist."""
+        """A new file, open for reading and writing; it must not exist."""
 
     def open(self, path: Path) -> int:
-        """A file that exists, for reading and appending."""
+        """A file that exists, for reading and writing."""
 
     def lock(self, file: int) -> bool:
         """Takes the file for as long as it is open; whether nobody else has it."""
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
-        """Appends; how many bytes, which can be fewer."""
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
+        """Writes from a byte on, over what is there; how many bytes, which can be fewer."""
 
     def sync(self, file: int) -> None:
         """Returns when the file's bytes are on the disk."""
@@ -68,10 +68,10 @@ class RealFiles:
         path.mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def create(self, path: Path) -> int:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
 
     def open(self, path: Path) -> int:
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def lock(self, file: int) -> bool:
         # flock, not fcntl's record locks: those are lost when the process closes any other descriptor of the file, and
@@ -82,8 +82,8 @@ class RealFiles:
             return False
         return True
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
-        return os.write(file, data)
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
+        return os.pwrite(file, data, at)
 
     def sync(self, file: int) -> None:
         if _FULL_SYNC is not None:
@@ -124,11 +124,12 @@ class RealFiles:
         os.close(file)
 
 
-def write_all(files: Files, file: int, data: bytes) -> None:
-    """Appends all of it; what was written before an error stays."""
+def write_all(files: Files, file: int, data: bytes, at: int = 0) -> None:
+    """Writes all of it from a byte on; what was written before an error stays."""
     rest = memoryview(data)
     while rest:
-        rest = rest[files.write(file, rest) :]
+        written = files.write(file, rest, at)
+        rest, at = rest[written:], at + written
 
 
 def begin_new(files: Files, path: Path) -> int:

@@ -1,8 +1,9 @@
 """Segments whose worker died: repaired without losing a record that was acknowledged, and sealed.
 
 A segment whose lock can be taken has no worker. Its end may be half written, of which no caller was ever told that it
-is logged: that is cut off and kept beside it. Bytes in its middle that are no record are something else, a disk or a
-hand that destroyed what had been there: the segment is kept as evidence, and what can be read goes on.
+is logged: that is cut off and kept beside it; room is only cut off. Bytes in its middle that are no record are
+something else, a disk or a hand that destroyed what had been there: the segment is kept as evidence, and what can be
+read goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal
 
 from pilotage.errors import UnreadableFile
 from pilotage.runtime.log.files import Files, RealFiles, begin_new, still_named, write_all, write_new
-from pilotage.runtime.log.framing import scan
+from pilotage.runtime.log.framing import scan, without_room
 from pilotage.runtime.log.segments import (
     COMMITTED,
     DAMAGED,
@@ -105,18 +106,19 @@ def _adopt(path: Path, file: int, *, files: Files, report: Callable[[str], None]
     content = _read(path)
     if content.middle:
         return _without_middle(path, content, size, files=files, report=report)
-    torn = path.with_suffix(TORN) if content.whole < size else None
+    with path.open("rb") as source:
+        source.seek(content.whole)
+        rest = without_room(source.read())
+    torn = path.with_suffix(TORN) if rest else None
     if torn is not None:
-        with path.open("rb") as source:
-            source.seek(content.whole)
-            write_new(files, torn, source.read())
-        if content.records:
-            files.truncate(file, content.whole)
-            files.sync(file)
+        write_new(files, torn, rest)
         report(
-            f"prediction log: {path.name} ended in {size - content.whole} bytes that were half written and never "
+            f"prediction log: {path.name} ended in {len(rest)} bytes that were half written and never "
             f"acknowledged; they are kept in {torn.name}"
         )
+    if content.records and content.whole < size:
+        files.truncate(file, content.whole)
+        files.sync(file)
     with suppress(FileNotFoundError):
         files.remove(path.with_suffix(COMMITTED))
     sealed = path.with_suffix(SEALED)
@@ -129,7 +131,7 @@ def _adopt(path: Path, file: int, *, files: Files, report: Callable[[str], None]
         path=sealed if content.records else path,
         outcome="empty" if not content.records else "torn" if torn else "sealed",
         records=content.records,
-        lost_bytes=size - content.whole,
+        lost_bytes=len(rest),
         evidence=torn,
     )
 
@@ -144,11 +146,11 @@ def _without_middle(
         files.link(path, damaged)
     file = begin_new(files, clean)
     try:
-        start = 0
+        start = copied = 0
         with path.open("rb") as source:
             for gap_start, gap_end in [*content.middle, (content.whole, size)]:
                 source.seek(start)
-                _copy(source.read, gap_start - start, files, file)
+                copied = _copy(source.read, gap_start - start, files, file, copied)
                 start = gap_end
         files.sync(file)
         files.rename(clean, path)
@@ -190,10 +192,10 @@ def _read(path: Path) -> _Content:
     return content
 
 
-def _copy(read: Callable[[int], bytes], length: int, files: Files, target: int) -> None:
-    while length > 0:
-        data = read(min(length, _CHUNK))
-        if not data:
-            return
-        write_all(files, target, data)
-        length -= len(data)
+def _copy(read: Callable[[int], bytes], length: int, files: Files, target: int, at: int) -> int:
+    """Copies so many bytes, to that byte of the target; gives where the next ones belong."""
+    end = at + length
+    while at < end and (data := read(min(end - at, _CHUNK))):
+        write_all(files, target, data, at)
+        at += len(data)
+    return at

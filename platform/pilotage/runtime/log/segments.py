@@ -1,7 +1,7 @@
 """Segments on disk: how their files are called, what is in them, how they are read. Nothing here writes.
 
 =============  ==========================================================================================
-``.open``      written by a worker that holds its lock; without a lock it is an orphan (``repair.py``)
+``.open``      written by a worker that holds its lock, and ends in room; without a lock an orphan (``repair.py``)
 ``.sealed``    complete and never changed again; waits to be moved into the lake
 ``.committed`` beside an ``.open`` one that could not be cut: up to which byte it counts
 ``.torn``      evidence: what was cut off an orphan's end
@@ -53,6 +53,7 @@ class Segment:
     """Counts the segments of one worker process, from 1."""
     sealed: bool
     bytes: int
+    """Of the file; of an open one with its room."""
 
     @property
     def name(self) -> str:
@@ -163,7 +164,8 @@ def payloads(path: Path, *, damage: Callable[[Damage], None] | None = None) -> I
 def lines(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iterator[bytes]:
     """What was written into a segment, the oldest first; reads a megabyte at a time.
 
-    The end of an open segment may be half written: such bytes, and a submission that is not complete, are left out.
+    The end of an open segment may be half written: such bytes, and a submission that is not complete, are left out. So
+    is what is read behind room there, which was being written meanwhile.
 
     Args:
         path: An open or a sealed segment. One that was sealed since it was listed is found under its new name.
@@ -199,8 +201,10 @@ def lines(path: Path, *, damage: Callable[[Damage], None] | None = None) -> Iter
         gap: tuple[int, int] | None = None
         unfinished: list[bytes] = []
         first = True
-        for start, end, payload, _, continues in scan(read):
+        for start, end, payload, _, continues, vacant in scan(read):
             if payload is None:
+                if vacant and is_open:
+                    return
                 gap = (start, end)
                 continue
             if gap is not None:
