@@ -14,6 +14,7 @@
     │   ├── CommitConflict     concurrent writers; retries used up
     │   └── StorageFull        no room while writing; nothing was committed
     ├── TrainingError          a model can't be trained or evaluated on this data
+    │   └── NotReproducible    a version can't be built again from its record
     ├── ReleaseError
     │   ├── BundleCorrupt      a bundle's bytes are not what its manifest says
     │   ├── RegistryUnavailable MLflow can't be reached
@@ -112,6 +113,10 @@ class StorageFull(LakeError):
 
 class TrainingError(PilotageError):
     """A model can't be trained or evaluated on this data."""
+
+
+class NotReproducible(TrainingError):
+    """A version can't be built again: the code has moved on, or its record says too little."""
 
 
 class ReleaseError(PilotageError):

@@ -14,6 +14,7 @@ import click
 
 from pilotage.cli import decisions
 from pilotage.cli.alerts import alerts
+from pilotage.cli.reproduce import reproduce
 from pilotage.cli.retrain import retrain
 from pilotage.errors import ConfigError, PilotageError
 
@@ -102,6 +103,9 @@ def trace(prediction_id: str, files: bool, as_json: bool) -> None:
     from pilotage.cli.trace import show
 
     show(_settings(), prediction_id, files=files, as_json=as_json)
+
+
+cli.add_command(reproduce)
 
 
 @cli.command(short_help="Query the lake with DuckDB.")

@@ -27,6 +27,8 @@ from pilotage.training.records import Candidate, TrainingSet
 from pilotage.training.split import Parts, effective_split, split
 from pilotage.training.train import REFERENCE_ROWS
 
+REFIT_OF = "refit_of"
+"""Training fact of a bundle that was fitted once more: SHA-256 of the judged one's manifest."""
 FOLDER = Path("refitted", "bundle")
 """In the run's folder, beside the judged ``bundle``. The registry keeps a bundle under its own folder's name."""
 
@@ -107,7 +109,7 @@ def refit(
             threads=threads,
             calibration=judged.scorer.calibrator.kind,
         )
-        | {"refit_of": candidate.bundle_sha256},
+        | {REFIT_OF: candidate.bundle_sha256},
         fingerprint=training_set.feature_fingerprint,
     )
     progress(f"Bundle {sha256[:12]} is the judged {candidate.bundle_sha256[:12]}, fitted on its holdout too")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from pilotage.release.events import Draft
 from pilotage.release.ledger import SqlLedger
@@ -15,7 +16,7 @@ def append(settings: Settings, draft: Draft) -> None:
     ledger.close()
 
 
-def registered(settings: Settings, model: str, version: int = 1, *, run: str = "r1") -> None:
+def registered(settings: Settings, model: str, version: int = 1, *, run: str = "r1", **changes: Any) -> None:
     payload = {
         "bundle": "/bundle",
         "bundle_sha256": f"{model}{version}",
@@ -23,6 +24,7 @@ def registered(settings: Settings, model: str, version: int = 1, *, run: str = "
         "run_url": f"http://127.0.0.1:3000/runs/{run}",
         "trained_at": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
         "facts": {"rows": 10, "first": "2013-01-01", "last": "2013-02-28", "metrics": {"auc": 0.7}},
+        **changes,
     }
     append(
         settings,

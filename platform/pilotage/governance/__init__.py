@@ -1,0 +1,1 @@
+"""Governance: whether what was decided can be shown again."""
