@@ -161,6 +161,11 @@ def test_the_lake_can_be_asked(running: Any, house: House) -> None:
     assert sum(row["flights"] for row in told) > 50_000
 
 
+def test_a_registered_version_comes_out_the_same_again(running: Any, house: House) -> None:
+    told = json.loads(house.run("reproduce", "loan_approval", "1", "--json").stdout)
+    assert (told["same"], told["same_rows"], told["files"]["model.txt"]) == (True, True, True)
+
+
 def test_a_server_that_is_killed_comes_back(running: Any, house: House) -> None:
     def leash_of(log: str) -> psutil.Process:
         return next(

@@ -43,7 +43,7 @@ def reproduce(model: str, version: int, keep: Path | None, as_json: bool) -> Non
 
     found = _built_again(Settings.load(), model, version, keep)
     if as_json:
-        print_json({**asdict(found), "version": version, "same": found.same})
+        print_json({**asdict(found), "version": version, "same_rows": found.same_rows, "same": found.same})
     else:
         _show(found, version, keep)
     sys.exit(0 if found.same else DIFFERENT)

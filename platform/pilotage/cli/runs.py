@@ -108,12 +108,21 @@ class Transcript:
             self.progress(text)
 
 
+_FAILED_STEPS = re.compile(r"Steps failed: \['(?P<first>[^']+)'")
+_CAUSE = "The above exception was caused by the following exception:"
+
+
 class RunTranscript(Transcript):
-    """What a Dagster run says, line by line: progress, and how it failed."""
+    """What a Dagster run says, line by line: progress, and how it failed.
+
+    On a busy machine Dagster now and then loses a step's failure. The run's own says the same once more.
+    """
 
     def __init__(self, progress: Callable[[str], None]) -> None:
         super().__init__(progress)
         self._collecting = False
+        self._cause_wanted = False
+        """Whether the run's failure is all there is, and its cause is still to come."""
 
     def feed(self, line: str) -> None:
         """Takes one line of the log."""
@@ -122,8 +131,10 @@ class RunTranscript(Transcript):
         if parsed is None:
             if self._collecting:
                 self._collect(line.rstrip("\n"))
+            elif self._cause_wanted and line.startswith(_CAUSE):
+                self.error, self._collecting, self._cause_wanted = "", True, False
             return
-        self._collecting = False
+        self._collecting = self._cause_wanted = False
         self.run_id = parsed.run_id
         match parsed.event:
             case "STEP_START":
@@ -132,7 +143,10 @@ class RunTranscript(Transcript):
                 self.failed_step = self.failed_step or parsed.step
                 self._collecting = not self.error
             case "RUN_FAILURE" | "RUN_CANCELED":
-                self.error = self.error or parsed.text
+                if not self.error:
+                    self.error, self._cause_wanted = parsed.text, True
+                if not self.failed_step and (named := _FAILED_STEPS.search(parsed.text)):
+                    self.failed_step = named["first"]
             case "" if parsed.level in ("INFO", "WARNING", "ERROR", "CRITICAL") and parsed.text:
                 self.progress(parsed.text)
 

@@ -71,6 +71,32 @@ def test_a_failed_run_is_told_by_its_step_and_its_own_message_without_the_stack(
     assert heard == ["flight_delay features", "Read 4,000 rows - all of them"]
 
 
+def test_a_failure_that_dagster_tells_only_of_the_run_is_told_as_well() -> None:
+    lines = f"""\
+{HEAD} - DEBUG - jb - {RUN} - 9352 - it - STEP_START - Started execution of step "b".
+{HEAD} - ERROR - jb - {RUN} - 9352 - RUN_FAILURE - Execution of run for "jb" failed. Steps failed: ['it'].
+
+dagster._core.errors.DagsterExecutionStepExecutionError: Error occurred while executing op "b":
+
+Stack Trace:
+  File "x.py", line 57, in op_execution_error_boundary
+    yield
+
+The above exception was caused by the following exception:
+pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_flights.
+
+Stack Trace:
+  File "y.py", line 8, in features
+"""
+    transcript = RunTranscript(lambda _: None)
+    for line in lines.splitlines(keepends=True):
+        transcript.feed(line)
+    assert transcript.failed_step == "it"
+    assert (
+        transcript.error == "pilotage.errors.UnpublishedData: There is no validated/flights. Fix: Run ingest_flights."
+    )
+
+
 def test_a_command_of_ours_tells_progress_result_and_error_apart() -> None:
     heard: list[str] = []
     transcript = Transcript(heard.append)
