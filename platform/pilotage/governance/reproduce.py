@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from pilotage.data.lake import Lake
-from pilotage.errors import NotReproducible
+from pilotage.errors import NotReproducible, UnpublishedData
 from pilotage.features.view import FeatureView
 from pilotage.runtime.bundle import EXPECTED, FILES, Bundle, read_bundle
 from pilotage.spec import HashSplit, ModelSpec, TimeSplit
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import assemble
 from pilotage.training.learning_data import effective
+from pilotage.training.records import TrainingSet
 from pilotage.training.refit import REFIT_OF, refit
 from pilotage.training.train import train
 
@@ -94,8 +95,8 @@ def reproduce(
         progress: Called with short sentences.
 
     Raises:
-        NotReproducible: The features are declared otherwise now, or the record says too little.
-        LakeError: The table's version is gone.
+        NotReproducible: The features are declared otherwise now, the record says too little, or the lake does not have
+            that version of the features any more.
         TrainingError: It can't be trained on what is there now.
     """
     facts = _Facts(recorded)
@@ -107,7 +108,7 @@ def reproduce(
             model=spec.name,
         )
     spec, config = _as_then(spec, facts, str(made.get("policy", "")))
-    rows = assemble(spec, lake=lake, config=config, directory=directory, progress=progress)
+    rows = _rows(spec, config, lake, directory, progress)
     candidate = train(spec, rows, config=config, directory=directory, threads=threads, progress=progress)
     if REFIT_OF in recorded.manifest["training"]:
         candidate = refit(spec, rows, candidate, config=config, directory=directory, threads=threads, progress=progress)
@@ -125,6 +126,21 @@ def reproduce(
         largest_difference=float(np.abs(built.score(recorded.golden) - expected).max(initial=0.0)),
         libraries=tuple(_others(facts("libraries"))),
     )
+
+
+def _rows(
+    spec: ModelSpec, config: TrainConfig, lake: Lake, directory: Path, progress: Callable[[str], None]
+) -> TrainingSet:
+    try:
+        return assemble(spec, lake=lake, config=config, directory=directory, progress=progress)
+    except (FileNotFoundError, UnpublishedData) as error:
+        # Of what was vacuumed, Delta still knows the version, and not the files.
+        raise NotReproducible(
+            f"The lake does not have version {config.data.version} of features/{spec.name} any more: {error}",
+            fix="Restore the lake from a backup: docs/how-to/back-up-and-restore.md.",
+            model=spec.name,
+            version=config.data.version,
+        ) from error
 
 
 class _Facts:

@@ -170,6 +170,17 @@ def test_features_that_are_declared_otherwise_now_are_named_before_anything_is_d
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.parametrize("what", ["*/*.parquet", "_delta_log/*"])
+def test_a_table_that_was_vacuumed_or_is_gone_is_told(lake: Lake, tmp_path: Path, what: str) -> None:
+    candidate = trained(lake, tmp_path)
+    gone = list((tmp_path / "lake" / "features" / "parcel_late").glob(what))
+    assert gone
+    for each in gone:
+        each.unlink()
+    with pytest.raises(NotReproducible, match="does not have version 0 of features/parcel_late any more"):
+        again(lake, candidate, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("without", "told"),
     [("seed", "says nothing of its seed"), ("lake_versions", "says nothing of its lake versions")],
