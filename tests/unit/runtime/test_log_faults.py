@@ -157,9 +157,13 @@ def test_commits_are_written_over_room_that_was_made_before(folder: Path) -> Non
     assert 2 < len(set(sizes)) < 10, "new room is made when there is none left"
     assert read(folder) == list(range(40))
     log.close()
+    log.append([[numbered(40, 2000)]])
+    (open_one,) = segments(folder, state="open")
+    assert without_room(open_one.path.read_bytes()) + b"\n" == open_one.path.read_bytes(), "what is large makes none"
+    log.close()
     content = segments(folder, state="sealed")[0].path.read_bytes()
     assert content == without_room(content) + b"\n", "what is sealed has none"
-    assert read(folder) == list(range(40))
+    assert read(folder) == list(range(41))
 
 
 def test_a_disk_without_room_for_more_takes_what_it_has_room_for(folder: Path) -> None:
@@ -177,6 +181,24 @@ def test_a_disk_without_room_for_more_takes_what_it_has_room_for(folder: Path) -
             taken = number
     assert read(folder) == list(range(taken + 1))
     assert 500 < len(without_room(segments(folder)[0].path.read_bytes())) <= 600
+
+
+def test_an_error_while_room_is_made_is_an_error_of_the_commit(folder: Path) -> None:
+    class Broken(FaultyFiles):
+        def write(self, file: int, data: bytes | memoryview, at: int) -> int:
+            if at and len(data) > 1000:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().write(file, data, at)
+
+    log = appender(folder, Broken(folder), room_bytes=1000, segment_bytes=10_000)
+    taken = 0
+    with pytest.raises(LogUnavailable, match="Input/output error"):
+        for number in range(100):
+            log.append([[numbered(number, 40)]])
+            taken = number
+    assert taken > 5
+    assert [segment.sealed for segment in segments(folder)] == [True]
+    assert read(folder) == list(range(taken + 1))
 
 
 def test_room_that_could_not_be_cut_off_is_no_damage(folder: Path) -> None:

@@ -159,6 +159,17 @@ def test_behind_room_in_an_open_segment_is_what_is_being_written(tmp_path: Path,
     assert [each.end - each.start for each in damage] == [len(vacant)]
 
 
+@pytest.mark.parametrize("vacant", [room(30), b"\0" * 30])
+def test_a_record_of_which_the_reader_saw_only_parts_is_being_written_too(tmp_path: Path, vacant: bytes) -> None:
+    half = frame([(b'"' + b"x" * 60 + b'"',)])
+    content = HEADER + frame([(b"1",)]) + half[:30] + vacant + half[60:] + frame([(b"2",)])
+    damage: list[Damage] = []
+    assert list(payloads(write(tmp_path, content), damage=damage.append)) == [b"1"]
+    assert damage == []
+    assert list(payloads(write(tmp_path, content, ".sealed"), damage=damage.append)) == [b"1", b"2"]
+    assert [each.end - each.start for each in damage] == [len(half)]
+
+
 GROUPS = st.lists(
     st.lists(st.text(max_size=30).map(msgspec.json.encode), min_size=1, max_size=3), min_size=1, max_size=6
 )
