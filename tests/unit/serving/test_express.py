@@ -282,10 +282,10 @@ class Disk(RealFiles):
         self.go.wait()
         super().sync(file)
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super().write(file, data)
+        return super().write(file, data, at)
 
 
 def test_a_disk_that_hangs_lets_others_be_answered_and_times_out(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ class FullDisk(RealFiles):
 
     full = False
 
-    def write(self, file: int, data: bytes | memoryview) -> int:
+    def write(self, file: int, data: bytes | memoryview, at: int) -> int:
         if self.full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return super().write(file, data)
+        return super().write(file, data, at)
 
 
 def test_a_full_disk_refuses_or_answers_as_the_spec_says_and_never_silently(
