@@ -274,6 +274,31 @@ def test_a_worker_has_a_name_that_can_be_a_files(tmp_path: Path, worker: str) ->
         PredictionLog(tmp_path, worker=worker, report=print)
 
 
+def test_a_first_segment_that_fails_in_a_way_nobody_thought_of_strands_nobody(tmp_path: Path) -> None:
+    class Broken(Disk):
+        broken = True
+
+        def create(self, path: Path) -> int:
+            if self.broken:
+                raise ZeroDivisionError
+            return super().create(path)
+
+    told: list[str] = []
+
+    async def main() -> None:
+        log = PredictionLog(tmp_path, worker="w", report=told.append, filesystem=(disk := Broken()))
+        log.start(asyncio.get_running_loop())
+        with pytest.raises(LogUnavailable, match="ZeroDivisionError"):
+            await log.submit(state("too early"))
+        disk.broken = False
+        await log.submit(state("after"))
+        await asyncio.to_thread(log.close, 10)
+
+    asyncio.run(main())
+    assert read(tmp_path) == ["after"]
+    assert all("the writer failed: ZeroDivisionError()" in line for line in told)
+
+
 def test_a_writer_that_fails_in_a_way_nobody_thought_of_strands_nobody(tmp_path: Path) -> None:
     class Broken(Disk):
         def write(self, file: int, data: bytes | memoryview, at: int) -> int:

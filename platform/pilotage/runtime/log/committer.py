@@ -187,7 +187,7 @@ class Committer:
     def _run(self) -> None:
         try:
             self._appender.open()
-        except LogUnavailable as error:
+        except Exception as error:
             self._done(Batch(), self._reason(error))
         closing = False
         while not closing:
