@@ -129,6 +129,16 @@ def failing(files: FaultyFiles, *plan: tuple[str, int]) -> None:
     files.before = before
 
 
+def taken_until(log: Appender, problem: str) -> int:
+    """Number of the last record that was taken before one was refused."""
+    taken = -1
+    with pytest.raises(LogUnavailable, match=problem):
+        for number in range(100):
+            log.append([[numbered(number, 40)]])
+            taken = number
+    return taken
+
+
 def test_a_full_disk_refuses_takes_back_its_part_and_recovers_by_itself(folder: Path) -> None:
     files, told = FaultyFiles(folder), []
     log = appender(folder, files, told=told)
@@ -174,11 +184,7 @@ def test_a_disk_without_room_for_more_takes_what_it_has_room_for(folder: Path) -
             return super().write(file, bytes(data)[: 600 - at], at)
 
     log = appender(folder, Small(folder), room_bytes=400, segment_bytes=10_000)
-    taken = 0
-    with pytest.raises(LogUnavailable, match="No space"):
-        for number in range(100):
-            log.append([[numbered(number, 40)]])
-            taken = number
+    taken = taken_until(log, "No space")
     assert read(folder) == list(range(taken + 1))
     assert 500 < len(without_room(segments(folder)[0].path.read_bytes())) <= 600
 
@@ -191,11 +197,7 @@ def test_an_error_while_room_is_made_is_an_error_of_the_commit(folder: Path) -> 
             return super().write(file, data, at)
 
     log = appender(folder, Broken(folder), room_bytes=1000, segment_bytes=10_000)
-    taken = 0
-    with pytest.raises(LogUnavailable, match="Input/output error"):
-        for number in range(100):
-            log.append([[numbered(number, 40)]])
-            taken = number
+    taken = taken_until(log, "Input/output error")
     assert taken > 5
     assert [segment.sealed for segment in segments(folder)] == [True]
     assert read(folder) == list(range(taken + 1))
