@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -48,13 +48,7 @@ def bundle_of(candidate: Candidate) -> Bundle:
     return read_bundle(Path(candidate.bundle), sha256=candidate.bundle_sha256)
 
 
-def again(
-    lake: Lake,
-    candidate: Candidate,
-    folder: Path,
-    spec: ModelSpec = SPEC,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Reproduction:
+def again(lake: Lake, candidate: Candidate, folder: Path, spec: ModelSpec = SPEC) -> Reproduction:
     return reproduce(
         spec,
         bundle_of(candidate),
@@ -62,7 +56,6 @@ def again(
         lake=lake,
         directory=folder / "again",
         threads=2,
-        progress=progress,
     )
 
 

@@ -11,7 +11,7 @@ from zlib import crc32
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pilotage.errors import UnreadableFile
@@ -148,7 +148,7 @@ def test_room_after_the_last_commit_is_no_part_of_a_segment(tmp_path: Path) -> N
     assert (adopted.path.read_bytes(), told) == (content, [])
 
 
-@pytest.mark.parametrize("vacant", [room(30), room(3 << 20), b"\0" * 30])
+@pytest.mark.parametrize("vacant", [room(30), room(3 << 20)])
 def test_behind_room_in_an_open_segment_is_what_is_being_written(tmp_path: Path, vacant: bytes) -> None:
     content = HEADER + frame([(b"1",)]) + vacant + frame([(b"2",)]) + room(100)
     damage: list[Damage] = []
@@ -159,10 +159,9 @@ def test_behind_room_in_an_open_segment_is_what_is_being_written(tmp_path: Path,
     assert [each.end - each.start for each in damage] == [len(vacant)]
 
 
-@pytest.mark.parametrize("vacant", [room(30), b"\0" * 30])
-def test_a_record_of_which_the_reader_saw_only_parts_is_being_written_too(tmp_path: Path, vacant: bytes) -> None:
+def test_a_record_of_which_the_reader_saw_only_parts_is_being_written_too(tmp_path: Path) -> None:
     half = frame([(b'"' + b"x" * 60 + b'"',)])
-    content = HEADER + frame([(b"1",)]) + half[:30] + vacant + half[60:] + frame([(b"2",)])
+    content = HEADER + frame([(b"1",)]) + half[:30] + room(30) + half[60:] + frame([(b"2",)])
     damage: list[Damage] = []
     assert list(payloads(write(tmp_path, content), damage=damage.append)) == [b"1"]
     assert damage == []
@@ -184,14 +183,17 @@ def test_an_open_segment_that_ends_anywhere_gives_its_whole_submissions(groups: 
         ends.append(len(whole))
     cut = data.draw(st.integers(0, len(whole)))
     garbage = data.draw(st.sampled_from([b"", b"\0" * 30, b"\n" * 30, b"0000", b"0000\n\n\n", b"ffffffff 00000000 {"]))
+    content = whole[:cut] + garbage
+    # Room ends a line that lacks nothing else.
+    cut += whole[cut : cut + 1] == garbage[:1] == b"\n"
     complete = [group for group, end in zip(groups, ends[1:], strict=True) if end <= cut]
     with tempfile.TemporaryDirectory() as name:
-        path = write(Path(name), whole[:cut] + garbage)
+        path = write(Path(name), content)
         assert list(payloads(path)) == [payload for group in complete for payload in group]
         (adopted,), _ = adopt(Path(name))
         kept = ends[len(complete)] if cut >= len(HEADER) else 0
         assert adopted.records == sum(map(len, complete))
-        rest = without_room((whole[:cut] + garbage)[kept:])
+        rest = without_room(content[kept:])
         assert adopted.lost_bytes == len(rest)
         assert (adopted.evidence.read_bytes() if adopted.evidence is not None else b"") == rest
         if complete:
@@ -210,6 +212,7 @@ def test_bytes_in_the_middle_that_are_no_record_cost_only_themselves(groups: lis
     line = bytearray(flat[broken])
     at = data.draw(st.integers(18, len(line) - 2))
     line[at] ^= data.draw(st.integers(1, 255))
+    assume(not line.endswith(b"\n\n"))  # That looks like room.
     expected = [each[18:-1] for index, each in enumerate(flat) if index != broken] + [b'"last"']
     flat[broken] = bytes(line)
     content = HEADER + b"".join(flat) + last

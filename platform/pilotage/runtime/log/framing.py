@@ -43,7 +43,7 @@ class Found(NamedTuple):
     continues: bool = False
     """Whether the next record belongs to the same submission."""
     vacant: bool = False
-    """Whether there is room among these bytes, which nobody wrote to, or not yet."""
+    """Whether there is room among these bytes, which nobody wrote to, or not yet. (Zeros are left by a crash alone.)"""
 
 
 def frame(submissions: Iterable[Sequence[bytes]]) -> bytes:
@@ -87,7 +87,7 @@ def scan(read: Callable[[int], bytes]) -> Iterator[Found]:
         if left and data[at] in _VACANT:
             if bad_from < 0:
                 bad_from = bad_to = base + at
-            vacant = True
+            vacant = vacant or data[at] == _LINE_FEED
             at = len(data) - len(data[at:].lstrip(_VACANT))
             continue
         needed = _HEAD
@@ -119,7 +119,6 @@ def scan(read: Callable[[int], bytes]) -> Iterator[Found]:
         line_end = data.find(b"\n", at)
         after = line_end + 1 if line_end >= 0 else len(data)
         bad = data[at:after]
-        vacant = vacant or b"\0" in bad
         bad_to = base + at + len(bad.rstrip(_VACANT)) if bad.strip(_VACANT) else bad_to
         at = after
     if bad_from >= 0 and bad_to > bad_from:

@@ -112,13 +112,14 @@ def _adopt(path: Path, file: int, *, files: Files, report: Callable[[str], None]
     torn = path.with_suffix(TORN) if rest else None
     if torn is not None:
         write_new(files, torn, rest)
+    if content.records and content.whole < size:
+        files.truncate(file, content.whole)
+        files.sync(file)
+    if torn is not None:
         report(
             f"prediction log: {path.name} ended in {len(rest)} bytes that were half written and never "
             f"acknowledged; they are kept in {torn.name}"
         )
-    if content.records and content.whole < size:
-        files.truncate(file, content.whole)
-        files.sync(file)
     with suppress(FileNotFoundError):
         files.remove(path.with_suffix(COMMITTED))
     sealed = path.with_suffix(SEALED)
