@@ -139,6 +139,38 @@ def test_a_segment_that_was_sealed_since_it_was_listed_is_read_under_its_new_nam
         list(payloads(tmp_path / "w-20240301T120000.000000Z-000009.open"))
 
 
+def test_a_segment_that_is_sealed_while_the_folder_is_listed_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, HEADER)
+    sealed = path.with_suffix(".sealed")
+    look = Path.iterdir
+
+    def sealing(folder: Path) -> list[Path]:
+        names = list(look(folder))
+        if path.exists():
+            path.rename(sealed)
+        return names
+
+    monkeypatch.setattr(Path, "iterdir", sealing)
+    assert [each.path for each in segments(tmp_path)] == [sealed]
+    sealed.rename(path)
+    assert segments(tmp_path, state="open") == []
+    sealed.rename(path)
+    assert [each.path for each in segments(tmp_path, state="sealed")] == [sealed]
+
+
+def test_a_segment_whose_names_the_look_at_the_folder_missed_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large folders are read in parts: the new name can lie in the one before, the old one in the one after."""
+    write(tmp_path, HEADER, ".sealed")
+    look = Path.iterdir
+    looks = iter([lambda _: [], look, look])
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(next(looks)(folder)))
+    assert [each.name for each in segments(tmp_path)] == [NAME]
+
+
 def test_room_after_the_last_commit_is_no_part_of_a_segment(tmp_path: Path) -> None:
     content = HEADER + frame([(b"{}",)])
     path = write(tmp_path, content + room(3 << 20))

@@ -115,7 +115,10 @@ def name_of(worker: str, began: datetime, number: int) -> str:
 
 
 def parse(path: Path) -> Segment | None:
-    """What a file's name says; ``None`` if it is no segment, or is gone."""
+    """What a file's name says; ``None`` if it is no segment, or is gone.
+
+    An open segment that was sealed since it was listed is given under its new name.
+    """
     try:
         worker, began, number = path.stem.rsplit("-", 2)
         return Segment(
@@ -126,17 +129,26 @@ def parse(path: Path) -> Segment | None:
             sealed=path.suffix == SEALED,
             bytes=path.stat().st_size,
         )
-    except (ValueError, FileNotFoundError):
+    except ValueError:
         return None
+    except FileNotFoundError:
+        return parse(path.with_suffix(SEALED)) if path.suffix == OPEN else None
 
 
 def segments(folder: Path, *, state: Literal["open", "sealed", "both"] = "both") -> list[Segment]:
-    """The segments that are there now, the oldest first. Nothing is locked: an open one can be sealed any moment."""
-    suffixes = {"open": (OPEN,), "sealed": (SEALED,), "both": (OPEN, SEALED)}[state]
+    """The segments that are there now, the oldest first.
+
+    Nothing is locked: an open one can be sealed, and a sealed one moved away, any moment. None that stays is missed.
+    """
     if not folder.is_dir():
         return []
-    found = (parse(path) for path in folder.iterdir() if path.suffix in suffixes)
-    return sorted((each for each in found if each), key=lambda each: (each.began, each.worker, each.number))
+    # A name that changes while a large folder is read can be missed, old and new. It does so once: a second look helps.
+    listed = {path.stem: path for _ in range(2) for path in folder.iterdir() if path.suffix in (OPEN, SEALED)}
+    found = [each for path in listed.values() if (each := parse(path))]
+    wanted = {"open": (False,), "sealed": (True,), "both": (False, True)}[state]
+    return sorted(
+        (each for each in found if each.sealed in wanted), key=lambda each: (each.began, each.worker, each.number)
+    )
 
 
 def oldest(folder: Path) -> datetime | None:
