@@ -168,7 +168,7 @@ def _unmoved(folder: Path, kind: type[Any], model: str, since: datetime | None) 
             if segment.path.name in done:
                 continue
             try:
-                old = since is not None and segment.path.stat().st_mtime < (since - _SLACK).timestamp()
+                old = since is not None and segment.modified < (since - _SLACK).timestamp()
                 found = [
                     record
                     for payload in (() if old else payloads(segment.path, damage=_told_by_the_mover))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ def find_predictions(
         since: Seconds since 1970; earlier records are not looked for.
     """
     found: dict[Request, list[PredictionRecord]] = {}
-    for path in _written_since(folder, since):
+    for path in (each.path for each in segments(folder) if each.modified >= since - _CLOCK_SLACK_S):
         here = False
         try:
             for payload in payloads(path, damage=lambda _: None):
@@ -65,16 +65,6 @@ def find_predictions(
         except FileNotFoundError:
             continue  # Moved into the lake meanwhile.
     return {request: tuple(records) for request, records in found.items()}
-
-
-def _written_since(folder: Path, since: float) -> Iterator[Path]:
-    for segment in segments(folder):
-        try:
-            if segment.path.stat().st_mtime >= since - _CLOCK_SLACK_S:
-                yield segment.path
-        except FileNotFoundError:
-            # Sealed since it was listed.
-            yield segment.path
 
 
 def _sync(path: Path) -> None:

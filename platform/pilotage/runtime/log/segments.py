@@ -54,6 +54,8 @@ class Segment:
     sealed: bool
     bytes: int
     """Of the file; of an open one with its room."""
+    modified: float
+    """When it was last written, seconds since 1970."""
 
     @property
     def name(self) -> str:
@@ -121,13 +123,15 @@ def parse(path: Path) -> Segment | None:
     """
     try:
         worker, began, number = path.stem.rsplit("-", 2)
+        found = path.stat()
         return Segment(
             path=path,
             worker=worker,
             began=_moment(began),
             number=int(number),
             sealed=path.suffix == SEALED,
-            bytes=path.stat().st_size,
+            bytes=found.st_size,
+            modified=found.st_mtime,
         )
     except ValueError:
         return None

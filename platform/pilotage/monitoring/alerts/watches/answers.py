@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -146,13 +147,12 @@ class AnswersWatch:
         left = MOST_BYTES
         oldest = (self.now - RECENT).timestamp()
         for segment in sorted(segments(self.settings.prediction_log), key=lambda each: each.began, reverse=True):
-            try:
-                if segment.path.stat().st_mtime < oldest:
-                    continue
-                left -= segment.bytes
+            if segment.modified < oldest:
+                continue
+            left -= segment.bytes
+            # Moved since it was listed, perhaps.
+            with suppress(FileNotFoundError):
                 yield from lines(segment.path, damage=lambda _: None)
-            except FileNotFoundError:
-                continue  # Moved since it was listed.
             if left <= 0:
                 return
 
