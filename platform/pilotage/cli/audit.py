@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+import click
+
 from pilotage.cli.console import out, print_json
-from pilotage.settings import Settings
+from pilotage.cli.history import Moment, show_at, show_log
 
 if TYPE_CHECKING:
     from pilotage.release.audit import Audit
+    from pilotage.settings import Settings
 
 RUNBOOK = "docs/runbooks/ledger-does-not-verify.md"
 
@@ -18,7 +23,55 @@ _SHOWN = 20
 """Faults that people are shown; JSON has all of them."""
 
 
-def verify(settings: Settings, heads: Sequence[str], *, as_json: bool) -> int:
+MODELS = click.argument("models", nargs=-1, metavar="[MODEL]...")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(short_help="Verify the ledger of decisions, and look back in it.")
+def audit() -> None:
+    """What an auditor asks of the ledger itself. See docs/how-to/answer-an-auditor.md."""
+
+
+@audit.command(short_help="Find every edit, deletion, reordering and truncation.")
+@click.option("--head", "heads", multiple=True, metavar="NUMBER:HASH", help="An event that you noted elsewhere.")
+@AS_JSON
+def verify(heads: tuple[str, ...], as_json: bool) -> None:
+    """Verify that the ledger holds what was written to it, all of it, in that order.
+
+    Exit code 0: it does. 1: it does not; each fault is told with the number of its event.
+    """
+    sys.exit(_verify(_settings(), heads, as_json=as_json))
+
+
+@audit.command(short_help="Every decision: when, by whom and why.")
+@MODELS
+@click.option("--version", type=click.IntRange(min=1), default=None, help="Only about this version.")
+@click.option("--from", "first", type=Moment(end=False), help="Leave out what was decided before this day or moment.")
+@click.option("--to", "last", type=Moment(end=True), help="Leave out what was decided after this day or moment.")
+@AS_JSON
+def log(
+    models: tuple[str, ...], version: int | None, first: datetime | None, last: datetime | None, as_json: bool
+) -> None:
+    """Show the ledger's events about the MODELs, oldest first; as JSON, with what each decision went by.
+
+    Days and moments are UTC unless they name a zone.
+    """
+    show_log(_settings(), models, version=version, first=first, last=last, as_json=as_json)
+
+
+@audit.command(short_help="What was in production at a moment.")
+@click.argument("moment", type=Moment(end=True))
+@MODELS
+@AS_JSON
+def at(moment: datetime, models: tuple[str, ...], as_json: bool) -> None:
+    """Show what was in production at MOMENT, since and until when, trained on what, and approved by whom.
+
+    MOMENT is a day, which stands for its end, or a moment: 2026-05-03T14:00:00+02:00. UTC unless it names a zone.
+    """
+    show_at(_settings(), moment, models, as_json=as_json)
+
+
+def _verify(settings: Settings, heads: Sequence[str], *, as_json: bool) -> int:
     """Verifies the ledger, says what is wrong with it, and gives the exit code.
 
     Args:
@@ -26,9 +79,10 @@ def verify(settings: Settings, heads: Sequence[str], *, as_json: bool) -> int:
         heads: Events that were noted elsewhere, as ``NUMBER:HASH``.
         as_json: Whether a program reads the answer.
     """
-    from pilotage.release.audit import Known, audit
+    from pilotage.release.audit import Known
+    from pilotage.release.audit import audit as audited
 
-    found = audit(settings, known=[Known.parse(text) for text in heads])
+    found = audited(settings, known=[Known.parse(text) for text in heads])
     if as_json:
         print_json({"ok": not found.faults, **asdict(found)})
     else:
@@ -58,3 +112,9 @@ def _show(found: Audit, settings: Settings) -> None:
             console.print(f"Event {found.noted} is noted in {settings.ledger_head}", highlight=False, markup=False)
     for note in found.notes:
         console.print(Text.assemble(("! ", "yellow"), note))
+
+
+def _settings() -> Settings:
+    from pilotage.settings import Settings
+
+    return Settings.load()

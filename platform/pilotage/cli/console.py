@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,7 +30,27 @@ def err() -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, dates as ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, default=_as_text, ensure_ascii=False) + "\n")
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Names and words below a title: one line each, however long, as hashes and addresses are there to be copied."""
+    from rich.text import Text
+
+    console, lines = out(), list(rows)
+    width = max((len(name) for name, _ in lines), default=0)
+    console.print(Text(title, style="bold"))
+    for name, words in lines:
+        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {words}"))
+
+
+def utc(moment: datetime) -> str:
+    """A moment in words, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def print_error(error: PilotageError) -> None:

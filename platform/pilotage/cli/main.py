@@ -14,6 +14,7 @@ import click
 
 from pilotage.cli import decisions
 from pilotage.cli.alerts import alerts
+from pilotage.cli.audit import audit
 from pilotage.cli.reproduce import reproduce
 from pilotage.cli.retrain import retrain
 from pilotage.errors import ConfigError, PilotageError
@@ -214,24 +215,7 @@ def replay(
     )
 
 
-@cli.group(cls=Commands, short_help="Verify the ledger of decisions.")
-def audit() -> None:
-    """What an auditor asks of the ledger itself. See docs/how-to/answer-an-auditor.md."""
-
-
-@audit.command("verify", short_help="Find every edit, deletion, reordering and truncation.")
-@click.option("--head", "heads", multiple=True, metavar="NUMBER:HASH", help="An event that you noted elsewhere.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def audit_verify(heads: tuple[str, ...], as_json: bool) -> None:
-    """Verify that the ledger holds what was written to it, all of it, in that order.
-
-    Exit code 0: it does. 1: it does not; each fault is told with the number of its event.
-    """
-    from pilotage.cli.audit import verify
-
-    sys.exit(verify(_settings(), heads, as_json=as_json))
-
-
+cli.add_command(audit)
 cli.add_command(alerts)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pilotage.cli.console import out, print_json
+from pilotage.cli.console import print_json, print_rows, utc
+from pilotage.cli.records import decided, pairs, record, short
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
     from pilotage.data.lineage import Origin
-    from pilotage.monitoring.trace import Trace, VersionTrace
+    from pilotage.monitoring.trace import Trace
+    from pilotage.release.history import VersionRecord
 
 _SHOWN = 8
 """Contributions that people are shown; JSON has all of them."""
@@ -31,12 +32,12 @@ def show(settings: Settings, prediction_id: str, *, files: bool, as_json: bool) 
     if as_json:
         print_json(_plain(found))
         return
-    _print("Prediction " + prediction_id, _answer(found))
-    _print("Why", _why(found))
+    print_rows("Prediction " + prediction_id, _answer(found))
+    print_rows("Why", _why(found))
     if found.version is not None:
-        _print(f"Version {found.version.version}", _version(found.version))
+        print_rows(f"Version {found.version.version}", _version(found.version))
     if found.origins or found.lost:
-        _print("Learned from", _files(found.origins, found.lost, every=files))
+        print_rows("Learned from", _files(found.origins, found.lost, every=files))
 
 
 def _plain(found: Trace) -> dict[str, Any]:
@@ -46,17 +47,6 @@ def _plain(found: Trace) -> dict[str, Any]:
     return {**asdict(found), "explanation": explanation}
 
 
-def _print(title: str, rows: Iterable[tuple[str, str]]) -> None:
-    """One line each, however long: hashes and addresses are there to be copied."""
-    from rich.text import Text
-
-    console, lines = out(), list(rows)
-    width = max(len(name) for name, _ in lines)
-    console.print(Text(title, style="bold"))
-    for name, words in lines:
-        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {words}"))
-
-
 def _answer(found: Trace) -> Iterable[tuple[str, str]]:
     said = found.prediction
     who = f"version {said['version']}, {said['stage'] or said['answered_by']}" if said["version"] else "no version"
@@ -64,7 +54,7 @@ def _answer(found: Trace) -> Iterable[tuple[str, str]]:
         who += f" ({said['answered_by'].replace('_', ' ')})"
     yield (
         "answered",
-        f"{_moment(said['at'])} by {who} of {found.model}"
+        f"{utc(said['at'])} by {who} of {found.model}"
         + (f", to the API key {said['caller']}" if said["caller"] else ""),
     )
     probability = "none" if said["probability"] is None else f"{said['probability']:.4g}"
@@ -72,12 +62,12 @@ def _answer(found: Trace) -> Iterable[tuple[str, str]]:
     yield "answer", f"probability {probability}, decision: {decided}"
     for reason in said["reasons"]:
         yield "", reason
-    yield "request", _pairs(found.request)
+    yield "request", pairs(found.request)
     if found.state is not None:
         through = found.state["through"]
         yield (
             "state",
-            (f"up to {_moment(through)}, " if through else "") + f"made from {_pairs(found.state['versions'])}",
+            (f"up to {utc(through)}, " if through else "") + f"made from {pairs(found.state['versions'])}",
         )
     elif said["state"] is not None:
         yield "state", f"{said['state']}, which the log does not explain"
@@ -86,7 +76,7 @@ def _answer(found: Trace) -> Iterable[tuple[str, str]]:
     if found.outcome is not None:
         yield (
             "outcome",
-            f"{'yes' if found.outcome['label'] else 'no'}, known {_moment(found.outcome['label_known_at'])}",
+            f"{'yes' if found.outcome['label'] else 'no'}, known {utc(found.outcome['label_known_at'])}",
         )
     else:
         yield "outcome", "not known"
@@ -96,12 +86,12 @@ def _why(found: Trace) -> Iterable[tuple[str, str]]:
     if found.explanation is None:
         yield "not told", found.unexplained or ""
         if found.features:
-            yield "features", _pairs(found.features)
+            yield "features", pairs(found.features)
         return
     told = found.explanation
     yield "base rate", f"{told.base_rate:.4g}"
     for each in told.contributions[:_SHOWN]:
-        value = "not known" if each.value is None else f"{_short(each.value)} {each.unit}".strip()
+        value = "not known" if each.value is None else f"{short(each.value)} {each.unit}".strip()
         yield f"{each.contribution:+.3f}", f"{each.description}: {value}"
     if (more := len(told.contributions) - _SHOWN) > 0:
         yield "", f"and {more} smaller ones (--json); log-odds, exact TreeSHAP"
@@ -110,22 +100,10 @@ def _why(found: Trace) -> Iterable[tuple[str, str]]:
     yield "checked", "computed again from the logged features by the version's own bundle: the same probability"
 
 
-def _version(version: VersionTrace) -> Iterable[tuple[str, str]]:
-    from pilotage.cli.status import data_words
-
-    facts = version.facts
+def _version(version: VersionRecord) -> Iterable[tuple[str, str]]:
     yield "now", version.stage.replace("_", " ")
-    yield (
-        "trained",
-        f"{_moment(version.trained_at)} ({version.trained_because}, {version.trained_by}), on {data_words(facts)}",
-    )
-    if tables := facts.get("lake_versions"):
-        yield "read", _pairs(tables)
-    yield "code", f"git {facts.get('git_commit', 'not known')}, features {str(facts.get('feature_fingerprint'))[:16]}"
-    yield "bundle", f"SHA-256 {version.bundle_sha256}"
-    yield "runs", f"Dagster {version.run_url}, MLflow {version.mlflow_run_id}"
-    for each in version.decisions:
-        yield f"event {each.sequence}", f"{_moment(each.at)} {each.kind.replace('_', ' ')} by {each.actor}: {each.why}"
+    yield from record(version)
+    yield from decided(version.decisions)
 
 
 def _files(origins: Iterable[Origin], lost: Iterable[str], *, every: bool) -> Iterable[tuple[str, str]]:
@@ -142,17 +120,3 @@ def _files(origins: Iterable[Origin], lost: Iterable[str], *, every: bool) -> It
             yield "", f"{file.name}  {file.sha256}  {file.rows:,} rows"
     for words in lost:
         yield "not known", words
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, datetime):
-        return _moment(value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _moment(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

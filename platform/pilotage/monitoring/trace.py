@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -29,38 +29,7 @@ from pilotage.runtime.pseudonyms import PREFIX
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
-    from pilotage.release.events import Event
-    from pilotage.release.stages import ModelState, Version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What was decided about the version: one event of the ledger."""
-
-    sequence: int
-    at: datetime
-    kind: str
-    actor: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionTrace:
-    """The version that answered."""
-
-    version: int
-    stage: str
-    """Now."""
-    bundle_sha256: str
-    trained_at: datetime
-    trained_because: str
-    trained_by: str
-    run_url: str
-    mlflow_run_id: str
-    facts: Mapping[str, Any]
-    """What it was trained on; see ``Version``."""
-    decisions: tuple[Decision, ...]
-    """Oldest first."""
+    from pilotage.release.history import VersionRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +48,7 @@ class Trace:
     """What other versions would have answered."""
     outcome: Mapping[str, Any] | None
     """What became of it, if that is known: ``label`` and ``label_known_at``."""
-    version: VersionTrace | None
+    version: VersionRecord | None
     """``None`` if no version answered."""
     explanation: Explanation | None
     unexplained: str | None
@@ -97,6 +66,7 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
         UnknownPrediction: No model's log has it.
         LedgerUnavailable: The ledger can't be read.
     """
+    from pilotage.release.history import version_record
     from pilotage.release.ledger import SqlLedger
     from pilotage.release.state import fold
 
@@ -109,7 +79,7 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
     wanted = pl.Series([prediction_id], dtype=pl.String())
     model, row = _find(wanted, sorted({*states, *_logged(lake)}), settings, lake)
     [prediction] = row.iter_rows(named=True)
-    version = _version(states.get(model), prediction["version"], events)
+    version = version_record(states.get(model), prediction["version"], events)
     explanation, unexplained = _explained(row, prediction, bundles_of(model, states.get(model), settings))
     origins, lost = _origins(version, lake)
     return Trace(
@@ -148,29 +118,6 @@ def _logged(lake: Lake) -> list[str]:
     """Models with predictions in the lake, whatever the ledger says."""
     rooms = (table.partition("/") for table in lake.tables())
     return [model for room, _, model in rooms if room == "predictions"]
-
-
-def _version(state: ModelState | None, number: int | None, events: Iterable[Event]) -> VersionTrace | None:
-    known: Version | None = state.versions.get(number) if state is not None and number is not None else None
-    if known is None:
-        return None
-    decisions = (
-        Decision(sequence=event.sequence, at=event.at, kind=event.kind, actor=event.actor, why=event.cause)
-        for event in events
-        if (event.model, event.version) == (known.model, known.version)
-    )
-    return VersionTrace(
-        version=known.version,
-        stage=known.stage,
-        bundle_sha256=known.bundle_sha256,
-        trained_at=known.trained_at,
-        trained_because=known.cause,
-        trained_by=known.trained_by,
-        run_url=known.run_url,
-        mlflow_run_id=known.mlflow_run_id,
-        facts=known.facts,
-        decisions=tuple(decisions),
-    )
 
 
 def _explained(row: pl.DataFrame, said: Mapping[str, Any], bundles: Bundles) -> tuple[Explanation | None, str | None]:
@@ -216,7 +163,7 @@ def _scored(bundle: Bundle, row: pl.DataFrame, said: Mapping[str, Any]) -> Score
     return Scored(prepared, bundle.scorer.score_row(key), said["decision"], said["referred"])
 
 
-def _origins(version: VersionTrace | None, lake: Lake) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
+def _origins(version: VersionRecord | None, lake: Lake) -> tuple[tuple[Origin, ...], tuple[str, ...]]:
     """Where the training rows are from, and what can't be told of it."""
     if version is None:
         return (), ()
