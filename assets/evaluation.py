@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.metadata import picture, table
 from pilotage.spec import ModelSpec
-from pilotage.training.records import Evaluation, Verdict
+from pilotage.training.records import Evaluation, FairnessReport, Verdict
 
 
 def evaluation_metadata(spec: ModelSpec, result: Evaluation) -> dict[str, Any]:
@@ -51,6 +51,8 @@ def evaluation_metadata(spec: ModelSpec, result: Evaluation) -> dict[str, Any]:
         )
         metadata["champion"] = versus.champion_version
         metadata["rows_neither_saw"] = versus.rows
+    if result.fairness is not None:
+        metadata |= {f"fairness: {name}": shown for name, shown in fairness_tables(result.fairness).items()}
     told = {feature.name: feature.description for feature in spec.features}
     metadata["importance"] = table(
         {"feature": name, "share": round(share, 4), "description": told.get(name, "")}
@@ -60,6 +62,41 @@ def evaluation_metadata(spec: ModelSpec, result: Evaluation) -> dict[str, Any]:
         f"plot: {name}": picture(Path(path).stem, Path(path).read_bytes()) for name, path in result.plots.items()
     }
     return metadata
+
+
+def fairness_tables(report: FairnessReport) -> dict[str, Any]:
+    """How far apart groups are, and the rates of each."""
+    return {
+        "differences": table(
+            {
+                "column": gap.column,
+                "rate": gap.rate,
+                "highest": gap.highest,
+                "lowest": gap.lowest,
+                "difference": gap.value.value,
+                "low": gap.value.low,
+                "high": gap.value.high,
+                "limit": gap.limit,
+                "unfair": gap.unfair,
+            }
+            for gap in report.differences
+        ),
+        "groups": table(
+            (
+                {
+                    "column": rate.column,
+                    "group": rate.group,
+                    "rate": rate.rate,
+                    "rows": rate.rows,
+                    "value": rate.value.value if rate.value else None,
+                    "low": rate.value.low if rate.value else None,
+                    "high": rate.value.high if rate.value else None,
+                }
+                for rate in report.rates
+            ),
+            limit=200,
+        ),
+    }
 
 
 def gate_result(verdict: Verdict, key: dg.AssetKey) -> dg.AssetCheckResult:

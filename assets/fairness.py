@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.alarms import JUDGED, tell
+from assets.evaluation import fairness_tables
 from assets.ingestion import validated_key
 from assets.lineage import model_asset, model_key
-from assets.metadata import table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
-    from pilotage.monitoring.fairness import FairnessReport
+    from pilotage.training.records import FairnessReport
 
 CHECK = "alike"
 
@@ -58,35 +58,7 @@ def fairness_asset(spec: ModelSpec) -> dg.AssetsDefinition:
                 "without_group": report.without_group,
                 "unfair": len(report.unfair),
                 **{f"{gap.column}_{gap.rate}_difference": gap.value.value for gap in report.differences},
-                "differences": table(
-                    {
-                        "column": gap.column,
-                        "rate": gap.rate,
-                        "highest": gap.highest,
-                        "lowest": gap.lowest,
-                        "difference": gap.value.value,
-                        "low": gap.value.low,
-                        "high": gap.value.high,
-                        "limit": gap.limit,
-                        "unfair": gap.unfair,
-                    }
-                    for gap in report.differences
-                ),
-                "groups": table(
-                    (
-                        {
-                            "column": rate.column,
-                            "group": rate.group,
-                            "rate": rate.rate,
-                            "rows": rate.rows,
-                            "value": rate.value.value if rate.value else None,
-                            "low": rate.value.low if rate.value else None,
-                            "high": rate.value.high if rate.value else None,
-                        }
-                        for rate in report.rates
-                    ),
-                    limit=200,
-                ),
+                **fairness_tables(report),
             },
             check_results=tell(context, platform, spec, [alike_check(report)], {CHECK: "fairness"}),
         )
@@ -97,11 +69,7 @@ def fairness_asset(spec: ModelSpec) -> dg.AssetsDefinition:
 def alike_check(report: "FairnessReport") -> dg.AssetCheckResult:
     """Warns of differences beyond the limit that chance does not explain."""
     if report.unfair:
-        said = "; ".join(
-            f"{gap.rate} by {gap.column}: {gap.highest} has {gap.value.value:.1%} more than {gap.lowest} "
-            f"({gap.value.low:.1%} to {gap.value.high:.1%}; {gap.limit:.0%} is the limit)"
-            for gap in report.unfair
-        )
+        said = "; ".join(map(str, report.unfair))
     elif not report.differences:
         said = "No two groups are large enough to be compared: nothing was judged."
     else:

@@ -239,7 +239,9 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
         description="What the candidate shows on its holdout, beside the baselines and the champion; and the gate.",
         check_specs=[
             dg.AssetCheckSpec(
-                "gate", asset=key, description="The candidate may be registered: floors, baselines, champion, budgets."
+                "gate",
+                asset=key,
+                description="It may be registered: floors, baselines, champion, fairness, budgets.",
             )
         ],
         pool=f"train_{spec.name}",
@@ -254,6 +256,7 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
         from assets.evaluation import evaluation_metadata, gate_result
         from pilotage.release.champions import champion
         from pilotage.training.evaluate import evaluate
+        from pilotage.training.fairness import groups_of
         from pilotage.training.gate import judge
 
         current = champion(spec.name, settings=platform.settings)
@@ -266,6 +269,7 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
                 champion_version=current.version if current else None,
                 config=training.config,
                 directory=_workspace(platform, spec, context.run.run_id),
+                groups=groups_of(spec, platform.lake),
                 progress=context.log.info,
             )
         yield dg.Output(result, metadata=evaluation_metadata(spec, result))

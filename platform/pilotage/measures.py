@@ -97,7 +97,7 @@ class Outcomes(Declaration):
 
 
 class Fairness(Declaration):
-    """How far apart groups of a protected column may be."""
+    """How far apart groups of a protected column may be: at the gate, and in the answers of ``window``."""
 
     max_difference: Probability = 0.2
     """Between the highest and the lowest group, of the rates of selection, true positives and false positives."""

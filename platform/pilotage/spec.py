@@ -254,7 +254,7 @@ class ModelSpec(Declaration):
     slices: tuple[str, ...] = ()
     """Request columns or features by whose values the evaluation is told apart."""
     protected: tuple[str, ...] = ()
-    """Columns of the source that no feature may read."""
+    """Columns of the source that no feature may read, and by which groups must fare alike."""
     fairness: Fairness = Fairness()
     outcomes: Outcomes = Outcomes()
     drift: Drift | None = None

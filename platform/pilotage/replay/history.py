@@ -22,6 +22,7 @@ from pilotage.features.view import FeatureView
 from pilotage.replay.nights import replay_day
 from pilotage.spec import ModelSpec
 from pilotage.training.dataset import set_columns
+from pilotage.training.fairness import groups_of
 
 DAY = "day"
 """Day of the event, in the model's time zone."""
@@ -41,6 +42,8 @@ class History:
     """Delta version of the feature table."""
     fingerprint: str
     """Of the feature view that made it."""
+    groups: pl.DataFrame | None = None
+    """See ``groups_of``; for models that name protected columns."""
 
     @classmethod
     def read(cls, spec: ModelSpec, lake: Lake, *, last: date | None = None) -> History:
@@ -68,7 +71,7 @@ class History:
         local = pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date()
         rows = rows.with_columns(local.alias(DAY), spec.predicts_at.alias(MOMENT))
         rows = rows.with_columns(replay_day(spec, pl.col(MOMENT)).alias(REPLAY_DAY))
-        return cls(spec=spec, rows=rows, version=version, fingerprint=ours)
+        return cls(spec=spec, rows=rows, version=version, fingerprint=ours, groups=groups_of(spec, lake))
 
     @cached_property
     def labels(self) -> np.ndarray:

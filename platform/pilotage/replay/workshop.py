@@ -157,6 +157,7 @@ class Workshop:
                     champion_version=champion.number,
                     config=trained.config,
                     directory=trained.folder,
+                    groups=self.history.groups,
                 )
             verdict = judge(self.history.spec, evaluation)
             record.write_bytes(msgspec.json.encode(_Judged(evaluation=evaluation, verdict=verdict)))

@@ -20,6 +20,7 @@ from pilotage.training.baselines import baselines
 from pilotage.training.compare import compare
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import read_set
+from pilotage.training.fairness import fairness_of
 from pilotage.training.learning_data import effective, narrowed
 from pilotage.training.metrics import all_metrics, reliability, with_intervals
 from pilotage.training.plots import draw_plots
@@ -40,6 +41,7 @@ def evaluate(
     champion_version: int | None,
     config: TrainConfig,
     directory: Path,
+    groups: pl.DataFrame | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Measures a candidate on its holdout, beside the baselines and the champion.
@@ -52,6 +54,8 @@ def evaluate(
         champion_version: Its version.
         config: As for ``train``.
         directory: Folder for ``plots/``.
+        groups: From ``groups_of``; without them fairness is not measured, and the gate of a model that names protected
+            columns is not met.
         progress: Called with short sentences.
 
     Raises:
@@ -95,6 +99,10 @@ def evaluate(
         *by_month(spec, "holdout", holdout, predicted, clusters, config=config.evaluation, seed=config.seed),
     ]
     progress(f"Measured {len(slices)} slices and {len(months)} months")
+    alike = None
+    if groups is not None:
+        alike = fairness_of(spec, holdout, predicted, clusters, groups, config=config.evaluation, seed=config.seed)
+        progress(f"Compared groups of {', '.join(spec.protected)}: {len(alike.unfair)} beyond the limit")
     versus: Comparison | None = None
     if champion_bundle is not None and champion_version is not None:
         versus = compare(
@@ -125,6 +133,7 @@ def evaluate(
         at_least={str(metric): bound for metric, bound in config.evaluation.at_least.items()},
         at_most={str(metric): bound for metric, bound in config.evaluation.at_most.items()},
         better_by=config.evaluation.better_by,
+        fairness=alike,
     )
     progress("Draws the pictures")
     plots = draw_plots(spec, evaluation, labels, predicted, directory=directory / "plots")

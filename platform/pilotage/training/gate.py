@@ -31,6 +31,7 @@ def judge(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
         *_ceilings(spec, evaluation),
         *_baselines(spec, evaluation),
         *_champion(spec, evaluation),
+        *_fairness(spec, evaluation),
         _budget("latency", "One prediction takes", evaluation.latency_ms, spec.gate.max_latency_ms, "ms"),
         _budget("bundle_size", "The bundle has", evaluation.bundle_mb, spec.gate.max_bundle_mb, "MB"),
     ]
@@ -121,6 +122,28 @@ def _better(spec: ModelSpec, versus: Comparison, wanted: float) -> Criterion:
         f"{wanted:.0%} is asked."
     )
     return Criterion(name="helps", passed=passed, measured=sure, threshold=wanted, message=message)
+
+
+def _fairness(spec: ModelSpec, evaluation: Evaluation) -> Iterator[Criterion]:
+    """One for each protected column: of its rates, the one whose groups are furthest apart beyond doubt."""
+    report = evaluation.fairness
+    limit = spec.fairness.max_difference
+    for column in spec.protected:
+        name = f"alike_{column}"
+        if report is None or report.answers == report.without_group:
+            message = f"Whether groups by {column} are treated alike was not measured: nobody's group is known."
+            yield Criterion(name=name, passed=False, measured=None, threshold=limit, message=message)
+            continue
+        gaps = [gap for gap in report.differences if gap.column == column]
+        if not gaps:
+            message = f"No two groups by {column} have {spec.fairness.min_group} rows, so they can't be compared."
+            yield Criterion(name=name, passed=True, measured=None, threshold=limit, message=message)
+            continue
+        gap = max(gaps, key=lambda each: each.value.low)
+        passed = gap.value.low <= limit
+        words = "alike, as far as chance goes" if passed else "not treated alike"
+        message = f"Groups are {words}: {gap}."
+        yield Criterion(name=name, passed=passed, measured=gap.value.low, threshold=limit, message=message)
 
 
 def _budget(name: str, words: str, value: float, limit: float, unit: str) -> Criterion:

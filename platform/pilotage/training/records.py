@@ -5,8 +5,18 @@ Only shapes live here. Paths are strings, so that a record reads the same wherev
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    Bound = float
+else:
+    Bound = float | None  # As it is read.
+
+Rate = Literal["selection_rate", "true_positive_rate", "false_positive_rate", "referral_rate"]
+"""What was decided; of the labelled positives, and negatives, what was decided; and what was left to a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +68,16 @@ class Tried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A value with a bootstrap interval; −inf..inf where too few rows tell anything."""
+    """A value with a bootstrap interval; −inf..inf where too few rows tell anything, which JSON has as null."""
 
     value: float
-    low: float
-    high: float
+    low: Bound
+    high: Bound
+
+    def __post_init__(self) -> None:
+        for name, open_end in (("low", -math.inf), ("high", math.inf)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, open_end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +119,61 @@ class Slice:
     value: str
     rows: int
     metrics: dict[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRate:
+    """A rate of one group of people."""
+
+    column: str
+    group: str
+    rate: Rate
+    rows: int
+    """Answers, or labelled positives or negatives, that it is of."""
+    value: Interval | None
+    """0..1; ``None`` where there are fewer rows than ``Fairness.min_group``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupDifference:
+    """How far apart the groups of one column are in one rate."""
+
+    column: str
+    rate: Rate
+    highest: str
+    lowest: str
+    value: Interval
+    """Highest minus lowest group, of those that are large enough. The interval is of these two."""
+    limit: float
+
+    @property
+    def unfair(self) -> bool:
+        """Whether the difference is beyond the limit, and chance does not explain it."""
+        return self.value.low > self.limit
+
+    def __str__(self) -> str:
+        value, low, high = (100 * each for each in (self.value.value, self.value.low, self.value.high))
+        return (
+            f"{self.rate.replace('_', ' ')} by {self.column}: {self.highest} has {value:.1f} percentage points more "
+            f"than {self.lowest} ({low:.1f} to {high:.1f}; {100 * self.limit:g} is the limit)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairnessReport:
+    """How groups of people fare."""
+
+    answers: int
+    labelled: int
+    without_group: int
+    """Answers about entities that the validated table does not know."""
+    rates: list[GroupRate]
+    differences: list[GroupDifference]
+    """One for each column and rate with two groups or more that are large enough."""
+
+    @property
+    def unfair(self) -> list[GroupDifference]:
+        return [each for each in self.differences if each.unfair]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +224,8 @@ class Evaluation:
     """Metric → ceiling that the run asked for, under the spec's."""
     better_by: float = 0.0
     """How sure the run asked it to be that the candidate is better than the champion, 0..1."""
+    fairness: FairnessReport | None = None
+    """How the groups of protected columns fare on the holdout; ``None`` if there are none, or they are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

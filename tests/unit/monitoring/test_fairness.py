@@ -10,10 +10,11 @@ import polars as pl
 import pytest
 
 from pilotage.monitoring.answers import read_answers
-from pilotage.monitoring.fairness import FairnessReport, fairness, with_groups
+from pilotage.monitoring.fairness import fairness, with_groups
 from pilotage.monitoring.labels import collect
 from pilotage.monitoring.predictions import read_log
 from pilotage.spec import Fairness, ModelSpec
+from pilotage.training.records import FairnessReport
 from tests.unit.monitoring.used_world import Used, used_spec
 
 SPEC = used_spec(protected=("old",), fairness=Fairness(max_difference=0.1, min_group=20))
