@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
@@ -67,19 +67,25 @@ def show_log(
     events = _events(settings)
     _known(models, {event.model for event in events})
     found = decisions(events, models=models, version=version, first=first, last=last)
+    payloads = {event.sequence: event.payload for event in events}
     if as_json:
-        of = {event.sequence: event for event in events}
-        print_json([{**asdict(each), "payload": dict(of[each.sequence].payload)} for each in found])
+        print_json([{**asdict(each), "payload": dict(payloads[each.sequence])} for each in found])
         return
     for each in found:
-        out().print(_line(each), highlight=False, markup=False)
+        out().print(_line(each, payloads[each.sequence]), highlight=False, markup=False)
     if not found:
         out().print("Nothing was decided.")
 
 
-def _line(each: Decision) -> str:
+def _line(each: Decision, payload: Mapping[str, Any]) -> str:
     about = each.model if each.version is None else f"{each.model} {each.version}"
-    return f"{each.sequence:>5}  {utc(each.at)}  {about}  {each.kind.replace('_', ' ')} by {each.actor}: {each.why}"
+    what = each.kind.replace("_", " ")
+    if (to := payload.get("to")) is not None:
+        what += f" to {to}"
+    if (share := payload.get("share")) is not None:
+        what += f" at {share:.0%}"
+    why = ": ".join([each.why, *([" ".join(payload["reasons"])] if payload.get("reasons") else [])])
+    return f"{each.sequence:>5}  {utc(each.at)}  {about}  {what} by {each.actor}: {why}"
 
 
 def show_at(settings: Settings, moment: datetime, models: Sequence[str], *, as_json: bool) -> None:

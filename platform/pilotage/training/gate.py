@@ -141,8 +141,8 @@ def _fairness(spec: ModelSpec, evaluation: Evaluation) -> Iterator[Criterion]:
             continue
         gap = max(gaps, key=lambda each: each.value.low)
         passed = gap.value.low <= limit
-        words = "alike, as far as chance goes" if passed else "not treated alike"
-        message = f"Groups are {words}: {gap}."
+        words = "do not differ beyond doubt by more than is allowed" if passed else "differ by more than is allowed"
+        message = f"Groups {words}: {gap}."
         yield Criterion(name=name, passed=passed, measured=gap.value.low, threshold=limit, message=message)
 
 

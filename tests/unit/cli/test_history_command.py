@@ -115,6 +115,25 @@ def test_the_log_has_every_decision_or_those_asked_for(settings: Settings, capsy
     assert capsys.readouterr().out == "Nothing was decided.\n"
 
 
+def test_the_log_says_to_which_version_with_which_share_and_for_which_reasons(
+    settings: Settings, capsys: Captured
+) -> None:
+    fill(settings)
+    decided(settings, "resumed")
+    decided(settings, "rolled_back", 2, to=1)
+    ledgers.registered(settings, "m", 3)
+    decided(settings, "canaried", 3, share=0.05, salt="s", step=0, segment=None)
+    ledgers.refused(settings, "m", "Log loss is worse.", "It is slow.")
+    assert audit("log", "m") == 0
+    lines = [line.split("UTC  ")[1] for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert lines == [
+        "m 2  rolled back to 1 by bob: wanted",
+        "m 3  registered by dagster: bootstrap",
+        "m 3  canaried at 5% by bob: wanted",
+        "m  refused by dagster: manual: Log loss is worse. It is slow.",
+    ]
+
+
 def test_the_log_as_json_has_what_a_decision_went_by(settings: Settings, capsys: Captured) -> None:
     [at, *_] = fill(settings)
     assert audit("log", "--version", "1", "--json") == 0
