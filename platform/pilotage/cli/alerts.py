@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotage.cli.console import out, print_json
-from pilotage.cli.decisions import recorded
+from pilotage.cli.decisions import AS_JSON, recorded
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import Alarm, AlertBook
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _STYLES = {"critical": "bold red", "warning": "yellow", "information": "dim"}
 
 
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 NUMBER = click.argument("number", type=click.IntRange(min=1))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pilotage.cli.console import out, print_json
+from pilotage.cli.decisions import AS_JSON
 from pilotage.cli.history import Moment, show_at, show_log
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ _SHOWN = 20
 
 
 MODELS = click.argument("models", nargs=-1, metavar="[MODEL]...")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(short_help="Verify the ledger of decisions, and look back in it.")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MODEL = click.argument("model")
 VERSION = click.argument("version", type=click.IntRange(min=1))
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 

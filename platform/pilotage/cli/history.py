@@ -97,7 +97,7 @@ def show_at(settings: Settings, moment: datetime, models: Sequence[str], *, as_j
     from pilotage.release.history import stood
 
     now = datetime.now(UTC)
-    if moment > now and moment.date() > now.date():
+    if moment.date() > now.date():
         raise ConfigError(f"{utc(moment)} is still to come.", fix="Ask for a moment that has passed.")
     moment = min(moment, now)
     then = stood(_events(settings), moment)

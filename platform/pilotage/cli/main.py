@@ -58,7 +58,7 @@ def up(no_sample: bool, exit_when_ready: bool, plain: bool) -> None:
 
 @cli.command(short_help="What is in production, and how it is doing.")
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@decisions.AS_JSON
 def status(models: tuple[str, ...], as_json: bool) -> None:
     """What is in production, since when, trained when and on what data, promoted by whom, and how it is doing."""
     from pilotage.cli.console import print_json
@@ -262,7 +262,7 @@ def keys_create(
 
 
 @keys.command("list", short_help="Every key with its roles, limit and state.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@decisions.AS_JSON
 def keys_list(as_json: bool) -> None:
     """Every key with its roles, limit and state; secrets are not there to be shown."""
     from pilotage.cli.keys import show

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pilotage.cli.decisions import MODEL, VERSION
+from pilotage.cli.decisions import AS_JSON, MODEL, VERSION
 from pilotage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ DIFFERENT = 3
     type=click.Path(path_type=Path),
     help="Folder for what is built: the training set and the bundle. Default: it is thrown away.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 def reproduce(model: str, version: int, keep: Path | None, as_json: bool) -> None:
     """Build VERSION of MODEL again from its record, and compare it with what was registered, byte for byte.
 

@@ -18,9 +18,8 @@ from pilotage.features.build import LABEL
 from pilotage.spec import ModelSpec
 from pilotage.training.config import EvaluationConfig
 from pilotage.training.metrics import Resamples, percentile_interval
-from pilotage.training.records import FairnessReport, GroupDifference, GroupRate, Rate
+from pilotage.training.records import RATES, FairnessReport, GroupDifference, GroupRate, Rate
 
-RATES: tuple[Rate, ...] = ("selection_rate", "true_positive_rate", "false_positive_rate", "referral_rate")
 Blocks = Callable[[pl.DataFrame], "np.ndarray | None"]
 """The block of each row, which the bootstrap draws as one; ``None`` for one each."""
 _DAY = "_day"

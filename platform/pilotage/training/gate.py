@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pilotage.spec import Metric, ModelSpec
 from pilotage.training.metrics import HIGHER_IS_BETTER, worse_by
-from pilotage.training.records import Comparison, Criterion, Evaluation, Verdict
+from pilotage.training.records import RATES, Comparison, Criterion, Evaluation, Verdict
 
 NAMES: dict[Metric, str] = {
     "auc": "AUC",
@@ -130,8 +130,11 @@ def _fairness(spec: ModelSpec, evaluation: Evaluation) -> Iterator[Criterion]:
     limit = spec.fairness.max_difference
     for column in spec.protected:
         name = f"alike_{column}"
-        if report is None or report.answers == report.without_group:
-            message = f"Whether groups by {column} are treated alike was not measured: nobody's group is known."
+        if report is None or not any(rate.column == column for rate in report.rates):
+            message = (
+                f"Whether groups by {column} are treated alike was not measured: validated/{spec.source} names the "
+                "group of nobody in the holdout."
+            )
             yield Criterion(name=name, passed=False, measured=None, threshold=limit, message=message)
             continue
         gaps = [gap for gap in report.differences if gap.column == column]
@@ -143,6 +146,9 @@ def _fairness(spec: ModelSpec, evaluation: Evaluation) -> Iterator[Criterion]:
         passed = gap.value.low <= limit
         words = "do not differ beyond doubt by more than is allowed" if passed else "differ by more than is allowed"
         message = f"Groups {words}: {gap}."
+        compared = {each.rate for each in gaps}
+        if left := ", ".join(rate.replace("_", " ") for rate in RATES if rate not in compared):
+            message += f" Not compared, as no two groups have {spec.fairness.min_group} rows: {left}."
         yield Criterion(name=name, passed=passed, measured=gap.value.low, threshold=limit, message=message)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     Bound = float
@@ -17,6 +17,7 @@ else:
 
 Rate = Literal["selection_rate", "true_positive_rate", "false_positive_rate", "referral_rate"]
 """What was decided; of the labelled positives, and negatives, what was decided; and what was left to a person."""
+RATES: tuple[Rate, ...] = get_args(Rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

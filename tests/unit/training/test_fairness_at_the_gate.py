@@ -98,7 +98,26 @@ def test_what_was_not_measured_does_not_pass(made: Trained) -> None:
     for known in (None, OF_THE_DEPOT.with_columns(pl.col("parcel_id") + 1_000_000)):
         criterion = asked(evaluated(made, known))
         assert (criterion.passed, criterion.measured) == (False, None)
-        assert "nobody's group is known" in criterion.message
+        assert "validated/parcels names the group of nobody in the holdout" in criterion.message
+
+
+def test_a_column_that_knows_nobody_does_not_hide_behind_another(made: Trained) -> None:
+    spec = parcel_spec(protected=("district", "language"), fairness=RULES["fairness"])
+    known = BY_CHANCE.with_columns(language=pl.lit(None, dtype=pl.String()))
+    verdict = judge(spec, evaluated(made, known, spec))
+    assert [each.name for each in verdict.criteria if not each.passed] == ["alike_language"]
+
+
+def test_rates_that_could_not_be_compared_are_named(made: Trained) -> None:
+    spec = parcel_spec(protected=("district",), fairness=Fairness(max_difference=0.9, min_group=150))
+    evaluation = evaluated(made, BY_CHANCE, spec)
+    assert evaluation.fairness is not None
+    compared = {gap.rate for gap in evaluation.fairness.differences}
+    assert "true_positive_rate" not in compared
+    assert "selection_rate" in compared
+    told = asked(evaluation, spec).message.partition("Not compared, as no two groups have 150 rows: ")[2]
+    assert "true positive rate" in told
+    assert "selection rate" not in told
 
 
 def test_who_is_referred_to_a_person_is_counted(made: Trained) -> None:
