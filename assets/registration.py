@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets.retraining import held, keeping, request_of
+from pilotage.governance.card import model_card
 from pilotage.release import commands
 from pilotage.release.champions import champion
 from pilotage.release.records import Provenance, Refused, Registered
@@ -47,6 +48,15 @@ def registration_events(
                 threads=candidate.threads,
                 progress=context.log.info,
             )
+        card = model_card(
+            spec,
+            training_set=training_set,
+            candidate=candidate,
+            evaluation=evaluation,
+            verdict=verdict,
+            provenance=provenance,
+            confidence=config.evaluation.confidence,
+        )
         result = record(
             spec,
             settings=settings,
@@ -56,6 +66,7 @@ def registration_events(
             verdict=verdict,
             provenance=provenance,
             config=config.model_dump(mode="json", exclude_defaults=True),
+            card=card,
             lease=lease,
         )
     if isinstance(result, Refused):
@@ -64,7 +75,11 @@ def registration_events(
         yield dg.AssetObservation(
             context.asset_key,
             description=f"Refused: {reasons}",
-            metadata={"refused": reasons, "mlflow_run": dg.MetadataValue.url(result.url)},
+            metadata={
+                "refused": reasons,
+                "model_card": dg.MetadataValue.md(card),
+                "mlflow_run": dg.MetadataValue.url(result.url),
+            },
         )
         return
     released = _release(context, spec, settings, result, provenance)
@@ -73,6 +88,7 @@ def registration_events(
         metadata={
             "version": result.version,
             "mlflow_version": dg.MetadataValue.url(result.url),
+            "model_card": dg.MetadataValue.md(card),
             "mlflow_run_id": result.mlflow_run_id,
             "bundle": dg.MetadataValue.path(result.bundle),
             "bundle_sha256": result.bundle_sha256,

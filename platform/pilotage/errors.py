@@ -127,6 +127,10 @@ class BundleCorrupt(ReleaseError):
     """A bundle's bytes are not what its manifest says."""
 
 
+class CardChanged(ReleaseError):
+    """A version's model card is not the one that was written."""
+
+
 class RegistryUnavailable(ReleaseError):
     """MLflow can't be reached."""
 

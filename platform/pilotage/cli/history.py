@@ -64,8 +64,8 @@ def show_log(
     """
     from pilotage.release.history import decisions
 
-    events = _events(settings)
-    _known(models, {event.model for event in events})
+    events = events_of(settings)
+    known(models, {event.model for event in events})
     found = decisions(events, models=models, version=version, first=first, last=last)
     payloads = {event.sequence: event.payload for event in events}
     if as_json:
@@ -100,8 +100,8 @@ def show_at(settings: Settings, moment: datetime, models: Sequence[str], *, as_j
     if moment.date() > now.date():
         raise ConfigError(f"{utc(moment)} is still to come.", fix="Ask for a moment that has passed.")
     moment = min(moment, now)
-    then = stood(_events(settings), moment)
-    _known(models, then, when=f" at {utc(moment)}")
+    then = stood(events_of(settings), moment)
+    known(models, then, when=f" at {utc(moment)}")
     wanted = {model: then[model] for model in models or sorted(then)}
     if as_json:
         print_json({"at": moment.isoformat(), "models": [_plain(each) for each in wanted.values()]})
@@ -112,7 +112,8 @@ def show_at(settings: Settings, moment: datetime, models: Sequence[str], *, as_j
         out().print(f"Nothing had been decided at {utc(moment)}.", highlight=False)
 
 
-def _events(settings: Settings) -> list[Event]:
+def events_of(settings: Settings) -> list[Event]:
+    """All events of the ledger, in order."""
     from pilotage.release.ledger import SqlLedger
 
     ledger = SqlLedger(settings.ledger)
@@ -122,7 +123,8 @@ def _events(settings: Settings) -> list[Event]:
         ledger.close()
 
 
-def _known(models: Iterable[str], there: Collection[str], *, when: str = "") -> None:
+def known(models: Iterable[str], there: Collection[str], *, when: str = "") -> None:
+    """Raises ConfigError if the ledger knows nothing of one of the models."""
     for model in models:
         if model not in there:
             known = f"Use one of: {', '.join(sorted(there))}." if there else "Nothing had been decided yet."

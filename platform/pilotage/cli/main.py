@@ -15,6 +15,7 @@ import click
 from pilotage.cli import decisions
 from pilotage.cli.alerts import alerts
 from pilotage.cli.audit import audit
+from pilotage.cli.card import card
 from pilotage.cli.reproduce import reproduce
 from pilotage.cli.retrain import retrain
 from pilotage.errors import ConfigError, PilotageError
@@ -106,6 +107,7 @@ def trace(prediction_id: str, files: bool, as_json: bool) -> None:
     show(_settings(), prediction_id, files=files, as_json=as_json)
 
 
+cli.add_command(card)
 cli.add_command(reproduce)
 
 

@@ -17,6 +17,7 @@ import polars as pl
 
 from pilotage.errors import RegistryUnavailable
 from pilotage.release import mlflow_store
+from pilotage.release.cards import CARD_SHA256, keep_card
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.records import Provenance, Refused, Registered
@@ -53,10 +54,14 @@ def record(
     verdict: Verdict,
     provenance: Provenance,
     config: Mapping[str, Any],
+    card: str,
     ledger: Ledger | None = None,
     lease: Lease | None = None,
 ) -> Registered | Refused:
     """Records a candidate, and registers it as a version if its gate passed.
+
+    Beside everything that is known of it, its run in MLflow gets the model ``card`` (Markdown), whose hash the ledger
+    keeps with a version.
 
     With a lease, what is recorded finishes its attempt and closes its request: one event says both.
 
@@ -99,6 +104,7 @@ def record(
             except BaseException:
                 _give_up(client, run_id)
                 raise
+        card_sha256 = keep_card(client, run_id, card)
         run_page = mlflow_store.page(settings, f"experiments/{experiment}/runs/{run_id}")
         if not verdict.passed:
             _append(
@@ -146,6 +152,7 @@ def record(
                         "feature_fingerprint": training_set.feature_fingerprint,
                         "git_commit": provenance.git_commit,
                         "metrics": {name: interval.value for name, interval in evaluation.metrics.items()},
+                        CARD_SHA256: card_sha256,
                         **({"policy": candidate.policy} if candidate.policy else {}),
                     },
                 },

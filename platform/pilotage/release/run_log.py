@@ -110,6 +110,8 @@ def _metrics(candidate: Candidate, evaluation: Evaluation) -> Iterator[tuple[str
     if evaluation.versus_champion:
         for name, interval in evaluation.versus_champion.difference.items():
             yield f"minus_champion_{name}", interval.value, 0
+    for gap in evaluation.fairness.differences if evaluation.fairness else ():
+        yield f"fairness_{gap.column}_{gap.rate}", gap.value.value, 0
     yield "latency_ms", evaluation.latency_ms, 0
     yield "bundle_mb", evaluation.bundle_mb, 0
     yield "holdout_rows", float(evaluation.rows), 0

@@ -199,10 +199,11 @@ class Run:
     verdict: Verdict
     provenance: Provenance
     config: dict[str, Any]
+    card: str = "# Model card: made up"
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``record``, beside ``spec`` and ``settings``."""
-        names = ("training_set", "candidate", "evaluation", "verdict", "provenance", "config")
+        names = ("training_set", "candidate", "evaluation", "verdict", "provenance", "config", "card")
         return {name: getattr(self, name) for name in names}
 
 
