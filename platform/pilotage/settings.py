@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the ledger. Default: SQLite in ``<home>/ledger.db``."""
     ledger_key_file: Path | None = None
     """File with the secret of the ledger's keyed hashes, 16 bytes or more; only who writes or audits needs it."""
+    ledger_keyed_since: Annotated[int, Field(ge=1)] | None = None
+    """Number of the first keyed event: from it on an event without the key is a forgery, whoever can write the database
+    and the home. 1 for a ledger that had its key from the beginning."""
     service_workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that answer predictions."""
     api_keys_file: Path | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +13,20 @@ import sqlalchemy as sa
 
 from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.release.audit import Audit, Known, audit
-from pilotage.release.events import Draft, read_key
-from pilotage.release.head import read_head
+from pilotage.release.events import Draft, read_key, seal, to_row
+from pilotage.release.head import head_of, read_head
 from pilotage.release.ledger import SqlLedger
 from pilotage.settings import Settings
+from tests.unit.release.lives import registered
 
 KEY = "a secret of enough bytes"
 
 
+DRAFT = Draft(model="m", kind="alias_edited", actor="ada", cause="manual", payload={})
+
+
 def draft(number: int = 0) -> Draft:
-    return Draft(model="m", kind="refused", actor="ada", cause="manual", payload={"number": number})
+    return replace(DRAFT, payload={"number": number})
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -215,3 +221,60 @@ def test_the_line_end_of_an_editor_is_no_part_of_the_key(tmp_path: Path) -> None
     for end in (b"", b"\n", b"\r\n"):
         path.write_bytes(KEY.encode() + end)
         assert read_key(path) == KEY.encode()
+
+
+def forged(settings: Settings) -> None:
+    """Somebody with the database and the home, and without the key, writes everything anew as plain events."""
+    previous = ""
+    for event in SqlLedger(settings.ledger).events():
+        made = seal(replace(DRAFT, actor="eve"), sequence=event.sequence, at=event.at, previous=previous)
+        previous = made.hash
+        row = to_row(made)
+        changes = ", ".join(f"{name} = :{name}" for name in row)
+        engine = sa.create_engine(settings.ledger)
+        with engine.begin() as connection:
+            connection.execute(sa.text(f"UPDATE pilotage_ledger SET {changes} WHERE sequence = :sequence"), row)
+        engine.dispose()
+        settings.ledger_head.write_text(json.dumps(asdict(head_of(made, None))))
+
+
+def test_a_keyed_ledger_that_was_written_anew_without_the_key_is_found_by_who_knows_since_when(
+    settings: Settings,
+) -> None:
+    writer = keyed(settings)
+    append(writer, 3)
+    assert "PILOTAGE_LEDGER_KEYED_SINCE" in audit(writer).notes[0]
+    knows = writer.model_copy(update={"ledger_keyed_since": 1})
+    assert (faults(audit(knows)), audit(knows).notes) == ([], ())
+    forged(settings)
+    assert faults(audit(writer)) == []
+    assert faults(audit(knows)) == [(1, "unkeyed"), (2, "unkeyed"), (3, "unkeyed"), (3, "head")]
+    with pytest.raises(LedgerUnavailable, match="Event 3 of the ledger is not keyed"):
+        append(knows)
+    assert len(SqlLedger(settings.ledger).events()) == 3
+
+
+def test_what_was_plain_before_there_was_a_key_stays_right(settings: Settings) -> None:
+    append(settings, 2)
+    later = keyed(settings).model_copy(update={"ledger_keyed_since": 3})
+    assert faults(audit(later)) == []
+    append(later, 2)
+    assert (faults(audit(later)), audit(later).keyed_since) == ([], 3)
+
+
+def test_an_event_that_could_not_have_happened_is_found_though_its_hash_is_right(settings: Settings) -> None:
+    ledger = SqlLedger.of(settings)
+    for each in (registered("m", 1), registered("n", 1), registered("m", 1), registered("m", 2), registered("n", 1)):
+        ledger.append(each)
+    ledger.close()
+    found = audit(settings)
+    assert faults(found) == [(3, "senseless"), (5, "senseless")]
+    assert "a version with this number is registered" in found.faults[0].detail
+
+
+def test_words_of_a_terminal_of_another_encoding_are_recorded_and_verify(settings: Settings) -> None:
+    ledger = SqlLedger.of(settings)
+    ledger.append(replace(DRAFT, cause="gef\udce4hrlich"))
+    assert [event.cause for event in ledger.events()] == ["gef\\udce4hrlich"]
+    ledger.close()
+    assert faults(audit(settings)) == []

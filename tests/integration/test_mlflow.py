@@ -17,7 +17,7 @@ import pytest
 
 from pilotage.errors import BundleCorrupt, LedgerConflict, NotReleasable, RegistryUnavailable
 from pilotage.release import mlflow_store
-from pilotage.release.champions import champion, champion_reference, release_status
+from pilotage.release.champions import champion, champion_reference, release_status, states
 from pilotage.release.events import Draft
 from pilotage.release.ledger import SqlLedger
 from pilotage.release.promote import promote
@@ -323,3 +323,30 @@ def test_processes_that_meet_a_fresh_store_at_once_do_not_break_it(tmp_path: Pat
         process.join(timeout=60)
         assert process.exitcode == 0
     assert len(found) == 1
+
+
+def test_a_number_that_mlflow_gives_again_is_passed_over(
+    runs: dict[str, Run], settings: Settings, client: Any, tmp_path: Path
+) -> None:
+    assert registered(runs["first"], settings).version == 1
+    assert registered(runs["second"], settings).version == 2
+    client.delete_registered_model("tiny")
+    third = make_run(tmp_path / "third", spec=SPEC, seed=5)
+    assert registered(third, settings).version == 3
+    assert [each.version for each in client.search_model_versions("name = 'tiny'")] == [3]
+    assert sorted(states(settings=settings)["tiny"].versions) == [1, 2, 3]
+
+
+def test_an_event_that_may_not_happen_is_never_appended(runs: dict[str, Run], settings: Settings, client: Any) -> None:
+    """A run that was registered elsewhere meanwhile, under the number that MLflow gives."""
+
+    class Overtaken(InMemoryLedger):
+        def append(self, draft: Draft, *, expected: int | None = None) -> Any:
+            if not self.events():
+                super().append(replace(draft, payload={**draft.payload, "bundle_sha256": "0" * 64}))
+            return super().append(draft, expected=expected)
+
+    book = Overtaken()
+    with pytest.raises(NotReleasable, match="a version with this number is registered"):
+        record(SPEC, settings=settings, ledger=book, **runs["first"].arguments())
+    assert [event.kind for event in book.events()] == ["registered"]

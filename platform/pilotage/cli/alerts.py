@@ -6,13 +6,13 @@ command runs.
 
 from __future__ import annotations
 
-import getpass
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilotage.cli.actor import actor_of
 from pilotage.cli.console import out, print_json
 from pilotage.cli.decisions import AS_JSON, recorded
 
@@ -81,7 +81,7 @@ def show(number: int, as_json: bool) -> None:
 def ack(number: int, why: str, actor: str | None) -> None:
     """Say that you look after alarm NUMBER: nobody else is called for it. What only happened, is thereby over."""
     with _book() as book:
-        alarm = book.acknowledge(number, who=_actor(actor), why=why)
+        alarm = book.acknowledge(number, who=actor_of(actor), why=why)
     click.echo(f"Alarm {number} is looked after." if alarm.open else f"Alarm {number} is noted, and over.")
 
 
@@ -91,7 +91,7 @@ def ack(number: int, why: str, actor: str | None) -> None:
 def close(number: int, why: str, actor: str | None) -> None:
     """End alarm NUMBER by hand, for instance since what found it is no longer there. Found again, it opens again."""
     with _book() as book:
-        book.end(number, who=_actor(actor), why=why)
+        book.end(number, who=actor_of(actor), why=why)
     click.echo(f"Alarm {number} is over.")
 
 
@@ -107,7 +107,7 @@ def silence(kind: str, model: str, subject: str, lasts: str, why: str, actor: st
 
     until = datetime.now(UTC) + duration(lasts, option="--for")
     with _book() as book:
-        made = book.silence(until=until, who=_actor(actor), why=why, kind=kind, model=model, subject=subject)
+        made = book.silence(until=until, who=actor_of(actor), why=why, kind=kind, model=model, subject=subject)
     click.echo(f"Silence {made.number} until {made.until:%Y-%m-%d %H:%M} UTC.")
 
 
@@ -117,7 +117,7 @@ def silence(kind: str, model: str, subject: str, lasts: str, why: str, actor: st
 def unsilence(number: int, why: str, actor: str | None) -> None:
     """End silence NUMBER: who was not told so far is told now."""
     with _book() as book:
-        book.unsilence(number, who=_actor(actor), why=why)
+        book.unsilence(number, who=actor_of(actor), why=why)
     click.echo(f"Silence {number} is over.")
 
 
@@ -255,7 +255,3 @@ def _settings() -> Settings:
 
 def _complain(words: str) -> None:
     click.echo(words, err=True)
-
-
-def _actor(name: str | None) -> str:
-    return name or getpass.getuser()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilotage.cli.actor import actor_of
 from pilotage.cli.evidence import ab_report, evidence
 
 if TYPE_CHECKING:
@@ -184,11 +185,9 @@ COMMANDS: tuple[click.Command, ...] = (approve, reject, promote, rollback, kill,
 
 
 def _by(actor: str | None, why: str) -> dict[str, Any]:
-    import getpass
-
     from pilotage.settings import Settings
 
-    return {"settings": Settings.load(), "actor": actor or getpass.getuser(), "why": why}
+    return {"settings": Settings.load(), "actor": actor_of(actor), "why": why}
 
 
 def _spec(model: str) -> Any:
@@ -202,10 +201,11 @@ def _known(model: str) -> str:
 
     The ledger is asked first, so that a file that does not load keeps nobody from taking a model out of production.
     """
-    from pilotage.cli import declared, status
+    from pilotage.cli import declared
+    from pilotage.cli.history import events_of
     from pilotage.settings import Settings
 
-    if model not in status.states(Settings.load()):
+    if model not in {event.model for event in events_of(Settings.load())}:
         declared.model(model)
     return model
 

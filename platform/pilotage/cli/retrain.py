@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilotage.cli.actor import actor_of
 from pilotage.cli.decisions import MODEL, recorded
 
 if TYPE_CHECKING:
@@ -24,14 +25,12 @@ def retrain(model: str, withdraw: bool, why: str, actor: str | None) -> None:
     Dagster starts its run when it is due: one at a time, at most so many within a time, and again if a run fails. To
     train now and here: pilotage train MODEL.
     """
-    import getpass
-
     from pilotage.cli import declared
     from pilotage.release.retraining import requests
     from pilotage.settings import Settings
 
     spec, settings = declared.model(model), Settings.load()
-    by: dict[str, Any] = {"settings": settings, "actor": actor or getpass.getuser(), "why": why}
+    by: dict[str, Any] = {"settings": settings, "actor": actor_of(actor), "why": why}
     if withdraw:
         closed = requests.withdraw(model, **by)
         click.echo(f"Request {closed.number} of {model} is withdrawn.")

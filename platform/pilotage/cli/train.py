@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pilotage.cli import declared, home, runs, servers
+from pilotage.cli.actor import actor_of
 from pilotage.cli.console import err, out
 from pilotage.cli.status import states
 from pilotage.errors import RegistryUnavailable, TrainingError
@@ -58,7 +58,7 @@ def train(settings: Settings, name: str, file: Path | None) -> int:
         f"train_{name}",
         settings=settings,
         cause="manual",
-        actor=getpass.getuser(),
+        actor=actor_of(None, say="Set the variable USER, or LOGNAME."),
         progress=progress,
         config={"resources": {"training": {"config": values}}} if values else None,
     )

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pilotage.errors import ConfigError, LedgerUnavailable
+from pilotage.errors import ConfigError, LedgerUnavailable, ReleaseError
 from pilotage.release.events import KEYED, KINDS, PLAIN, Event, from_row, hash_of, read_key, same
 from pilotage.release.head import Head, read_head
 from pilotage.release.ledger import SqlLedger
+from pilotage.release.state import ModelState, fold
 from pilotage.settings import Settings
 
-FaultKind = Literal["edited", "missing", "reordered", "inserted", "replaced", "truncated", "unkeyed", "head"]
+FaultKind = Literal[
+    "edited", "missing", "reordered", "inserted", "replaced", "truncated", "unkeyed", "head", "senseless"
+]
 
 _MOST_MOVED = 200
 """Edited events that are tried under each other's numbers; each costs a hash for each other one."""
@@ -104,7 +107,14 @@ def audit(settings: Settings, *, known: Sequence[Known] = ()) -> Audit:
         fault = Fault(sequence=None, kind="head", detail=error.message)
     ledger = SqlLedger(settings.ledger)
     try:
-        found = verify(ledger.rows(), key=key, noted=noted, known=known, expects_head=fault is None)
+        found = verify(
+            ledger.rows(),
+            key=key,
+            noted=noted,
+            known=known,
+            expects_head=fault is None,
+            keyed_since=settings.ledger_keyed_since,
+        )
     finally:
         ledger.close()
     return found if fault is None else replace(found, faults=(*found.faults, fault))
@@ -117,6 +127,7 @@ def verify(
     noted: Head | None = None,
     known: Sequence[Known] = (),
     expects_head: bool = True,
+    keyed_since: int | None = None,
 ) -> Audit:
     """Verifies events as they are stored.
 
@@ -126,14 +137,18 @@ def verify(
         noted: What the head file says.
         known: Events that were noted elsewhere.
         expects_head: Whether events without a head file are a fault. Ledgers from before there was one have none.
+        keyed_since: Number of the first keyed event; ``None`` if that is not known. From it on an event or a head
+            file without the key is one that somebody made up.
     """
-    faults = _named(list(_chain(rows, key)), rows, key)
+    faults = _named(list(_chain(rows, key, keyed_since)), rows, key)
     stored = {row["sequence"]: row for row in rows if type(row["sequence"]) is int}
     last = max(stored, default=0)
-    faults += _held(noted, stored, last, key)
+    faults += _held(noted, stored, last, key, keyed_since)
     faults += [fault for each in known for fault in _as_noted(each.sequence, each.hash, stored, last, "somebody noted")]
     if noted is None and expects_head and any("algorithm" in row for row in rows):
         faults.append(Fault(sequence=last, kind="head", detail="There is no head file, which every append writes."))
+    if not faults:
+        faults += _senseless(rows)
     keyed = sorted(number for number, row in stored.items() if row.get("algorithm", PLAIN) == KEYED)
     head = stored.get(last, {})
     return Audit(
@@ -145,11 +160,11 @@ def verify(
         head_at=str(head.get("at", "")),
         noted=noted.sequence if noted else None,
         faults=tuple(dict.fromkeys(faults)),
-        notes=tuple(_notes(len(rows), last, len(keyed), noted, key)),
+        notes=tuple(_notes(len(rows), last, len(keyed), noted, key, keyed_since)),
     )
 
 
-def _chain(rows: Sequence[Mapping[str, Any]], key: bytes | None) -> Iterator[Fault]:
+def _chain(rows: Sequence[Mapping[str, Any]], key: bytes | None, keyed_since: int | None) -> Iterator[Fault]:
     """Each row by itself, and whether it follows the one before."""
     next_number, previous, trusted, keyed = 1, "", True, False
     for row in rows:
@@ -175,7 +190,10 @@ def _chain(rows: Sequence[Mapping[str, Any]], key: bytes | None) -> Iterator[Fau
                 detail = f"Event {number} was chained to another event {number - 1} than the one that is there."
                 yield Fault(sequence=number - 1, kind="replaced", detail=detail)
         algorithm = row.get("algorithm", PLAIN)
-        if keyed and algorithm == PLAIN:
+        if algorithm == PLAIN and keyed_since is not None and number >= keyed_since:
+            detail = f"It has no keyed hash, though all have one since event {keyed_since}."
+            yield Fault(sequence=number, kind="unkeyed", detail=detail)
+        elif algorithm == PLAIN and keyed:
             yield Fault(sequence=number, kind="unkeyed", detail="It has no keyed hash, though one before it has.")
         keyed = keyed or algorithm == KEYED
         # After a row that is not itself, nothing can be said about the link to it.
@@ -222,7 +240,9 @@ def _named(faults: list[Fault], rows: Sequence[Mapping[str, Any]], key: bytes | 
     ]
 
 
-def _held(head: Head | None, stored: Mapping[int, Any], last: int, key: bytes | None) -> list[Fault]:
+def _held(
+    head: Head | None, stored: Mapping[int, Any], last: int, key: bytes | None, keyed_since: int | None
+) -> list[Fault]:
     """Whether the ledger still holds what the head file notes, and whether that can be believed."""
     if head is None:
         return []
@@ -234,11 +254,27 @@ def _held(head: Head | None, stored: Mapping[int, Any], last: int, key: bytes | 
         return [
             Fault(sequence=head.sequence, kind="head", detail="The head file was edited, or sealed by another key.")
         ]
+    if head.algorithm == PLAIN and keyed_since is not None and head.sequence >= keyed_since:
+        return [Fault(sequence=head.sequence, kind="head", detail="The head file of a keyed event is not keyed.")]
     found = _as_noted(head.sequence, head.hash, stored, last, "the head file notes")
     row = stored.get(head.sequence)
     if not found and row is not None and row.get("algorithm", PLAIN) != head.algorithm:
         found.append(Fault(sequence=head.sequence, kind="head", detail="The head file of a keyed event is not keyed."))
     return found
+
+
+def _senseless(rows: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Of each model the first event that could not have happened, though it is as it was written."""
+    states: dict[str, ModelState] = {}
+    stuck: set[str] = set()
+    for event in map(from_row, rows):
+        if event.model in stuck:
+            continue
+        try:
+            states = fold([event], states)
+        except ReleaseError as error:
+            stuck.add(event.model)
+            yield Fault(sequence=event.sequence, kind="senseless", detail=error.message)
 
 
 def _as_noted(sequence: int, digits: str, stored: Mapping[int, Any], last: int, who: str) -> list[Fault]:
@@ -252,10 +288,14 @@ def _as_noted(sequence: int, digits: str, stored: Mapping[int, Any], last: int, 
     return []
 
 
-def _notes(events: int, last: int, keyed: int, noted: Head | None, key: bytes | None) -> Iterator[str]:
+def _notes(
+    events: int, last: int, keyed: int, noted: Head | None, key: bytes | None, keyed_since: int | None
+) -> Iterator[str]:
     if noted is not None and noted.sequence < last:
         yield f"Events after {noted.sequence} are not in the head file yet; the next append notes them."
     if noted is None and events:
         yield "Without a head file it can't be noticed that events were cut off at the end."
     if key is not None and events and not keyed:
         yield "A key is configured, and no event is keyed yet."
+    if keyed and keyed_since is None:
+        yield "Say since which event (PILOTAGE_LEDGER_KEYED_SINCE); until then a ledger made up without the key passes."

@@ -10,7 +10,7 @@ import polars as pl
 
 from pilotage.errors import NotReleasable
 from pilotage.release.ledger import Ledger, SqlLedger
-from pilotage.release.state import ModelState, Release, fold
+from pilotage.release.state import ModelState, Release, fold, fold_model
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,13 +44,13 @@ def states(*, settings: Settings) -> dict[str, ModelState]:
 def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) -> Release | None:
     """The champion of a model, by the ledger; ``None`` before the first promotion."""
     book = ledger or SqlLedger(settings.ledger)
-    return fold(book.events()).get(model, ModelState(model=model)).champion
+    return fold_model(model, book.events()).champion
 
 
 def release_status(model: str, *, settings: Settings, ledger: Ledger | None = None) -> ReleaseStatus:
     """What was decided about a model so far."""
     book = ledger or SqlLedger(settings.ledger)
-    state = fold(book.events()).get(model, ModelState(model=model))
+    state = fold_model(model, book.events())
     return ReleaseStatus(
         model=model,
         champion=state.champion,

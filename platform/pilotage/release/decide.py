@@ -14,7 +14,7 @@ from pilotage.release.aliases import show
 from pilotage.release.events import Draft, Kind
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ApprovalRule, ModelState, Stage, Version
-from pilotage.release.state import fold
+from pilotage.release.state import fold, fold_model
 from pilotage.release.transitions import objection
 from pilotage.runtime.bundle import verify_files
 from pilotage.runtime.probe import admit
@@ -61,7 +61,7 @@ def decide(
         while True:
             events = book.events()
             head = events[-1].sequence if events else 0
-            state = fold(events).get(model, ModelState(model=model))
+            state = fold_model(model, events)
             if seen is not None and state.sequence != seen and not insist:
                 raise LedgerConflict(
                     f"Somebody else decided about {model} in the meantime (event {state.sequence}).",

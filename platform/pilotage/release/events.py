@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, LedgerUnavailable
 
 Kind = Literal[
     "registered",
@@ -114,16 +114,26 @@ def read_key(path: Path | None) -> bytes | None:
     return key
 
 
-def refuse_unkeyed(algorithm: str, key: bytes | None) -> None:
-    """Keeps a writer that does not have the key from breaking a keyed chain off.
+def refuse_unkeyed(algorithm: str, key: bytes | None, *, sequence: int = 0, keyed_since: int | None = None) -> None:
+    """Keeps a writer that does not have the key from breaking a keyed chain off, and one that has it from sealing a
+    chain that somebody made up without it.
 
     Args:
         algorithm: Of the last event.
         key: The writer's.
+        sequence: Of the last event; 0 if there is none.
+        keyed_since: Number of the first keyed event; ``None`` if that is not known.
 
     Raises:
         ConfigError: The event before is keyed, and there is no key.
+        LedgerUnavailable: The event before should be keyed, and is not.
     """
+    if keyed_since is not None and sequence >= keyed_since and algorithm == PLAIN:
+        raise LedgerUnavailable(
+            f"Event {sequence} of the ledger is not keyed, though all are since event {keyed_since}.",
+            fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md.",
+            sequence=sequence,
+        )
     if key is None and algorithm != PLAIN:
         raise ConfigError(
             "The ledger is keyed, and no key is configured here.",
@@ -141,14 +151,19 @@ def seal(draft: Draft, *, sequence: int, at: datetime, previous: str, key: bytes
         model=draft.model,
         kind=draft.kind,
         version=draft.version,
-        actor=draft.actor,
-        cause=draft.cause,
+        actor=_readable(draft.actor),
+        cause=_readable(draft.cause),
         payload=payload,
         previous=previous,
         hash="",
         algorithm=KEYED if key is not None else PLAIN,
     )
     return replace(unsealed, hash=hash_of(unsealed, key))
+
+
+def _readable(text: str) -> str:
+    """What a terminal of another encoding sent is spelled out: a decision is recorded, whatever its words look like."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def hash_of(event: Event, key: bytes | None = None) -> str:

@@ -156,9 +156,9 @@ def stages_of(events: Sequence[Event], state: ModelState, version: int) -> tuple
         version: The version.
     """
     about = [e for e in events if e.model == state.model and e.version == version and e.kind not in _BESIDE]
-    began = state.challenger.began if state.challenger and state.challenger.version == version else None
+    first = state.challenger.first if state.challenger and state.challenger.version == version else None
     steps: list[Event] = []
-    while began is not None and about and about[-1].kind == "canaried" and about[-1].at >= began:
+    while first is not None and about and about[-1].kind == "canaried" and about[-1].sequence >= first:
         steps.insert(0, about.pop())
     stages = []
     if about and about[-1].kind == "shadowed":

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 
+from pilotage.errors import ReleaseError
+from pilotage.release.events import Event
 from pilotage.release.ledger import Ledger
 from pilotage.release.stages import ModelState, Release, Version
 from pilotage.release.state import fold
@@ -57,15 +59,19 @@ class PlanFeed:
         self._ledger = ledger
         self._states: dict[str, ModelState] = {}
         self._plans: dict[str, Plan] = {}
+        self._senseless: dict[str, str] = {}
+        """Models whose events can't be understood from some event on, and why."""
         self._head: tuple[int, str] | None = None
         """Number and hash of the last event that was read."""
 
     def __call__(self) -> dict[str, Plan]:
         """What to serve, now, for every model that the ledger knows.
 
+        A model of which the ledger holds what this version of the platform can't understand keeps what it had before
+        that, and its plan says so; the others, and their kill switches, have nothing to do with it.
+
         Raises:
             LedgerUnavailable: The ledger can't be read.
-            ReleaseError: It holds what this version of the platform can't understand.
         """
         # With the last one that is known: a ledger that was replaced, by a backup say, has another there, or none.
         events = self._ledger.events(after=self._head[0] - 1 if self._head else 0)
@@ -74,12 +80,23 @@ class PlanFeed:
                 del events[0]
             else:
                 events = self._ledger.events()
-                self._states, self._plans = {}, {}
+                self._states, self._plans, self._senseless = {}, {}, {}
+        for event in events:
+            self._apply(event)
         if events:
-            self._states = fold(events, self._states)
             self._head = events[-1].sequence, events[-1].hash
-            self._plans |= {name: plan_of(self._states[name]) for name in {event.model for event in events}}
+        for name in {event.model for event in events}:
+            plan = plan_of(self._states.get(name, ModelState(model=name)))
+            self._plans[name] = replace(plan, problem=self._senseless.get(name))
         return dict(self._plans)
+
+    def _apply(self, event: Event) -> None:
+        if event.model in self._senseless:
+            return
+        try:
+            self._states = fold([event], self._states)
+        except ReleaseError as error:
+            self._senseless[event.model] = error.message
 
 
 def _assignment(of: Version | Release, role: Role, sequence: int, since: datetime) -> Assignment:

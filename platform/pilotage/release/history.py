@@ -71,7 +71,7 @@ def decisions(
     Args:
         events: All of the ledger's.
         models: Only about these; about all if there are none.
-        version: Only about this version.
+        version: Only about this version, which a rollback may also have gone back to.
         first: Leaves out what was decided earlier.
         last: Leaves out what was decided later.
     """
@@ -87,7 +87,7 @@ def decisions(
         )
         for event in events
         if (not models or event.model in models)
-        and (version is None or event.version == version)
+        and (version is None or version in (event.version, event.payload.get("to")))
         and (first is None or event.at >= first)
         and (last is None or event.at <= last)
     ]

@@ -54,13 +54,16 @@ class Ledger(Protocol):
 class SqlLedger:
     """A ledger in SQLite (write-ahead logging), PostgreSQL, or any other database that SQLAlchemy knows."""
 
-    def __init__(self, url: str, *, key: bytes | None = None, head: Path | None = None) -> None:
+    def __init__(
+        self, url: str, *, key: bytes | None = None, head: Path | None = None, keyed_since: int | None = None
+    ) -> None:
         """Opens nothing yet. To read, the address is enough.
 
         Args:
             url: SQLAlchemy URL.
             key: Secret of keyed hashes.
             head: File that notes the last event outside the database.
+            keyed_since: Number of the first keyed event, if that is known.
 
         Raises:
             ConfigError: The address is none.
@@ -71,6 +74,7 @@ class SqlLedger:
         """Of the file that is open."""
         self._key = key
         self._head = head
+        self._keyed_since = keyed_since
         self._created = False
         self._columns: list[sa.Column[Any]] = []
         self._asked: tuple[tuple[Any, ...], sa.Select[Any]] | None = None
@@ -83,13 +87,19 @@ class SqlLedger:
         Raises:
             ConfigError: Its key file can't be read.
         """
-        return cls(settings.ledger, key=read_key(settings.ledger_key_file), head=settings.ledger_head)
+        return cls(
+            settings.ledger,
+            key=read_key(settings.ledger_key_file),
+            head=settings.ledger_head,
+            keyed_since=settings.ledger_keyed_since,
+        )
 
     def append(self, draft: Draft, *, expected: int | None = None) -> Event:
         """See ``Ledger``.
 
         Raises:
             ConfigError: The ledger is keyed, and this writer has no key.
+            LedgerUnavailable: Its last event should be keyed, and is not.
         """
         import sqlalchemy as sa
 
@@ -126,7 +136,7 @@ class SqlLedger:
         head, previous, algorithm = tuple(last) if last else (0, "", PLAIN)
         if expected is not None and expected != head:
             raise _conflict(draft, expected, head)
-        refuse_unkeyed(algorithm, self._key)
+        refuse_unkeyed(algorithm, self._key, sequence=head, keyed_since=self._keyed_since)
         event = seal(draft, sequence=head + 1, at=datetime.now(UTC), previous=previous, key=self._key)
         connection.execute(self._table.insert().values(to_row(event)))
         return event

@@ -11,8 +11,7 @@ from pilotage.release.aliases import CHAMPION, Edit
 from pilotage.release.decide import decide
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
-from pilotage.release.stages import ModelState
-from pilotage.release.state import fold
+from pilotage.release.state import fold_model
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -50,7 +49,7 @@ def reconcile(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = No
     book = ledger or SqlLedger.of(settings)
     # MLflow first: what was decided after this look is in the ledger, and not yet here, never the other way round.
     seen = aliases.look([spec.name], settings=settings)[spec.name]
-    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    state = fold_model(spec.name, book.events())
     done = []
     for edit in aliases.edits(state, seen):
         action, why = _settle(spec, edit, settings, book)

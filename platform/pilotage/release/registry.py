@@ -5,9 +5,10 @@ Idempotent by the bundle's SHA-256: run again after a failure, it completes what
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.records import Provenance, Refused, Registered
 from pilotage.release.retraining.attempts import finish
-from pilotage.release.retraining.book import append_when
+from pilotage.release.retraining.book import append_when, state_of
 from pilotage.release.retraining.lease import Lease
 from pilotage.release.retraining.state import FENCE
 from pilotage.release.run_log import tags_of, write_run
-from pilotage.release.state import ApprovalRule, ModelState, fold
+from pilotage.release.state import ApprovalRule, ModelState
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.probe import admit
 from pilotage.runtime.shelf import fetch
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from pilotage.training.records import Candidate, Evaluation, TrainingSet, Verdict
+
+_LOG = logging.getLogger(__name__)
 
 COMPLETE = "complete"
 """Tag of a run to which everything was written."""
@@ -125,7 +128,7 @@ def record(
                 ),
             )
             return Refused(model=spec.name, mlflow_run_id=run_id, url=run_page, reasons=verdict.reasons)
-        version = _register(client, run_id, spec, tags)
+        version = _register(client, run_id, spec, tags, taken=state_of(spec.name, book).versions)
         home = _bundle_home(client, run_id, settings, model=spec.name, version=version, sha256=candidate.bundle_sha256)
         _append(
             book,
@@ -158,24 +161,22 @@ def record(
                 },
             ),
         )
-        return _registered(fold(book.events())[spec.name], candidate.bundle_sha256, settings)
+        return _registered(state_of(spec.name, book), candidate.bundle_sha256, settings)
 
 
 def _append(book: Ledger, lease: Lease | None, candidate: Candidate, draft: Draft) -> None:
     """Appends what a training came to; for an attempt only while it holds the lease, with its fence."""
-    if lease is None:
-        book.append(draft)
-        return
-    tried = [asdict(each) for each in candidate.tried]
-    fenced = replace(draft, payload={**draft.payload, FENCE: lease.fence, "tried": tried})
-    append_when(book, draft.model, lambda _: fenced)
+    if lease is not None:
+        tried = [asdict(each) for each in candidate.tried]
+        draft = replace(draft, payload={**draft.payload, FENCE: lease.fence, "tried": tried})
+    append_when(book, draft.model, lambda _: draft)
 
 
 def _recorded(
     spec: ModelSpec, settings: Settings, book: Ledger, candidate: Candidate, client: MlflowClient
 ) -> Registered | Refused | None:
     """What an earlier attempt finished."""
-    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    state = state_of(spec.name, book)
     if state.version_of(candidate.bundle_sha256):
         return _registered(state, candidate.bundle_sha256, settings)
     for refusal in state.refused:
@@ -268,21 +269,31 @@ def _column_type(dtype: pl.DataType, nullable: bool) -> Any:
     return "boolean" if dtype == pl.Boolean else "long" if dtype.is_integer() else "double"
 
 
-def _register(client: MlflowClient, run_id: str, spec: ModelSpec, tags: Mapping[str, str]) -> int:
-    """Registers the run's model; once, even if an earlier attempt got this far."""
+def _register(
+    client: MlflowClient, run_id: str, spec: ModelSpec, tags: Mapping[str, str], *, taken: Collection[int]
+) -> int:
+    """Registers the run's model; once, even if an earlier attempt got this far.
+
+    A number that is ``taken`` in the ledger is passed over: MLflow begins at 1 again when a model was deleted there, or
+    its database is an older one, and a number must never stand for two versions.
+    """
     import mlflow
 
-    known = client.search_model_versions(f"name = '{spec.name}'")
-    for version in known:
-        if version.run_id == run_id:
+    for version in client.search_model_versions(f"name = '{spec.name}'"):
+        if version.run_id == run_id and int(version.version) not in taken:
             return int(version.version)
     outputs = client.get_run(run_id).outputs.model_outputs
-    made = mlflow.register_model(
-        f"models:/{outputs[-1].model_id}",
-        spec.name,
-        await_registration_for=0,
-        tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
-    )
+    while True:
+        made = mlflow.register_model(
+            f"models:/{outputs[-1].model_id}",
+            spec.name,
+            await_registration_for=0,
+            tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
+        )
+        if int(made.version) not in taken:
+            break
+        _LOG.warning("MLflow gave %s the number %s again; it is passed over.", spec.name, made.version)
+        client.delete_model_version(spec.name, str(made.version))
     client.update_registered_model(spec.name, f"{spec.title}. {spec.objective}")
     client.update_model_version(spec.name, str(made.version), tags["mlflow.note.content"])
     return int(made.version)

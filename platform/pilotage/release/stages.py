@@ -151,12 +151,12 @@ class Challenger:
     """Index into ``spec.rollout.canary``."""
     since: datetime
     """When this step began."""
-    began: datetime
-    """When the first step, or the test, began."""
     against: int
     """The champion it is compared with."""
     sequence: int
     """Of the event that began this step."""
+    first: int
+    """Of the event that began the first step, or the test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

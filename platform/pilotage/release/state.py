@@ -33,6 +33,7 @@ __all__ = [
     "Stage",
     "Version",
     "fold",
+    "fold_model",
 ]
 
 
@@ -47,6 +48,16 @@ def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None
     for event in events:
         result[event.model] = _step(result.get(event.model, ModelState(model=event.model)), event)
     return result
+
+
+def fold_model(model: str, events: Iterable[Event]) -> ModelState:
+    """What a model is after all events of the ledger; those of other models are not even looked at.
+
+    Raises:
+        ReleaseError: As ``fold``, of this model's events.
+    """
+    mine = [event for event in events if event.model == model]
+    return fold(mine).get(model, ModelState(model=model))
 
 
 def _step(state: ModelState, event: Event) -> ModelState:

@@ -14,7 +14,7 @@ from pilotage.errors import NotApproved, ReleaseError
 from pilotage.release import commands
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ModelState, Version
-from pilotage.release.state import fold
+from pilotage.release.state import fold_model
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -80,7 +80,7 @@ def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         ReleaseError: What was decided can't be done.
     """
     book = ledger or SqlLedger.of(settings)
-    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    state = fold_model(spec.name, book.events())
     if to_do(spec, state) is None:
         return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)
     version = state.under_way
@@ -100,7 +100,7 @@ def begin_rollout(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None 
         NotReleasable: Its bundle is corrupt.
     """
     book = ledger or SqlLedger.of(settings)
-    state = fold(book.events()).get(spec.name, ModelState(model=spec.name))
+    state = fold_model(spec.name, book.events())
     version = state.waiting
     if version is None or state.killed is not None or state.champion is None or state.challenger is not None:
         return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)

@@ -313,9 +313,9 @@ def _challenger(state: ModelState, event: Event, number: int) -> Challenger:
         segment=facts.get("segment"),
         step=facts.get("step", 0),
         since=event.at,
-        began=state.challenger.began if goes_on and state.challenger else event.at,
         against=champion.version,
         sequence=event.sequence,
+        first=state.challenger.first if goes_on and state.challenger else event.sequence,
     )
 
 

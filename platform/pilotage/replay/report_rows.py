@@ -12,8 +12,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.release.stages import ModelState
-from pilotage.release.state import fold
+from pilotage.release.state import fold_model
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.training.metrics import all_metrics
@@ -94,7 +93,7 @@ def release_rows(events: Iterable[Event], nights: Nights) -> list[dict[str, str]
 def retraining_rows(
     events: Sequence[Event], nights: Nights, answers: pl.DataFrame, settings: Settings, spec: ModelSpec
 ) -> list[dict[str, str]]:
-    state = fold(events).get(spec.name, ModelState(model=spec.name))
+    state = fold_model(spec.name, events)
     return [
         {
             "replayed day": str(request.asks[-1].evidence.get("night") or nights.words(request.opened)),

@@ -52,6 +52,9 @@ class Plan:
     killed: str | None = None
     """Why no version may answer; ``None`` if they may."""
 
+    problem: str | None = None
+    """What the ledger says of this model that can't be understood; what is here is from before it."""
+
     def assignments(self) -> tuple[Assignment, ...]:
         """Every version that must be loaded, the champion first."""
         return tuple(each for each in (self.champion, self.canary, self.previous, *self.shadows) if each is not None)

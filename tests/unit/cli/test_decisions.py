@@ -146,6 +146,29 @@ def test_a_kill_needs_no_declarations(settings: Settings, pilotage: Command, mon
     assert states(settings=settings)["flight_delay"].killed is not None
 
 
+def test_a_kill_needs_no_sense_in_the_events_of_another_model(settings: Settings, pilotage: Command) -> None:
+    append(settings, registered("flight_delay", 1))
+    append(settings, registered("flight_delay", 1))
+    append(settings, registered("loan_approval", 1))
+    code, told = pilotage("kill", "loan_approval", *WHY)
+    assert (code, "loan_approval is killed" in told) == (0, True)
+
+
+def test_a_user_without_a_name_is_asked_to_say_one(
+    settings: Settings, pilotage: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    append(settings, registered("loan_approval", 1))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nameless)
+    code, told = pilotage("kill", "loan_approval", "--why", "burning")
+    assert (code, "--actor NAME" in told) == (2, True)
+    assert pilotage("kill", "loan_approval", "--why", "burning", "--actor", "ada")[0] == 0
+
+
 def test_status_tells_stages_shares_and_what_the_rollout_waits_for(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ def write(plain: int, keyed: int) -> list[Event]:
     for number in range(plain + keyed):
         writer = ledger.rekeyed(KEY if number >= plain else None)
         payload = {"number": number, "words": "Größe", "parts": [1, 2.5, None]}
-        writer.append(Draft(model="m", kind="refused", actor="ada", cause="manual", payload=payload))
+        writer.append(Draft(model="m", kind="alias_edited", actor="ada", cause="manual", payload=payload))
     return ledger.events()
 
 

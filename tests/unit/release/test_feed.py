@@ -131,3 +131,21 @@ def test_a_ledger_that_was_replaced_is_followed_from_its_beginning() -> None:
     assert feed()["m"].killed is None
     ledger._events = backup.events()
     assert feed()["m"].killed == "killed for a reason"
+
+
+def test_a_model_whose_events_make_no_sense_keeps_its_plan_and_keeps_no_other_from_being_killed() -> None:
+    ledger = InMemoryLedger(lambda: START)
+    feed = PlanFeed(ledger)
+    for each in [*TWO_CHAMPIONS, registered("other", 1), draft("promoted", 1, model="other")]:
+        ledger.append(each)
+    before = feed()
+    ledger.append(registered("m", 1))
+    ledger.append(draft("killed", model="other"))
+    after = feed()
+    assert after["other"].killed == "killed for a reason"
+    assert after["m"].champion == before["m"].champion
+    assert "a version with this number is registered" in (after["m"].problem or "")
+    assert (before["m"].problem, after["other"].problem) == (None, None)
+    ledger.append(draft("killed"))
+    assert feed()["m"].problem == after["m"].problem
+    assert PlanFeed(ledger)() == feed()

@@ -72,3 +72,17 @@ def test_decisions_can_be_asked_for_by_model_version_and_time() -> None:
     assert numbers(first=START + HOUR, last=START + 2 * HOUR) == [2, 3]
     promoted = decisions(events, models=("a",))[1]
     assert (promoted.kind, promoted.actor, promoted.why) == ("promoted", "ada", "promoted for a reason")
+
+
+def test_what_a_rollback_went_back_to_is_about_that_version_too() -> None:
+    ledger = ledger_of_hours()
+    for each in (
+        registered("m", 1),
+        registered("m", 2),
+        draft("promoted", 1),
+        draft("promoted", 2),
+        draft("rolled_back", 2, to=1),
+    ):
+        ledger.append(each)
+    assert [each.sequence for each in decisions(ledger.events(), version=1)] == [1, 3, 5]
+    assert [each.sequence for each in decisions(ledger.events(), version=2)] == [2, 4, 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -254,3 +255,9 @@ def test_a_shadow_is_compared_with_the_champion_of_now() -> None:
     (stage,) = stages_of(events, now, 3)
     assert now.champion is not None
     assert stage.since == now.champion.promoted_at
+
+
+def test_a_clock_that_was_set_back_between_two_steps_hides_neither() -> None:
+    events = book(SHADOWED, share(0, 0.1), share(1, 0.5))
+    events[-1] = replace(events[-1], at=events[-2].at - timedelta(minutes=1))
+    assert [stage.sequence for stage in stages_of(events, fold(events)["tiny"], 2)] == [4, 5, 6]

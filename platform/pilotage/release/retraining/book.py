@@ -9,7 +9,7 @@ from pilotage.errors import LedgerConflict
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ModelState
-from pilotage.release.state import fold
+from pilotage.release.state import fold, fold_model
 from pilotage.release.transitions import objection
 from pilotage.settings import Settings
 
@@ -29,7 +29,7 @@ def opened(settings: Settings, ledger: Ledger | None) -> Iterator[Ledger]:
 
 def state_of(model: str, book: Ledger) -> ModelState:
     """What the ledger says of a model."""
-    return fold(book.events()).get(model, ModelState(model=model))
+    return fold_model(model, book.events())
 
 
 def append_when(
@@ -52,7 +52,7 @@ def append_when(
     """
     while True:
         events = book.events()
-        state = fold(events).get(model, ModelState(model=model))
+        state = fold_model(model, events)
         draft = make(state)
         if draft is None:
             return state, None
