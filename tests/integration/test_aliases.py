@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from mlflow.exceptions import MlflowException
 
 from jobs.rollout import RECONCILE, release_jobs
 from pilotage.policy import Rollout
@@ -54,7 +55,7 @@ class Desk:
         self.settings = shared.model_copy(update={"home": folder, "mlflow_uri": shared.mlflow})
         for alias in aliases.ALIASES:
             self.client.delete_registered_model_alias("tiny", alias)
-        for tag in (aliases.PROJECTED, aliases.KILLED):
+        for tag in (aliases.PROJECTED, aliases.SEQUENCE, aliases.KILLED):
             if tag in self.client.get_registered_model("tiny").tags:
                 self.client.delete_registered_model_tag("tiny", tag)
         ledger = SqlLedger.of(self.settings)
@@ -168,6 +169,91 @@ def test_an_alias_that_lags_because_mlflow_was_down_is_nobodys_edit(desk: Desk) 
     assert desk.aliases == {"champion": 1}
     [request] = desk.sensed().run_requests or []
     assert request.tags["pilotage/looks_because"] == "MLflow lags behind the ledger: tiny"
+    assert reconcile(REVERTS, settings=desk.settings) == []
+    assert (desk.aliases, desk.edits()) == ({"champion": 2}, [])
+
+
+def over_http(desk: Desk) -> Settings:
+    """As the service decides: without MLflow."""
+    return desk.settings.model_copy(update={"mlflow_uri": "sqlite:////nonexistent/mlflow.db"})
+
+
+def test_a_projection_that_was_broken_off_is_nobodys_edit_and_undoes_no_rollback(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.do(commands.promote, 1)
+
+    def lost(*_: Any, **__: Any) -> None:
+        raise MlflowException("connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.set_model_version_tag", lost)
+        desk.do(commands.promote, 2)
+    assert desk.aliases == {"champion": 2}
+    desk.do(commands.rollback, settings=over_http(desk))
+    assert reconcile(ADOPTS, settings=desk.settings) == []
+    assert (desk.aliases, desk.edits()) == ({"champion": 1}, [])
+    assert champion("tiny", settings=desk.settings).version == 1  # type: ignore[union-attr]
+    assert stage_tags(desk)[2] == "rolled_back"
+
+
+def test_what_a_person_decided_since_the_look_is_not_overridden_by_an_adoption(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.do(commands.promote, 1)
+    desk.client.set_registered_model_alias("tiny", "champion", "2")
+    found = aliases.edits
+
+    def meanwhile(state: Any, seen: Any) -> Any:
+        monkeypatch.setattr(aliases, "edits", found)
+        desk.do(commands.promote, 3, settings=over_http(desk))
+        return found(state, seen)
+
+    monkeypatch.setattr("pilotage.release.reconcile.aliases.lags", lambda *_: False)
+    monkeypatch.setattr(aliases, "edits", meanwhile)
+    assert reconcile(ADOPTS, settings=desk.settings) == []
+    assert champion("tiny", settings=desk.settings).version == 3  # type: ignore[union-attr]
+    assert desk.aliases == {"champion": 2}
+
+
+def test_a_decision_does_not_hide_what_somebody_changed_before_it(desk: Desk) -> None:
+    desk.do(commands.promote, 1)
+    desk.do(commands.promote, 2)
+    desk.client.set_registered_model_alias("tiny", "champion", "1")
+    desk.do(commands.shadow, 3)
+    assert desk.aliases == {"champion": 1, "challenger": 3}
+    [done] = reconcile(REVERTS, settings=desk.settings)
+    assert (done.edit.found, done.action) == (1, "reverted")
+    assert desk.aliases == {"champion": 2, "challenger": 3}
+
+
+def test_what_was_decided_without_mlflow_is_shown_by_the_next_look(desk: Desk) -> None:
+    desk.do(commands.promote, 1)
+    assert "MLflow shows what the ledger says" in str(desk.sensed().skip_reason)
+    desk.do(commands.kill, why="It is wrong.", settings=over_http(desk))
+    desk.do(commands.reject, 3, settings=over_http(desk))
+    [request] = desk.sensed().run_requests or []
+    assert request.tags["pilotage/looks_because"] == "MLflow lags behind the ledger: tiny"
+    assert reconcile(REVERTS, settings=desk.settings) == []
+    assert desk.client.get_registered_model("tiny").tags[aliases.KILLED] == "It is wrong."
+    assert stage_tags(desk)[3] == "rejected"
+    assert "MLflow shows what the ledger says" in str(desk.sensed().skip_reason)
+
+
+def test_an_older_state_is_never_shown_over_a_newer_one_unless_the_ledger_was_restored(desk: Desk) -> None:
+    before = desk.do(commands.promote, 1)
+    desk.do(commands.promote, 2)
+    aliases.show(before, settings=desk.settings)
+    assert desk.aliases == {"champion": 2}
+    aliases.project(before, settings=desk.settings, over_newer=True)
+    assert desk.aliases == {"champion": 1}
+
+
+def test_a_note_of_before_there_was_a_list_is_understood(desk: Desk) -> None:
+    desk.do(commands.promote, 1)
+    desk.client.set_registered_model_tag("tiny", aliases.PROJECTED, '{"champion": 1}')
+    desk.client.delete_registered_model_tag("tiny", aliases.SEQUENCE)
+    desk.do(commands.promote, 2, settings=over_http(desk))
     assert reconcile(REVERTS, settings=desk.settings) == []
     assert (desk.aliases, desk.edits()) == ({"champion": 2}, [])
 

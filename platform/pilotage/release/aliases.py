@@ -1,15 +1,16 @@
 """What MLflow shows of the ledger: aliases, and tags of stages. A projection for people and tools; nothing reads it
 back but the search for what somebody changed by hand.
 
-What was projected last is noted in a tag beside the aliases, so that an alias which lags (MLflow was down when the
-ledger decided) is not taken for one that somebody changed.
+What is projected is noted in a tag beside the aliases, before it is done, so that an alias which lags (MLflow was down
+when the ledger decided, or went down in between) is not taken for one that somebody changed. An alias that somebody did
+change is left as it is until ``reconcile.py`` has recorded it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,20 +31,33 @@ CHALLENGER = "challenger"
 ALIASES = (CHAMPION, CHALLENGER)
 
 PROJECTED = "pilotage.aliases"
-"""Tag of a registered model: the aliases that were projected last, as JSON."""
+"""Tag of a registered model: the aliases that were projected last, as a JSON list; of two, if that was broken off."""
+SEQUENCE = "pilotage.sequence"
+"""Tag of a registered model: the last event of the ledger about it that is shown."""
 KILLED = "pilotage.killed"
 """Tag of a registered model that is killed: why."""
 STAGE = "stage"
 """Tag of a version."""
+
+_LONGEST_TAG = 5_000
+"""Characters that MLflow keeps of a tag."""
+_WAIT_S = 30
+"""Seconds to wait for another one that shows a state."""
+_BROKEN_OFF = 20
+"""Projections that were broken off, of which the note says what they may have set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What MLflow shows of a model."""
 
+    known: bool = False
+    """Whether there is such a model."""
     aliases: Mapping[str, int] = field(default_factory=dict)
-    projected: Mapping[str, int] = field(default_factory=dict)
-    """The aliases that the platform set last."""
+    projected: tuple[Mapping[str, int], ...] = ({},)
+    """The aliases that the platform may have set last."""
+    sequence: int = 0
+    """Of the last event about the model that is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,29 +82,51 @@ def aliases_of(state: ModelState) -> dict[str, int]:
     return found
 
 
-def project(state: ModelState, *, settings: Settings) -> None:
+def project(state: ModelState, *, settings: Settings, settled: Collection[str] = (), over_newer: bool = False) -> None:
     """Sets a model's aliases and tags in MLflow to what the ledger says.
+
+    Args:
+        state: What it says.
+        settings: Where MLflow is.
+        settled: Aliases that somebody changed by hand, and that are on record; others of these are left.
+        over_newer: Whether to show it though MLflow shows a later event: the ledger was restored.
 
     Raises:
         RegistryUnavailable: MLflow can't be reached, or does not know the model.
     """
-    with mlflow_store.session(settings) as client:
-        model, wanted = client.get_registered_model(state.model), aliases_of(state)
-        there = {alias: int(version) for alias, version in model.aliases.items()}
+    from filelock import FileLock
+
+    wanted = aliases_of(state)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (
+        mlflow_store.session(settings) as client,
+        # Two that decided at once: the later state is shown last.
+        FileLock(settings.home / f".aliases-{state.model}.lock", timeout=_WAIT_S),
+    ):
+        model = client.get_registered_model(state.model)
+        seen = _seen(model)
+        if seen.sequence > state.sequence and not over_newer:
+            return
+        by_hand = {edit.alias for edit in edits(state, seen)} - set(settled)
+        if seen.projected != (wanted,):
+            meanwhile = [each for each in seen.projected if each != wanted][-_BROKEN_OFF:]
+            client.set_registered_model_tag(state.model, PROJECTED, json.dumps([*meanwhile, wanted]))
         for alias in ALIASES:
-            if alias in wanted and there.get(alias) != wanted[alias]:
+            if alias in by_hand:
+                continue
+            if alias in wanted and seen.aliases.get(alias) != wanted[alias]:
                 client.set_registered_model_alias(state.model, alias, str(wanted[alias]))
-            elif alias in there and alias not in wanted:
+            elif alias in seen.aliases and alias not in wanted:
                 client.delete_registered_model_alias(state.model, alias)
         _tag(client, state, model.tags)
-        # Last: broken off before it, the aliases are right or lag, and nobody is blamed.
-        if _projected(model.tags) != wanted:
-            client.set_registered_model_tag(state.model, PROJECTED, json.dumps(wanted))
+        if seen.projected != (wanted,):
+            client.set_registered_model_tag(state.model, PROJECTED, json.dumps([wanted]))
+        client.set_registered_model_tag(state.model, SEQUENCE, str(state.sequence))
 
 
 def _tag(client: MlflowClient, state: ModelState, tags: Mapping[str, str]) -> None:
-    if state.killed is not None and tags.get(KILLED) != state.killed.why:
-        client.set_registered_model_tag(state.model, KILLED, state.killed.why[:5000])
+    if state.killed is not None and tags.get(KILLED) != (why := state.killed.why[:_LONGEST_TAG]):
+        client.set_registered_model_tag(state.model, KILLED, why)
     elif state.killed is None and KILLED in tags:
         client.delete_registered_model_tag(state.model, KILLED)
     for version in client.search_model_versions(f"name = '{state.model}'"):
@@ -107,7 +143,7 @@ def is_there(settings: Settings) -> bool:
 
 def show(state: ModelState, *, settings: Settings) -> None:
     """Projects if MLflow is there. The ledger has decided; what lags is brought up to date by the next look."""
-    if not is_there(settings):
+    if not state.versions or not is_there(settings):
         return
     try:
         project(state, settings=settings)
@@ -133,9 +169,17 @@ def look(models: Sequence[str], *, settings: Settings) -> dict[str, Seen]:
                     raise
                 found[name] = Seen()
                 continue
-            aliases = {alias: int(version) for alias, version in model.aliases.items()}
-            found[name] = Seen(aliases=aliases, projected=_projected(model.tags))
+            found[name] = _seen(model)
     return found
+
+
+def _seen(model: Any) -> Seen:
+    return Seen(
+        known=True,
+        aliases={alias: int(version) for alias, version in model.aliases.items() if alias in ALIASES},
+        projected=_projected(model.tags),
+        sequence=_shown(model.tags),
+    )
 
 
 def edits(state: ModelState, seen: Seen) -> list[Edit]:
@@ -144,18 +188,27 @@ def edits(state: ModelState, seen: Seen) -> list[Edit]:
     return [
         Edit(model=state.model, alias=alias, expected=wanted.get(alias), found=seen.aliases.get(alias))
         for alias in ALIASES
-        if seen.aliases.get(alias) not in (wanted.get(alias), seen.projected.get(alias))
+        if seen.aliases.get(alias) not in (wanted.get(alias), *(each.get(alias) for each in seen.projected))
     ]
 
 
 def lags(state: ModelState, seen: Seen) -> bool:
-    """Whether MLflow shows an earlier state of the ledger, and nobody is to blame."""
-    return not edits(state, seen) and {
-        alias: version for alias, version in seen.aliases.items() if alias in ALIASES
-    } != aliases_of(state)
+    """Whether MLflow shows another state than the ledger's, and nobody is to blame."""
+    if edits(state, seen):
+        return False
+    return seen.aliases != aliases_of(state) or (seen.known and seen.sequence != state.sequence)
 
 
-def _projected(tags: Mapping[str, str]) -> dict[str, int]:
+def _projected(tags: Mapping[str, str]) -> tuple[Mapping[str, int], ...]:
     with suppress(KeyError, ValueError, TypeError, AttributeError):
-        return {str(alias): int(version) for alias, version in json.loads(tags[PROJECTED]).items()}
-    return {}
+        noted = json.loads(tags[PROJECTED])
+        # Until there was a list, it was what one would hold.
+        found = [noted] if isinstance(noted, dict) else noted
+        return tuple({str(alias): int(version) for alias, version in each.items()} for each in found) or ({},)
+    return ({},)
+
+
+def _shown(tags: Mapping[str, str]) -> int:
+    with suppress(KeyError, ValueError):
+        return int(tags[SEQUENCE])
+    return 0

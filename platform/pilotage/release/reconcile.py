@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pilotage.errors import ReleaseError
+from pilotage.errors import LedgerConflict, ReleaseError
 from pilotage.release import aliases, commands
 from pilotage.release.aliases import CHAMPION, Edit
 from pilotage.release.decide import decide
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.stages import ModelState
 from pilotage.release.state import fold_model
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+
+Action = Literal["adopted", "reverted"]
 
 ACTOR = "somebody in MLflow"
 """MLflow keeps no record of who sets an alias."""
@@ -24,7 +27,7 @@ class Reconciled:
     """What became of an edit."""
 
     edit: Edit
-    action: Literal["adopted", "reverted"]
+    action: Action
     why: str
 
     @property
@@ -50,25 +53,35 @@ def reconcile(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = No
     # MLflow first: what was decided after this look is in the ledger, and not yet here, never the other way round.
     seen = aliases.look([spec.name], settings=settings)[spec.name]
     state = fold_model(spec.name, book.events())
+    if aliases.lags(state, seen):
+        aliases.project(state, settings=settings, over_newer=True)
     done = []
     for edit in aliases.edits(state, seen):
-        action, why = _settle(spec, edit, settings, book)
+        try:
+            action, why, state = _settle(spec, edit, state, settings, book)
+        except LedgerConflict:
+            # Somebody decided since we looked: what they did not see must not override it. The next look sees both.
+            break
         done.append(Reconciled(edit=edit, action=action, why=why))
-    if not done and aliases.lags(state, seen):
-        aliases.project(state, settings=settings)
+    if done:
+        aliases.project(state, settings=settings, settled=[each.edit.alias for each in done])
     return done
 
 
 def _settle(
-    spec: ModelSpec, edit: Edit, settings: Settings, book: Ledger
-) -> tuple[Literal["adopted", "reverted"], str]:
+    spec: ModelSpec, edit: Edit, state: ModelState, settings: Settings, book: Ledger
+) -> tuple[Action, str, ModelState]:
+    """What becomes of an edit, why, and the model's state afterwards.
+
+    Raises:
+        LedgerConflict: Somebody decided about the model since this state.
+    """
     if refusal := _not_adopted(spec, edit):
-        _record(edit, "reverted", refusal, settings, book)
-        return "reverted", refusal
+        return "reverted", refusal, _record(edit, "reverted", refusal, settings, book)
     why = "Its file says that aliases changed by hand are adopted."
     version = edit.found or 0
     try:
-        commands.promote(
+        state = commands.promote(
             edit.model,
             version,
             settings=settings,
@@ -77,12 +90,13 @@ def _settle(
             spec=spec,
             how="alias",
             ledger=book,
+            seen=state.sequence,
         )
+    except LedgerConflict:
+        raise
     except ReleaseError as error:
-        _record(edit, "reverted", error.message, settings, book)
-        return "reverted", error.message
-    _record(edit, "adopted", why, settings, book)
-    return "adopted", why
+        return "reverted", error.message, _record(edit, "reverted", error.message, settings, book)
+    return "adopted", why, _record(edit, "adopted", why, settings, book)
 
 
 def _not_adopted(spec: ModelSpec, edit: Edit) -> str | None:
@@ -93,8 +107,7 @@ def _not_adopted(spec: ModelSpec, edit: Edit) -> str | None:
     return "A model in production is not taken out by an alias." if edit.found is None else None
 
 
-def _record(edit: Edit, action: Literal["adopted", "reverted"], why: str, settings: Settings, book: Ledger) -> None:
-    """Records it, and shows the ledger's state in MLflow, which reverts the alias."""
+def _record(edit: Edit, action: Action, why: str, settings: Settings, book: Ledger) -> ModelState:
     draft = Draft(
         model=edit.model,
         kind="alias_edited",
@@ -103,7 +116,7 @@ def _record(edit: Edit, action: Literal["adopted", "reverted"], why: str, settin
         cause=f"{_said(edit)} {why}",
         payload={"alias": edit.alias, "expected": edit.expected, "found": edit.found, "action": action},
     )
-    decide(edit.model, lambda _: draft, settings=settings, ledger=book, insist=True)
+    return decide(edit.model, lambda _: draft, settings=settings, ledger=book, insist=True)
 
 
 def _said(edit: Edit) -> str:

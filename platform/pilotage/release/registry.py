@@ -18,6 +18,7 @@ import polars as pl
 
 from pilotage.errors import RegistryUnavailable
 from pilotage.release import mlflow_store
+from pilotage.release.aliases import show
 from pilotage.release.cards import CARD_SHA256, keep_card
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
@@ -112,6 +113,7 @@ def record(
         if not verdict.passed:
             _append(
                 book,
+                settings,
                 lease,
                 candidate,
                 Draft(
@@ -132,6 +134,7 @@ def record(
         home = _bundle_home(client, run_id, settings, model=spec.name, version=version, sha256=candidate.bundle_sha256)
         _append(
             book,
+            settings,
             lease,
             candidate,
             Draft(
@@ -164,12 +167,14 @@ def record(
         return _registered(state_of(spec.name, book), candidate.bundle_sha256, settings)
 
 
-def _append(book: Ledger, lease: Lease | None, candidate: Candidate, draft: Draft) -> None:
-    """Appends what a training came to; for an attempt only while it holds the lease, with its fence."""
+def _append(book: Ledger, settings: Settings, lease: Lease | None, candidate: Candidate, draft: Draft) -> None:
+    """Appends what a training came to, and shows it in MLflow; for an attempt only while it holds the lease, with its
+    fence."""
     if lease is not None:
         tried = [asdict(each) for each in candidate.tried]
         draft = replace(draft, payload={**draft.payload, FENCE: lease.fence, "tried": tried})
-    append_when(book, draft.model, lambda _: draft)
+    state, _ = append_when(book, draft.model, lambda _: draft)
+    show(state, settings=settings)
 
 
 def _recorded(
