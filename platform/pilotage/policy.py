@@ -6,6 +6,7 @@ Parts of a ``ModelSpec`` that say nothing about how the model is made. Only decl
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import polars as pl
@@ -26,7 +27,7 @@ class CanaryStep(Declaration):
     """Answers of the canary."""
     outcomes: Annotated[int, Bounded(ge=0)] = 0
     """Labelled answers of the canary."""
-    at_most: timedelta
+    at_most: Annotated[timedelta, Bounded(gt=timedelta(0))]
     """Longest time of the step; what then happens is ``Rollout.when_time_is_up``."""
 
 
@@ -35,7 +36,7 @@ class ShadowStage(Declaration):
 
     predictions: Annotated[int, Bounded(ge=1)]
     outcomes: Annotated[int, Bounded(ge=0)] = 0
-    at_most: timedelta
+    at_most: Annotated[timedelta, Bounded(gt=timedelta(0))]
 
 
 GuardrailMetric = Literal[
@@ -88,6 +89,16 @@ class Rollout(Declaration):
     """Who may approve; empty means anybody but the one who trained it."""
     alias_edits: Literal["adopt", "revert"] = "revert"
     """What happens to an alias that somebody changed in MLflow by hand."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        shares = [step.share for step in self.canary]
+        if any(later <= earlier for earlier, later in pairwise(shares)):
+            told = ", ".join(f"{share:g}" for share in shares)
+            raise DeclarationProblem(
+                f"the shares of the canary do not rise: {told}", fix="Give each step a larger one."
+            )
+        return self
 
 
 class Serving(Declaration):

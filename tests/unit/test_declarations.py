@@ -12,6 +12,7 @@ from assets.models import load_models
 from assets.models.flight_delay import MODEL as FLIGHT_DELAY
 from assets.models.loan_approval import MODEL as LOAN_APPROVAL
 from pilotage.errors import DeclarationError
+from pilotage.policy import CanaryStep, Rollout, ShadowStage
 from pilotage.spec import CostMatrix, Feature, Label, Latest, ModelSpec, RequestField, Window
 
 
@@ -113,3 +114,21 @@ def test_a_cost_matrix_that_rewards_wrong_decisions_is_refused() -> None:
 def test_a_declaration_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         FLIGHT_DELAY.owner = "team:other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: CanaryStep(share=0.1, predictions=1, at_most=timedelta(0)), "at_most"),
+        (lambda: ShadowStage(predictions=1, at_most=timedelta(days=-1)), "at_most"),
+        (
+            lambda: Rollout(
+                canary=tuple(CanaryStep(share=part, predictions=1, at_most=timedelta(days=1)) for part in (0.25, 0.05))
+            ),
+            "do not rise: 0.25, 0.05",
+        ),
+    ],
+)
+def test_a_rollout_goes_forward(build: Any, said: str) -> None:
+    with pytest.raises(DeclarationError, match=said):
+        build()

@@ -105,6 +105,9 @@ def _champion(release: Release, state: ModelState | None) -> dict[str, Any]:
         "since": _iso(release.promoted_at),
         "promoted_by": release.actor,
         "why": release.why,
+        "approved_by": [
+            {"by": each.actor, "at": _iso(each.at), "why": each.why} for each in (version.approvals if version else ())
+        ],
         "trained_at": _iso(release.trained_at),
         "trained_because": version.cause if version else None,
         "data": {key: value for key, value in facts.items() if key != "metrics"},
@@ -142,6 +145,8 @@ def _panel(model: dict[str, Any]) -> RenderableType:
     else:
         grid.add_row("in production", Text(f"version {champion['version']}", style="bold green"))
         grid.add_row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
+        for each in champion["approved_by"]:
+            grid.add_row("approved", f"{_local(each['at'])} by {each['by']}: {each['why']}")
         because = f" ({champion['trained_because']})" if champion["trained_because"] else ""
         grid.add_row("trained", f"{_local(champion['trained_at'])}{because}, on {data_words(champion['data'])}")
         if champion["metrics"]:

@@ -77,10 +77,10 @@ class Report:
     @property
     def message(self) -> str:
         """The report in words."""
-        if self.mean is None or self.champion_mean is None or self.effect is None:
-            return f"Version {self.version} against {self.champion}: nothing to compare yet."
         if self.split is not None and not self.split.sound:
             return self.split.message
+        if self.mean is None or self.champion_mean is None or self.effect is None:
+            return f"Version {self.version} against {self.champion}: nothing to compare yet."
         judged = f"is {self.verdict} than" if self.verdict != "undecided so far" else "is undecided so far against"
         return (
             f"Version {self.version} {judged} {self.champion} in {self.metric.replace('_', ' ')}: {self.effect:+.4g}"

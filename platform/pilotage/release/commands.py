@@ -225,14 +225,21 @@ def rollback(
     return decide(model, make, settings=settings, ledger=ledger, seen=seen)
 
 
-def kill(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledger | None = None) -> ModelState:
-    """Lets no version of a model answer, until ``resume``. Holds whatever others decide meanwhile."""
+def kill(
+    model: str, *, settings: Settings, actor: str, why: str, ledger: Ledger | None = None, seen: int | None = None
+) -> ModelState:
+    """Lets no version of a model answer, until ``resume``. Holds whatever others decide meanwhile, unless it is about
+    what was ``seen``.
+
+    Raises:
+        LedgerConflict: Somebody else decided about this model since what was seen.
+    """
 
     def make(state: ModelState) -> Draft | None:
         return None if state.killed else drafted(model, "killed", None, actor, why, {})
 
     signed(actor, why)
-    return decide(model, make, settings=settings, ledger=ledger, insist=True)
+    return decide(model, make, settings=settings, ledger=ledger, seen=seen, insist=seen is None)
 
 
 def resume(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledger | None = None) -> ModelState:

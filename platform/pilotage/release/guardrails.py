@@ -119,18 +119,26 @@ def judge(spec: ModelSpec, evidence: Evidence) -> tuple[GuardrailVerdict, ...]:
 
 
 def split(evidence: Evidence) -> Split | None:
-    """Whether entities were drawn with the share of the step under way; ``None`` for a shadow."""
+    """Whether entities were drawn with the shares of the steps; ``None`` for a shadow.
+
+    Every step that is compared counts: of one that was not fair, else of the one under way.
+    """
     if evidence.stage.kind == "shadow":
         return None
+    draws = [_split(evidence, stage) for stage in evidence.stages if stage.kind == "canary"]
+    return next((draw for draw in draws if not draw.sound), draws[-1])
+
+
+def _split(evidence: Evidence, stage: Stage) -> Split:
     logs, ours, total, expected = 0.0, 0, 0, 0.0
-    for (share,), rows in observations(evidence, evidence.stage).group_by("share", maintain_order=True):
+    for (share,), rows in observations(evidence, stage).group_by("share", maintain_order=True):
         challenger = int(rows["challenger"].sum())
         logs += log_split_evidence(challenger, rows.height - challenger, float(share))
         ours, total, expected = ours + challenger, total + rows.height, expected + float(share) * rows.height
     return Split(
         challenger=ours,
         champion=total - ours,
-        expected=expected / total if total else evidence.stage.share or 0.0,
+        expected=expected / total if total else stage.share or 0.0,
         e_value=told(logs),
         sound=logs < -math.log(SPLIT_ALPHA),
     )

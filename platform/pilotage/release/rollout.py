@@ -58,7 +58,7 @@ def assess(spec: ModelSpec, state: ModelState, evidence: Evidence, now: datetime
         version=evidence.version,
         why=why,
         step=step,
-        payload=_payload(spec, evidence, verdicts, draw, wanted, seen),
+        payload=_payload(spec, evidence, verdicts, draw, wanted, seen, state.paused(evidence.stage.since, now)),
     )
 
 
@@ -96,7 +96,8 @@ def _decide(
     fine = f"{seen.predictions:,} answers, {seen.outcomes:,} with their outcome; no guardrail is breached."
     if missing is None:
         return _onward(spec, state, evidence, fine)
-    if now - evidence.stage.since < wanted.at_most:
+    # While the model is killed nobody answers, so that time is none of the stage.
+    if now - evidence.stage.since - state.paused(evidence.stage.since, now) < wanted.at_most:
         return "hold", f"Waits for {missing}. {fine}", None
     late = f"The stage has lasted its longest ({_told(wanted.at_most)}), and waits for {missing}."
     if spec.rollout.when_time_is_up == "advance":
@@ -144,6 +145,7 @@ def _payload(
     draw: Split | None,
     wanted: ShadowStage | CanaryStep | None,
     seen: _Seen,
+    paused: timedelta,
 ) -> dict[str, Any]:
     stage = evidence.stage
     return {
@@ -158,7 +160,7 @@ def _payload(
             "predictions": seen.predictions,
             "outcomes": seen.outcomes,
             "waits_for": {"predictions": wanted.predictions, "outcomes": wanted.outcomes} if wanted else None,
-            "until": (stage.since + wanted.at_most).isoformat() if wanted else None,
+            "until": (stage.since + wanted.at_most + paused).isoformat() if wanted else None,
         },
         "guardrails": payload(verdicts),
         "draw": asdict(draw) if draw is not None else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from pilotage.release.retraining.records import RetrainingState
@@ -194,6 +194,8 @@ class ModelState:
     challenger: Challenger | None = None
     killed: Killed | None = None
     """Why no version answers; ``None`` if they may."""
+    pauses: tuple[tuple[datetime, datetime], ...] = ()
+    """From when to when it was killed, of kills that are over; oldest first."""
     watch: Watch | None = None
     """The champion before, while it is compared with the champion."""
     retraining: RetrainingState = field(default_factory=RetrainingState)
@@ -231,6 +233,16 @@ class ModelState:
         others = [each.version for each in self.shadows]
         others += [each.version for each in (self.champion, self.challenger) if each is not None]
         return newest if newest is not None and newest.version > max(others, default=0) else None
+
+    def paused(self, since: datetime, until: datetime) -> timedelta:
+        """How long it was killed between two moments, in kills that are over."""
+        spans = ((max(since, begin), min(until, end)) for begin, end in self.pauses)
+        return sum((end - begin for begin, end in spans if end > begin), timedelta(0))
+
+    @property
+    def resumed_at(self) -> datetime | None:
+        """When it was last allowed to answer again; ``None`` if it never was killed, or still is for the first time."""
+        return self.pauses[-1][1] if self.pauses else None
 
     def evidence_since(self, version: int) -> datetime:
         """From when on predictions say something about a version's stage: since it and the champion are where they are.

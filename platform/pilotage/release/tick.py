@@ -47,7 +47,7 @@ def to_do(spec: ModelSpec, state: ModelState) -> str | None:
         return None
     if (version := state.under_way) is not None:
         return f"version {version.version} is in {version.stage}"
-    if spec.rollout.automatic and (version := state.waiting) is not None:
+    if spec.rollout.automatic and state.challenger is None and (version := state.waiting) is not None:
         return f"version {version.version} is to begin its rollout"
     return None
 

@@ -242,7 +242,8 @@ def _of_the_model(state: ModelState, event: Event) -> ModelState:
             killed = Killed(why=event.cause, actor=event.actor, at=event.at, sequence=event.sequence)
             return replace(state, killed=killed)
         case "resumed":
-            return replace(state, killed=None)
+            pause = (state.killed.at, event.at) if state.killed else (event.at, event.at)
+            return replace(state, killed=None, pauses=(*state.pauses, pause))
     return state
 
 

@@ -120,14 +120,20 @@ def start_ab(
     spec: ModelSpec | None = None,
     ledger: Ledger | None = None,
 ) -> ModelState:
-    """Begins an A/B test of a version against the champion. Arguments and errors as in ``canary``."""
+    """Begins an A/B test of a version against the champion, or gives the one that runs another share.
+
+    Arguments and errors as in ``canary``.
+    """
     verifier = Verifier()
     salt = secrets.token_hex(8)
 
     def make(state: ModelState) -> Draft | None:
         if state.ab_test and (state.ab_test.version, state.ab_test.share) == (version, share):
             return None
-        payload = {"share": float(share), "salt": salt, **rule_for(state, version, spec).payload()}
+        # Who was drawn stays drawn as far as the share allows: the lot of an entity is its own, only the line moves.
+        goes_on = state.ab_test is not None and state.ab_test.version == version
+        drawn_by = state.ab_test.salt if goes_on and state.ab_test else salt
+        payload = {"share": float(share), "salt": drawn_by, **rule_for(state, version, spec).payload()}
         draft = drafted(model, "ab_started", version, actor, why, payload)
         return checked(state, draft, verifier, "get traffic")
 

@@ -73,6 +73,22 @@ def test_a_lot_that_was_not_fair_gives_no_verdict() -> None:
     assert "lot is not fair" in report.message
 
 
+def test_a_lot_that_was_not_fair_is_told_even_if_one_of_the_two_was_never_drawn() -> None:
+    report = weighed([row(number) for number in range(2000)])
+    assert (report.mean, "lot is not fair" in report.message) == (None, True)
+
+
+def test_a_lot_that_was_not_fair_stays_so_when_the_share_is_changed() -> None:
+    unfair = [each for n, each in enumerate(costly(4000, wrong=0.9)) if n % 2 or n % 8 == 0]
+    later = Stage(kind="canary", sequence=11, since=START + timedelta(hours=2), share=0.4, salt="other")
+    fair = [
+        {**(canary if n % 5 < 2 else row)(9000 + n, drawn_by=11), "label": True, "decision": True} for n in range(50)
+    ]
+    report = weigh(SPEC, evidence([*unfair, *fair], stages=(HALF, later), planned=1), TRIAL)
+    assert report.verdict == "undecided so far"
+    assert "50.00% should be" in report.message
+
+
 def test_more_looks_never_turn_equal_versions_into_a_winner_more_often_than_alpha() -> None:
     wrong = 0
     for seed in range(40):

@@ -17,6 +17,7 @@ from pilotage.release.events import Draft, Event
 from pilotage.release.feed import plan_of
 from pilotage.release.promote import promote as promoted_release
 from pilotage.release.state import ApprovalRule, ModelState
+from pilotage.release.tick import to_do
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.testing.bundles import make_bundle, tiny_spec
@@ -121,6 +122,22 @@ def test_one_version_after_the_other_gets_a_share(desk: Desk) -> None:
     for command in (commands.canary, commands.start_ab):
         with pytest.raises(NotReleasable, match="version 2 has a share already"):
             desk.do(command, 3, 0.1)
+
+
+def test_another_share_of_an_ab_test_draws_nobody_anew(desk: Desk) -> None:
+    desk.do(commands.promote, 1)
+    first = desk.do(commands.start_ab, 2, 0.2).ab_test
+    wider = desk.do(commands.start_ab, 2, 0.4).ab_test
+    assert (wider.salt, wider.share) == (first.salt, 0.4)
+    desk.do(commands.end_ab)
+    assert desk.do(commands.start_ab, 2, 0.4).ab_test.salt != first.salt
+
+
+def test_a_candidate_waits_for_an_ab_test_without_being_looked_at(desk: Desk) -> None:
+    automatic = tiny_spec("m", rollout=Rollout(automatic=True))
+    desk.do(commands.promote, 1)
+    assert to_do(automatic, desk.do(commands.start_ab, 2)) is None
+    assert to_do(automatic, desk.do(commands.end_ab)) == "version 4 is to begin its rollout"
 
 
 def test_an_ab_test_ends_with_all_traffic_at_the_champion(desk: Desk) -> None:

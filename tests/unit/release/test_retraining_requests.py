@@ -220,7 +220,7 @@ def test_an_attempt_without_a_candidate_finishes_with_what_it_found(desk: Desk) 
 
 def test_a_withdrawn_request_leaves_its_attempt_without_a_lease(desk: Desk) -> None:
     by = {"settings": desk.settings, "ledger": desk.ledger, "actor": "ada", "why": "wrong day"}
-    with pytest.raises(NotReleasable, match="request 0 is not open"):
+    with pytest.raises(NotReleasable, match="No request to retrain m is open"):
         withdraw("m", **by)
     desk.asks()
     fence = desk.begins("run-1")

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from pilotage.data.lake import Lake
+from pilotage.errors import LedgerConflict
 from pilotage.features.state import microseconds
 from pilotage.policy import Limit, Retraining, Watch
 from pilotage.release import commands
 from pilotage.release.events import Draft
 from pilotage.release.feed import plan_of
-from pilotage.release.retraining.watch import Looked, look, to_do
+from pilotage.release.retraining.watch import Looked, look, to_do, versus_limit
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold
 from pilotage.settings import Settings
@@ -57,14 +58,26 @@ class World:
         by = {"settings": self.settings, "ledger": self.ledger, "actor": "ada", "why": "so"}
         return command("tiny", *arguments, spec=self.spec, **by)
 
+    def do_plainly(self, command: Any) -> Any:
+        return command("tiny", settings=self.settings, ledger=self.ledger, actor="ada", why="so")
+
     def answers(
-        self, n: int, *, off: float = 0.0, before: float = 0.0, seed: int = 1, apart: timedelta | None = None
+        self,
+        n: int,
+        *,
+        off: float = 0.0,
+        before: float = 0.0,
+        seed: int = 1,
+        apart: timedelta | None = None,
+        since: datetime = START,
+        first: int = 0,
     ) -> None:
-        """Labelled answers, one a second; the champion's probabilities are off by some, and those of the version before
-        by others. ``apart``: of a history that is replayed, whose prediction moments are so far from each other."""
+        """Labelled answers from a moment on, one a second; the champion's probabilities are off by some, and those of
+        the version before by others. ``apart``: of a history that is replayed, whose prediction moments are so far from
+        each other."""
         random, records = np.random.default_rng(seed), list[Any]()
-        for number in range(n):
-            truth, at = float(random.beta(2, 6)), microseconds(START + timedelta(seconds=number))
+        for number in range(first, first + n):
+            truth, at = float(random.beta(2, 6)), microseconds(since + timedelta(seconds=number - first))
             label = bool(random.random() < truth)
             wrong = [float(np.clip(truth + (gap if not label else -gap), 0.01, 0.99)) for gap in (off, before)]
             records += [
@@ -80,7 +93,7 @@ class World:
                 shadow(number, at=at, version=1, probability=wrong[1], decision=wrong[1] > 0.4),
                 outcome(number, label=label, received_at=at + 1),
             ]
-        write_segment(self.settings.prediction_log, records)
+        write_segment(self.settings.prediction_log, records, number=first + 1)
 
     def look(self, *, after: timedelta = timedelta(days=1)) -> Looked:
         self.clock.now = START + after
@@ -204,3 +217,52 @@ def test_equal_champions_are_hardly_ever_taken_back_however_often_one_looks(tmp_
                 records = []
                 taken += world.look(after=timedelta(hours=number)).did == "rolled_back"
     assert taken <= 1
+
+
+def test_time_in_which_the_model_was_killed_is_none_of_the_watch(world: World) -> None:
+    world.do_plainly(commands.kill)
+    world.clock.now = START + WEEKS
+    world.do_plainly(commands.resume)
+    assert world.look(after=WEEKS + timedelta(days=1)).did == "held"
+    assert world.look(after=2 * WEEKS + timedelta(days=1)).did == "ended"
+
+
+def test_a_watch_that_saw_nothing_says_so(world: World) -> None:
+    looked = world.look(after=WEEKS + timedelta(days=1))
+    assert looked.did == "ended"
+    said = world.ledger.events()[-1].cause
+    assert said.startswith("Not found to be worse than version 1: ")
+    assert "nothing to compare yet" in said
+
+
+ONLY_LIMITED = SPEC.model_copy(update={"retraining": Retraining(watch=None, limit=Limit(metric="brier", at=0.25))})
+
+
+def test_what_was_before_a_resume_is_not_held_against_a_champion_and_a_second_kill_calls_again(tmp_path: Path) -> None:
+    world = World(tmp_path, ONLY_LIMITED)
+    world.answers(600, off=0.6)
+    assert world.look(after=timedelta(hours=2)).did == "killed"
+    world.clock.now = START + timedelta(hours=3)
+    world.do_plainly(commands.resume)
+    assert world.look(after=timedelta(hours=4)).did == "held"
+    world.answers(600, off=0.6, since=START + timedelta(hours=5), first=1000)
+    assert world.look(after=timedelta(hours=8)).did == "killed"
+    assert [call.about for call in world.state.retraining.calls] == ["limit", "limit"]
+
+
+def test_a_champion_that_a_person_changed_meanwhile_is_not_killed_for_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, ONLY_LIMITED)
+    world.answers(600, off=0.6)
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        world.do(commands.rollback, 1)
+        return versus_limit(*arguments, **options)
+
+    monkeypatch.setattr("pilotage.release.retraining.watch.versus_limit", meanwhile)
+    with pytest.raises(LedgerConflict):
+        world.look()
+    assert world.state.killed is None
+    assert world.state.champion is not None
+    assert world.state.champion.version == 1

@@ -187,6 +187,27 @@ def test_when_time_is_up_happens_what_the_spec_says(policy: str, kind: str) -> N
     assert decided(evidence(traffic(100)), at=START + WEEK - timedelta(seconds=1)).why.startswith("Waits for")
 
 
+@pytest.mark.parametrize("policy", ["advance", "reject"])
+def test_time_in_which_the_model_was_killed_is_none_of_the_stage(policy: str) -> None:
+    killed = replace(state(share(0, 0.25)), pauses=((START + timedelta(days=1), START + timedelta(days=9)),))
+    waits = decided(evidence(traffic(1)), at=START + timedelta(days=9), of=killed, when_time_is_up=policy)
+    assert waits.kind == "hold"
+    assert waits.why.startswith("Waits for")
+    assert waits.payload["stage"]["until"] == (START + timedelta(days=15)).isoformat()
+    up = decided(evidence(traffic(1)), at=START + timedelta(days=15), of=killed, when_time_is_up=policy)
+    assert up.why.startswith("The stage has lasted its longest")
+
+
+def test_the_ledger_says_how_long_a_model_was_killed() -> None:
+    kill, resume = ("killed", None, {}), ("resumed", None, {})
+    stood = state(kill, resume, kill, resume, kill)
+    minute, begin = timedelta(minutes=1), START - timedelta(minutes=10)
+    assert stood.pauses == ((begin + 3 * minute, begin + 4 * minute), (begin + 5 * minute, begin + 6 * minute))
+    assert stood.paused(begin, START) == 2 * minute
+    assert stood.paused(begin + 5.5 * minute, START) == minute / 2
+    assert (state().resumed_at, stood.resumed_at) == (None, begin + 6 * minute)
+
+
 def test_a_shadow_whose_time_is_up_is_rejected_if_the_spec_says_so() -> None:
     about, at = watched(10), START + WEEK
     assert decided(about, at=at, of=state(SHADOWED), when_time_is_up="reject").kind == "reject"

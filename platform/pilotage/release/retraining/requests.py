@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from pilotage.errors import NotReleasable
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
@@ -76,8 +78,12 @@ def withdraw(model: str, *, settings: Settings, actor: str, why: str, ledger: Le
     signed(actor, why)
 
     def make(state: ModelState) -> Draft | None:
-        number = state.retraining.open.number if state.retraining.open else 0
-        return Draft(model=model, kind="retrain_withdrawn", actor=actor, cause=why, payload={"request": number})
+        if (open_one := state.retraining.open) is None:
+            raise NotReleasable(
+                f"No request to retrain {model} is open.", fix=f"pilotage status {model} shows what is.", model=model
+            )
+        payload = {"request": open_one.number}
+        return Draft(model=model, kind="retrain_withdrawn", actor=actor, cause=why, payload=payload)
 
     with opened(settings, ledger) as book:
         state, _ = append_when(book, model, make)
@@ -93,8 +99,12 @@ def call_a_person(
     why: str,
     evidence: Mapping[str, Any],
     ledger: Ledger | None = None,
+    since: datetime | None = None,
 ) -> bool:
-    """Records that somebody has to look, once until a version helps. Whether it was recorded now."""
+    """Records that somebody has to look, once until a version helps. Whether it was recorded now.
+
+    Calls from before ``since`` do not count: somebody came.
+    """
     draft = Draft(
         model=model,
         kind="person_called",
@@ -104,7 +114,8 @@ def call_a_person(
     )
 
     def make(state: ModelState) -> Draft | None:
-        return None if any(call.about == about for call in state.retraining.calls) else draft
+        calls = [call for call in state.retraining.calls if since is None or call.at >= since]
+        return None if any(call.about == about for call in calls) else draft
 
     with opened(settings, ledger) as book:
         _, event = append_when(book, model, make)

@@ -136,11 +136,12 @@ def look(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
             return Looked(model=spec.name, did="nothing", why="There is nothing to compare.", state=state)
         answers = answers_since(spec.name, champion.promoted_at, settings, lake)
         against = versus_previous(spec, state, answers, settings, lake)
-        limit = versus_limit(spec, champion, answers)
+        limit = versus_limit(spec, champion, answers, since=state.resumed_at)
         tests = [*against, *([limit] if limit else [])]
         evidence = {"champion": champion.version, "tests": [test.payload() for test in tests]}
         over = state.watch is not None and (
-            now >= state.watch.until or _span(answers) >= state.watch.until - state.watch.since
+            now - state.paused(state.watch.since, now) >= state.watch.until
+            or _span(answers) >= state.watch.until - state.watch.since
         )
         return _act(spec, state, against, limit, evidence, settings=settings, book=book, over=over)
 
@@ -172,8 +173,9 @@ def _act(
             call_a_person(model, "rollback", why=reason, evidence=evidence, **by)
     if limit is not None and limit.refuted:
         why = f"{reason}Above its limit, and no better version is there. {limit.message}"
-        after = commands.kill(model, why=why, **by)
-        call_a_person(model, "limit", why=f"The fallback answers for {model}. {why}", evidence=evidence, **by)
+        after = commands.kill(model, why=why, seen=state.sequence, **by)
+        told = f"The fallback answers for {model}. {why}"
+        call_a_person(model, "limit", why=told, evidence=evidence, since=state.resumed_at, **by)
         return Looked(model=model, did="killed", why=why, state=after, evidence=evidence)
     told_so_far = reason or " ".join(test.message for test in against) or (limit.message if limit else "")
     if watch is not None and over:
@@ -182,7 +184,7 @@ def _act(
             "watch_ended",
             watch.version,
             ACTOR,
-            f"No worse than version {watch.version}.",
+            f"Not found to be worse than version {watch.version}: {told_so_far}",
             {"evidence": evidence},
         )
         after = decide(model, lambda _: draft, settings=settings, ledger=book, seen=state.sequence)
@@ -223,12 +225,23 @@ def versus_previous(
     return tests
 
 
-def versus_limit(spec: ModelSpec, champion: Release, answers: pl.DataFrame) -> Bet | None:
-    """The champion's own labelled answers against the limit that the spec sets."""
+def versus_limit(
+    spec: ModelSpec, champion: Release, answers: pl.DataFrame, *, since: datetime | None = None
+) -> Bet | None:
+    """The champion's own labelled answers against the limit that the spec sets.
+
+    Args:
+        spec: The model.
+        champion: The version in production.
+        answers: All, as ``answers_since`` gives them.
+        since: When the model was last resumed: whoever did that knows what was before.
+    """
     limit: Limit | None = spec.retraining.limit
     if limit is None:
         return None
     own = (pl.col("version") == champion.version) & (pl.col("answered_by") == "model")
+    if since is not None:
+        own &= pl.col("at") >= since
     rows = first_answers(answers.filter(own)).with_columns(loss(limit.metric, cost=spec.kpi.cost, limit_ms=1.0))
     blocks: list[list[Game]] = []
     for block in _blocks(rows.drop_nulls("loss"), at_most=YEAR):
