@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from pilotage.errors import InvalidRequest, ModelNotReady, StateUnavailable
 from pilotage.policy import Serving
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.bundle import Bundle
@@ -44,6 +45,18 @@ class Loaded:
     @property
     def key(self) -> Key:
         return self.predictor.version, self.predictor.bundle.sha256
+
+    def failed(self, error: Exception) -> bool:
+        """Counts a failure if it is the version's own, and says whether it is.
+
+        A request that its contract refuses is not, nor is history that is missing: without it no version can answer.
+        """
+        own = not isinstance(error, (InvalidRequest, StateUnavailable, ModelNotReady))
+        if own:
+            self.breaker.failed()
+        else:
+            self.breaker.untried()
+        return own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

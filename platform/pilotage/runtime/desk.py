@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from pilotage.errors import ModelNotReady, StateUnavailable
 from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import AnswersCache
 from pilotage.runtime.board import Board, Loaded
@@ -170,8 +169,3 @@ class Desk:
             turn=turn,
             by=turn.loaded if turn else next(iter(board.loaded().values()), None),
         )
-
-    @staticmethod
-    def is_about_state(error: Exception) -> bool:
-        """Whether a failure says nothing of the version: without history, no version can answer."""
-        return isinstance(error, (StateUnavailable, ModelNotReady))

@@ -214,11 +214,14 @@ class Responder:
             scores = score(loaded, requests)
         except Exception as error:
             # Each is asked alone, and whose failure it is counts then.
+            loaded.breaker.untried()
             who = f"{loaded.predictor.bundle.model} version {loaded.version}"
             self._report(f"{who} failed for {len(requests)} requests at once: {error}")
             return [None] * len(requests)
         if scores.places if isinstance(scores, ScoredRows) else any(isinstance(each, Scored) for each in scores):
             loaded.breaker.succeeded()
+        else:
+            loaded.breaker.untried()
         return scores
 
     @staticmethod
@@ -259,9 +262,9 @@ class Responder:
         Raises:
             InvalidRequest: The request breaks the contract.
         """
+        reasons = [self._failed(turn.loaded, turn.stage, error)]
         if isinstance(error, InvalidRequest) and turn.stage != "canary":
             raise error
-        reasons = [self._failed(turn.loaded, turn.stage, error)]
         others: tuple[tuple[Loaded | None, Stage], ...] = (
             (board.champion, "champion"),
             (board.previous, "previous_champion"),
@@ -274,13 +277,11 @@ class Responder:
                 continue
             try:
                 scored, prepared_ns = desk.score(other, asked.request, board.state)
-            except InvalidRequest as invalid:
-                if stage == "champion" or isinstance(error, InvalidRequest):
-                    # The champion's contract is what clients go by, not the one of a version on trial or of before.
-                    raise
-                reasons.append(self._failed(other, stage, invalid))
             except Exception as another:
                 reasons.append(self._failed(other, stage, another))
+                if isinstance(another, InvalidRequest) and (stage == "champion" or isinstance(error, InvalidRequest)):
+                    # The champion's contract is what clients go by, not the one of a version on trial or of before.
+                    raise
             else:
                 other.breaker.succeeded()
                 return desk.draft(
@@ -304,10 +305,10 @@ class Responder:
         who = f"{stage.replace('_', ' ')} version {loaded.version}"
         if error is None:
             return f"{who} is not asked for a while, since it failed repeatedly"
+        its_own = loaded.failed(error)
         if isinstance(error, InvalidRequest):
             return f"{who} does not take this request: {error.message}"[:_LONGEST_REASON]
-        if not Desk.is_about_state(error):
-            loaded.breaker.failed()
+        if its_own:
             self._report(f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}")
         return f"{who} failed: {told(error)}"[:_LONGEST_REASON]
 
