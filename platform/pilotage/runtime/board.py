@@ -6,7 +6,7 @@ follower puts another in their place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -93,8 +93,24 @@ class Board:
 
     def loaded(self) -> dict[Key, Loaded]:
         """Every version that it holds on to."""
-        canary = self.canary.loaded if self.canary else None
-        return {each.key: each for each in (self.champion, self.previous, canary, *self.shadows, *self.idle) if each}
+        return {each.key: each for _, each in self._places()}
+
+    def roles(self) -> dict[Key, str]:
+        """What each of them does; of several roles, the most important one."""
+        return {each.key: role for role, each in reversed(self._places())}
+
+    def _places(self) -> list[tuple[str, Loaded]]:
+        """Roles with their versions, the most important first."""
+        single = (
+            ("champion", self.champion),
+            ("previous_champion", self.previous),
+            ("canary", self.canary.loaded if self.canary else None),
+        )
+        several = (("shadow", self.shadows), ("idle", self.idle))
+        return [
+            *((role, each) for role, each in single if each is not None),
+            *((role, each) for role, some in several for each in some),
+        ]
 
 
 class Admission(Protocol):
@@ -132,7 +148,8 @@ def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, ad
 
 
 def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: OnlineState) -> Board:
-    """Puts what is loaded in its places.
+    """Puts what is loaded in its places. A version that gets another role begins with a breaker of its own: what it
+    failed at as a shadow is not held against the canary.
 
     Args:
         plan: What is asked for.
@@ -143,7 +160,16 @@ def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: O
     Raises:
         DeclarationError: The canary's segment can't be read.
     """
+    board = _placed(plan, known, before, state)
+    was = before.roles() if before is not None else {}
+    moved = {key for key, role in board.roles().items() if was.get(key, role) != role}
+    if not moved:
+        return board
+    fresh = {key: replace(each, breaker=each.breaker.anew()) if key in moved else each for key, each in known.items()}
+    return _placed(plan, fresh, before, state)
 
+
+def _placed(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: OnlineState) -> Board:
     if plan.killed is not None:
         # What is loaded stays, so that resuming takes no time; but nobody finds a version to ask.
         return Board(

@@ -26,6 +26,10 @@ class Breaker:
         self._trying = False
         """Whether a trial was let through that was not reported; of no meaning while it is closed."""
 
+    def anew(self) -> Breaker:
+        """A closed one of the same kind."""
+        return Breaker(after=self._after, pause_s=self._pause_s, clock=self._clock)
+
     @property
     def open(self) -> bool:
         """Whether it keeps requests away; a trial may be due."""
