@@ -76,7 +76,10 @@ def rule_of(spec: ModelSpec, board: Board, request: Mapping[str, Any]) -> Ruled:
 
 
 def told(error: Exception) -> str:
-    """What a client may know of a failure: our own words, and of anything else not even the message."""
+    """What may be written of a failure: our own words without a value that was sent, and of anything else not even the
+    message."""
+    if isinstance(error, InvalidRequest):
+        return error.without_value
     return error.message if isinstance(error, PilotageError) else type(error).__name__
 
 

@@ -307,7 +307,7 @@ class Responder:
             return f"{who} is not asked for a while, since it failed repeatedly"
         its_own = loaded.failed(error)
         if isinstance(error, InvalidRequest):
-            return f"{who} does not take this request: {error.message}"[:_LONGEST_REASON]
+            return f"{who} does not take this request: {told(error)}"[:_LONGEST_REASON]
         if its_own:
             self._report(f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}")
         return f"{who} failed: {told(error)}"[:_LONGEST_REASON]
