@@ -133,9 +133,9 @@ class Desk:
         return drafts, payload
 
     def draft_earlier(
-        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...]
+        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...], *, by: Loaded
     ) -> Drafted:
-        """Writes the answer of before again."""
+        """Writes the answer of before again, which the version gave that takes the request now."""
         return self.scribe.write(
             board,
             asked,
@@ -148,7 +148,7 @@ class Desk:
             reasons=reasons,
             seen=None,
             turn=turn,
-            by=turn.loaded,
+            by=by,
         )
 
     def draft_rule(

@@ -294,9 +294,10 @@ class Responder:
                     reasons=tuple(reasons),
                     prepared_ns=prepared_ns,
                 )
-        if (earlier := _earlier(desk, board, asked)) is not None:
+        if (found := _earlier(desk, board, asked)) is not None:
+            by, earlier = found
             reasons.append(f"this is the answer that the same request got at {earlier.predicted_at:%F %T} UTC")
-            return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons))
+            return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons), by=by)
         ruled = rule_of(desk.spec, board, asked.request)
         return desk.draft_rule(board, asked, turn, ruled, (*reasons, *ruled.reasons))
 
@@ -374,15 +375,15 @@ def _unloaded(desk: Desk, board: Board, asked: Asked) -> Drafted:
     return desk.draft_rule(board, asked, None, ruled, ("no version could be loaded yet", *ruled.reasons))
 
 
-def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:
-    """The answer that the same request got from a version that may still answer."""
-    trusted = {each.version: each for each in (board.champion, board.previous) if each is not None}
-    for each in trusted.values():
+def _earlier(desk: Desk, board: Board, asked: Asked) -> tuple[Loaded, Earlier] | None:
+    """The answer that the same request got from a version that may still answer, and that version."""
+    for each in (board.champion, board.previous):
+        if each is None:
+            continue
         try:
             values = each.predictor.contract.row(asked.request)
         except InvalidRequest:
             continue
-        found = desk.earlier.get(values)
-        if found is not None and found.version in trusted:
-            return found
+        if (found := desk.earlier.get(each.version, values)) is not None:
+            return each, found
     return None

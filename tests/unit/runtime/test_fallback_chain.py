@@ -12,6 +12,7 @@ import pytest
 from pilotage.errors import InvalidRequest, StateUnavailable
 from pilotage.runtime.board import Loaded
 from pilotage.spec import Serving
+from pilotage.testing.bundles import tiny_spec
 from tests.unit.runtime.test_responder import fail
 from tests.unit.runtime.world import ORDER, World, world_of
 
@@ -65,3 +66,23 @@ def test_a_trial_that_says_nothing_of_the_version_is_left_to_the_next_request(
     trial(world)
     assert world.answer("one", amount=9.0).answer.answered_by == "model"
     assert not champion.breaker.open
+
+
+# The answer of before
+
+
+def test_another_request_with_the_same_values_in_other_fields_does_not_get_its_answer(tmp_path: Path) -> None:
+    spec = tiny_spec("one")
+    fields = {each.name: each for each in spec.request}
+    swapped = {"order_id": "courier", "courier": "order_id"}
+    request = tuple(fields[swapped.get(each.name, each.name)] for each in spec.request)
+    world = World(tmp_path, spec.model_copy(update={"request": request}))
+    world.decide("one", champion=world.made("one", 1, spec=spec))
+    sent = {**ORDER, "order_id": "ann", "courier": "bob"}
+    before = world.answer("one", sent).answer
+    world.release("one", 2)
+    for loaded in world.follower.boards["one"].loaded().values():
+        fail(loaded, "prepare")
+    assert world.answer("one", {**sent, "order_id": "bob", "courier": "ann"}).answer.answered_by == "rule"
+    again = world.answer("one", sent).answer
+    assert (again.answered_by, again.version, again.probability) == ("cached_answer", 1, before.probability)
