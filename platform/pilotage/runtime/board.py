@@ -6,7 +6,7 @@ follower puts another in their place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -35,8 +35,7 @@ class Loaded:
     loaded_at: datetime
     personal: frozenset[str]
     """Request fields that identify a person, as the bundle knows."""
-    telling: frozenset[str]
-    """Features that are made of such fields."""
+    _telling: dict[frozenset[str], frozenset[str]] = field(default_factory=dict, repr=False)
 
     @property
     def version(self) -> int:
@@ -45,6 +44,14 @@ class Loaded:
     @property
     def key(self) -> Key:
         return self.predictor.version, self.predictor.bundle.sha256
+
+    def telling(self, personal: frozenset[str]) -> frozenset[str]:
+        """Features that are made of some request fields."""
+        if (known := self._telling.get(personal)) is None:
+            features = self.predictor.bundle.features
+            known = frozenset(each.name for each in features if personal.intersection(each.expr.meta.root_names()))
+            self._telling[personal] = known
+        return known
 
     def failed(self, error: Exception) -> bool:
         """Counts a failure if it is the version's own, and says whether it is.
@@ -85,6 +92,12 @@ class Board:
     idle: tuple[Loaded, ...] = ()
     """Loaded, and without a role: no version has one while the model is killed."""
     state: OnlineState
+    personal: frozenset[str] = field(init=False)
+    """Request fields that identify a person, as any version knows that it holds on to."""
+
+    def __post_init__(self) -> None:
+        personal = frozenset[str]().union(*(each.personal for each in self.loaded().values()))
+        object.__setattr__(self, "personal", personal)
 
     @property
     def killed(self) -> str | None:
@@ -135,15 +148,11 @@ def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, ad
     bundle = admission(folder, sha256=assignment.bundle_sha256)
     predictor = Predictor(bundle, assignment.version)
     predictor.warm()
-    personal = frozenset(field.name for field in bundle.request if field.personal)
     return Loaded(
         predictor=predictor,
         breaker=Breaker(after=policy.break_after, pause_s=policy.break_for.total_seconds()),
         loaded_at=datetime.now(UTC),
-        personal=personal,
-        telling=frozenset(
-            feature.name for feature in bundle.features if personal.intersection(feature.expr.meta.root_names())
-        ),
+        personal=frozenset(each.name for each in bundle.request if each.personal),
     )
 
 

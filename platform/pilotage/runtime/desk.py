@@ -167,5 +167,5 @@ class Desk:
             reasons=reasons,
             seen=ruled.prepared,
             turn=turn,
-            by=turn.loaded if turn else next(iter(board.loaded().values()), None),
+            by=ruled.by,
         )

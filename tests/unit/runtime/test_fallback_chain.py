@@ -7,14 +7,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from pilotage.errors import InvalidRequest, StateUnavailable
 from pilotage.runtime.board import Loaded
-from pilotage.spec import Serving
+from pilotage.runtime.drafts import Drafted
+from pilotage.spec import Feature, ModelSpec, Serving
 from pilotage.testing.bundles import tiny_spec
 from tests.unit.runtime.test_responder import fail
-from tests.unit.runtime.world import ORDER, World, world_of
+from tests.unit.runtime.world import ORDER, World, record_of, world_of
 
 # Trials
 
@@ -66,6 +68,62 @@ def test_a_trial_that_says_nothing_of_the_version_is_left_to_the_next_request(
     trial(world)
     assert world.answer("one", amount=9.0).answer.answered_by == "model"
     assert not champion.breaker.open
+
+
+# Versions that take different requests
+
+
+def strict(spec: ModelSpec) -> ModelSpec:
+    """A version that takes two items at most: not the usual order."""
+    request = tuple(each.model_copy(update={"maximum": 2}) if each.name == "items" else each for each in spec.request)
+    return spec.model_copy(update={"request": request})
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """With a strict canary that gets every request."""
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    canary = world.made("one", 2, "canary", share=1.0, salt="salt", spec=strict(world.specs["one"]))
+    world.decide("one", canary=canary)
+    return world
+
+
+def test_what_only_the_canary_refuses_gets_the_answer_of_before_and_then_the_rule(world: World) -> None:
+    before = world.answer("one").answer
+    assert before.version == 1
+    fail(world.follower.boards["one"].champion, "prepare")
+    again = world.answer("one")
+    assert (again.answer.answered_by, again.answer.probability) == ("cached_answer", before.probability)
+    other = world.answer("one", amount=700.0)
+    assert (other.answer.answered_by, other.answer.probability) == ("rule", 0.6)
+    assert other.answer.reasons[0].startswith("canary version 2 does not take this request: items: ")
+    for drafted, amount in ((again, 640.5), (other, 700.0)):
+        record = record_of(drafted)
+        assert record.request == {**ORDER, "amount": amount}
+        assert (record.routed_version, record.features) == (2, None)
+    many = world.answer_rows("one", [ORDER, {**ORDER, "amount": 700.0}])
+    assert [each.answer.answered_by for each in many.results if isinstance(each, Drafted)] == ["cached_answer", "rule"]
+
+
+def test_the_rule_is_logged_with_the_features_of_the_version_that_it_is_of(tmp_path: Path) -> None:
+    spec = tiny_spec("one")
+    request = tuple(each.model_copy(update={"personal": each.name == "courier"}) for each in spec.request)
+    initial = Feature(name="initial", expr=pl.col("courier").str.head(1), description="Initial")
+    old = spec.model_copy(update={"request": request})
+    new = old.model_copy(update={"features": (*old.features, initial)})
+    world = World(tmp_path, new)
+    world.decide("one", champion=world.made("one", 1, spec=old))
+    world.decide("one", canary=world.made("one", 2, "canary", share=1.0, salt="salt", spec=new))
+    for loaded in world.follower.boards["one"].loaded().values():
+        fail(loaded)
+    drafted = world.answer("one", courier="Charlotte")
+    assert drafted.answer.answered_by == "rule"
+    features = record_of(drafted).features
+    assert features is not None
+    assert "initial" not in features
+    assert features["courier"].startswith("pseudonym:")
+    assert b"Charlotte" not in drafted.payload
 
 
 # The answer of before

@@ -106,3 +106,27 @@ def test_who_sent_a_wrong_value_is_told_which(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=NAME):
         world.answer("one", courier=NAME)
     assert not any(NAME in sentence for sentence in world.said)
+
+
+@pytest.mark.parametrize("number", [1, 3, 30])
+@pytest.mark.parametrize("knows", ["canary", "shadow", "spec"])
+def test_what_is_personal_to_one_version_is_in_no_record_of_another(tmp_path: Path, knows: str, number: int) -> None:
+    initial = Feature(name="initial", expr=pl.col("courier").str.head(1), description="Initial")
+    features = (*tiny_spec().features, initial)
+    plain, aware = personal(features=features), personal("courier", features=features)
+    world = World(tmp_path, aware if knows == "spec" else plain)
+    world.decide("one", champion=world.made("one", 1, spec=plain))
+    if knows == "canary":
+        world.decide("one", canary=world.made("one", 2, "canary", share=0.0, salt="salt", spec=aware))
+    if knows == "shadow":
+        world.decide("one", shadows=(world.made("one", 2, "shadow", spec=aware),))
+    many = world.answer_rows("one", [{**ORDER, "courier": NAME}] * number)
+    single = world.answer("one", courier=NAME)
+    assert single.answer.version == 1
+    for payload in (*many.payloads, single.payload):
+        assert NAME.encode() not in payload
+    record = record_of(single)
+    assert record.features is not None
+    hidden = (record.request["courier"], record.features["courier"], record.features["initial"])
+    assert all(value.startswith("pseudonym:") for value in hidden)
+    assert record.request["order_id"] == "A-7"

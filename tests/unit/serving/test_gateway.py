@@ -340,6 +340,21 @@ def test_outcomes_are_on_the_disk_before_they_are_accepted(service: Hosted) -> N
     assert (outcome.model, outcome.prediction_id, outcome.label) == ("tiny", "p-1", True)
 
 
+def test_an_outcome_names_a_person_as_the_predictions_of_the_version_that_serves_do(tmp_path: Path) -> None:
+    spec = tiny_spec()
+    request = tuple(each.model_copy(update={"personal": each.name == "order_id"}) for each in spec.request)
+    with hosted(tmp_path, spec, release=False) as service:
+        service.release("tiny", spec.model_copy(update={"request": request}), 1)
+        service.core.follower.look()
+        assert service.predict(headers={"x-request-id": "personal"}).status_code == 200
+        [record] = service.predictions("personal")
+        about = {"entity": {"order_id": "A-7"}, "label": True}
+        assert service.post("/tiny/outcomes", json=about).status_code == 202
+        [outcome] = [each for each in service.logged() if getattr(each, "outcome_id", None)]
+        assert outcome.entity == record.entity
+        assert record.entity["order_id"].startswith("pseudonym:")
+
+
 # What can be looked at
 
 
