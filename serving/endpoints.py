@@ -73,7 +73,8 @@ class Predict(Endpoint):
     async def reply(self, exchange: Exchange, body: bytes, logged: Sequence[PredictionRecord] | None) -> Rendered:
         """Answers one request with an id."""
         if logged:
-            [record] = logged
+            # There are more where one came to the disk although its worker had given it up: each answers this request.
+            record = logged[0]
             return json_answer(exchange.core.responder.desks[self.model].scribe.repeat(record, _decoded(body)))
         drafted = await self._predict(exchange, body)
         exchange.core.shadows.offer(drafted)
