@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -72,7 +73,8 @@ class Predict(Endpoint):
     async def reply(self, exchange: Exchange, body: bytes, logged: Sequence[PredictionRecord] | None) -> Rendered:
         """Answers one request with an id."""
         if logged:
-            [record] = logged
+            # There are more where one came to the disk although its worker had given it up: each answers this request.
+            record = logged[0]
             return json_answer(exchange.core.responder.desks[self.model].scribe.repeat(record, _decoded(body)))
         drafted = await self._predict(exchange, body)
         exchange.core.shadows.offer(drafted)
@@ -192,13 +194,14 @@ class Outcomes(Endpoint):
         """Puts the outcomes on the disk, all or none."""
         core = exchange.core
         body = await exchange.body(LARGEST_BATCH)
+        scribe = core.responder.desks[self.model].scribe
         records = outcomes.parse(
             body,
             model=self.model,
             entity=self._entity,
             caller=exchange.caller.id,
             now=datetime.now(UTC),
-            protect=core.responder.desks[self.model].scribe.protect,
+            protect=partial(scribe.protect, board=core.follower.boards.get(self.model)),
         )
         await core.log.submit(*(encode(record) for record in records))
         core.metrics.took_outcomes(self.model, len(records))

@@ -170,6 +170,12 @@ class InvalidRequest(ServingError):
 
     http_status = 422
 
+    @property
+    def without_value(self) -> str:
+        """What is wrong, for others than who sent it: the message may quote a value."""
+        field = self.details.get("field")
+        return f"{field}: {self.fix}" if field else self.message
+
 
 class ModelNotReady(ServingError):
     """No verified champion is loaded."""

@@ -43,7 +43,7 @@ class RowFeatures:
             try:
                 dtype = empty.select(expr.alias(name)).schema[name]
             except PolarsError as error:
-                raise _uncomputable(name, error) from error
+                raise _uncomputable(name, str(error)) from error
             self.schema[name] = _kept_type(name, dtype)
             self.expressions[name] = expr if dtype == self.schema[name] else expr.cast(self.schema[name])
 
@@ -69,7 +69,8 @@ def evaluate(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> pl.Data
     So every frame is shown to it as many rows of plain columns: what training sees is what serving sees.
 
     Raises:
-        DeclarationError: An expression can't be computed from these values.
+        DeclarationError: An expression can't be computed from these values. It does not say from which: Polars' words,
+            which quote values, are those of its cause.
     """
     alone = frame.height == 1
     shown = pl.concat([frame, frame]) if alone else frame
@@ -88,8 +89,10 @@ def _culprit(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr], error: Pol
         try:
             frame.select(expr)
         except PolarsError as failure:
-            return _uncomputable(name, failure)
-    return DeclarationError(f"The features can't be computed together: {error}.", fix="Correct their expressions.")
+            return _uncomputable(name, type(failure).__name__)
+    return DeclarationError(
+        f"The features can't be computed together: {type(error).__name__}.", fix="Correct their expressions."
+    )
 
 
 def feature_schema(spec: ModelSpec) -> dict[str, pl.DataType]:
@@ -140,5 +143,5 @@ def _kept_type(name: str, dtype: pl.DataType) -> pl.DataType:
     )
 
 
-def _uncomputable(name: str, error: PolarsError) -> DeclarationError:
-    return DeclarationError(f"Feature {name} can't be computed: {error}.", fix="Correct its expression.", feature=name)
+def _uncomputable(name: str, why: str) -> DeclarationError:
+    return DeclarationError(f"Feature {name} can't be computed: {why}.", fix="Correct its expression.", feature=name)

@@ -6,11 +6,12 @@ follower puts another in their place.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from pilotage.errors import InvalidRequest, ModelNotReady, StateUnavailable
 from pilotage.policy import Serving
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.bundle import Bundle
@@ -34,8 +35,7 @@ class Loaded:
     loaded_at: datetime
     personal: frozenset[str]
     """Request fields that identify a person, as the bundle knows."""
-    telling: frozenset[str]
-    """Features that are made of such fields."""
+    _telling: dict[frozenset[str], frozenset[str]] = field(default_factory=dict, repr=False)
 
     @property
     def version(self) -> int:
@@ -44,6 +44,26 @@ class Loaded:
     @property
     def key(self) -> Key:
         return self.predictor.version, self.predictor.bundle.sha256
+
+    def telling(self, personal: frozenset[str]) -> frozenset[str]:
+        """Features that are made of some request fields."""
+        if (known := self._telling.get(personal)) is None:
+            features = self.predictor.bundle.features
+            known = frozenset(each.name for each in features if personal.intersection(each.expr.meta.root_names()))
+            self._telling[personal] = known
+        return known
+
+    def failed(self, error: Exception) -> bool:
+        """Counts a failure if it is the version's own, and says whether it is.
+
+        A request that its contract refuses is not, nor is history that is missing: without it no version can answer.
+        """
+        own = not isinstance(error, (InvalidRequest, StateUnavailable, ModelNotReady))
+        if own:
+            self.breaker.failed()
+        else:
+            self.breaker.untried()
+        return own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +92,12 @@ class Board:
     idle: tuple[Loaded, ...] = ()
     """Loaded, and without a role: no version has one while the model is killed."""
     state: OnlineState
+    personal: frozenset[str] = field(init=False)
+    """Request fields that identify a person, as any version knows that it holds on to."""
+
+    def __post_init__(self) -> None:
+        personal = frozenset[str]().union(*(each.personal for each in self.loaded().values()))
+        object.__setattr__(self, "personal", personal)
 
     @property
     def killed(self) -> str | None:
@@ -80,8 +106,24 @@ class Board:
 
     def loaded(self) -> dict[Key, Loaded]:
         """Every version that it holds on to."""
-        canary = self.canary.loaded if self.canary else None
-        return {each.key: each for each in (self.champion, self.previous, canary, *self.shadows, *self.idle) if each}
+        return {each.key: each for _, each in self._places()}
+
+    def roles(self) -> dict[Key, str]:
+        """What each of them does; of several roles, the most important one."""
+        return {each.key: role for role, each in reversed(self._places())}
+
+    def _places(self) -> list[tuple[str, Loaded]]:
+        """Roles with their versions, the most important first."""
+        single = (
+            ("champion", self.champion),
+            ("previous_champion", self.previous),
+            ("canary", self.canary.loaded if self.canary else None),
+        )
+        several = (("shadow", self.shadows), ("idle", self.idle))
+        return [
+            *((role, each) for role, each in single if each is not None),
+            *((role, each) for role, some in several for each in some),
+        ]
 
 
 class Admission(Protocol):
@@ -106,20 +148,17 @@ def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, ad
     bundle = admission(folder, sha256=assignment.bundle_sha256)
     predictor = Predictor(bundle, assignment.version)
     predictor.warm()
-    personal = frozenset(field.name for field in bundle.request if field.personal)
     return Loaded(
         predictor=predictor,
         breaker=Breaker(after=policy.break_after, pause_s=policy.break_for.total_seconds()),
         loaded_at=datetime.now(UTC),
-        personal=personal,
-        telling=frozenset(
-            feature.name for feature in bundle.features if personal.intersection(feature.expr.meta.root_names())
-        ),
+        personal=frozenset(each.name for each in bundle.request if each.personal),
     )
 
 
 def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: OnlineState) -> Board:
-    """Puts what is loaded in its places.
+    """Puts what is loaded in its places. A version that gets another role begins with a breaker of its own: what it
+    failed at as a shadow is not held against the canary.
 
     Args:
         plan: What is asked for.
@@ -130,7 +169,16 @@ def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: O
     Raises:
         DeclarationError: The canary's segment can't be read.
     """
+    board = _placed(plan, known, before, state)
+    was = before.roles() if before is not None else {}
+    moved = {key for key, role in board.roles().items() if was.get(key, role) != role}
+    if not moved:
+        return board
+    fresh = {key: replace(each, breaker=each.breaker.anew()) if key in moved else each for key, each in known.items()}
+    return _placed(plan, fresh, before, state)
 
+
+def _placed(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: OnlineState) -> Board:
     if plan.killed is not None:
         # What is loaded stays, so that resuming takes no time; but nobody finds a version to ask.
         return Board(

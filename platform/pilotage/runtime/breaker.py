@@ -15,7 +15,7 @@ class Breaker:
         clock: Monotonic seconds.
     """
 
-    __slots__ = ("_after", "_clock", "_failures", "_not_before", "_pause_s")
+    __slots__ = ("_after", "_clock", "_failures", "_not_before", "_pause_s", "_trying")
 
     def __init__(self, *, after: int, pause_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._after = after
@@ -23,6 +23,12 @@ class Breaker:
         self._clock = clock
         self._failures = 0
         self._not_before = 0.0
+        self._trying = False
+        """Whether a trial was let through that was not reported; of no meaning while it is closed."""
+
+    def anew(self) -> Breaker:
+        """A closed one of the same kind."""
+        return Breaker(after=self._after, pause_s=self._pause_s, clock=self._clock)
 
     @property
     def open(self) -> bool:
@@ -37,6 +43,7 @@ class Breaker:
         if (now := self._clock()) < self._not_before:
             return False
         self._not_before = now + self._pause_s
+        self._trying = True
         return True
 
     def succeeded(self) -> None:
@@ -48,3 +55,10 @@ class Breaker:
         self._failures += 1
         if self._failures >= self._after:
             self._not_before = self._clock() + self._pause_s
+            self._trying = False
+
+    def untried(self) -> None:
+        """Who was let through found out nothing of the version: if it was the trial, the next one may try."""
+        if self._failures >= self._after and self._trying:
+            self._not_before = self._clock()
+            self._trying = False

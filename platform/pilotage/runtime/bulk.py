@@ -241,7 +241,6 @@ def _why_not(predictor: Predictor, row: Mapping[str, Any]) -> str | None:
     try:
         predictor.contract.row(row)
     except InvalidRequest as error:
-        # Without the value: rows that fail for the same reason are counted together.
-        named = error.details.get("field")
-        return f"{named}: {error.fix}" if named else error.message
+        # Rows that fail for the same reason are counted together.
+        return error.without_value
     return None

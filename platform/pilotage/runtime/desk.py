@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from pilotage.errors import ModelNotReady, StateUnavailable
 from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import AnswersCache
 from pilotage.runtime.board import Board, Loaded
@@ -134,9 +133,9 @@ class Desk:
         return drafts, payload
 
     def draft_earlier(
-        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...]
+        self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...], *, by: Loaded
     ) -> Drafted:
-        """Writes the answer of before again."""
+        """Writes the answer of before again, which the version gave that takes the request now."""
         return self.scribe.write(
             board,
             asked,
@@ -149,7 +148,7 @@ class Desk:
             reasons=reasons,
             seen=None,
             turn=turn,
-            by=turn.loaded,
+            by=by,
         )
 
     def draft_rule(
@@ -168,10 +167,5 @@ class Desk:
             reasons=reasons,
             seen=ruled.prepared,
             turn=turn,
-            by=turn.loaded if turn else next(iter(board.loaded().values()), None),
+            by=ruled.by,
         )
-
-    @staticmethod
-    def is_about_state(error: Exception) -> bool:
-        """Whether a failure says nothing of the version: without history, no version can answer."""
-        return isinstance(error, (StateUnavailable, ModelNotReady))

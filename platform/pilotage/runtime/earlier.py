@@ -44,23 +44,25 @@ class EarlierAnswers:
         """Answers in it."""
         self._known: OrderedDict[Hashable, Earlier] = OrderedDict()
 
-    def get(self, values: Sequence[Any]) -> Earlier | None:
-        """What the same request got last, if it is still known.
+    def get(self, version: int, values: Sequence[Any]) -> Earlier | None:
+        """What the same request got last from a version, if it is still known.
 
         Args:
-            values: The checked values of its fields.
+            version: The version.
+            values: What its contract reads in the fields of the request, in its order.
         """
         known = self._known
         while self._written:
-            version, at, *rows = _unpack(self._written.popleft()[1])
+            by, at, *rows = _unpack(self._written.popleft()[1])
             for each, *said in zip(*rows, strict=True):
-                key = tuple(each)
-                known[key] = Earlier(version, at, *said)
+                # Of another contract's request, the same values may stand in other fields.
+                key = (by, *each)
+                known[key] = Earlier(by, at, *said)
                 known.move_to_end(key)
         self._waiting = 0
         while len(known) > self._size:
             known.popitem(last=False)
-        return known.get(tuple(values))
+        return known.get((version, *values))
 
     def put(self, values: Sequence[Any], answer: Answer) -> None:
         """Remembers a version's answer to a request with such values."""

@@ -28,6 +28,8 @@ class Ruled:
     reasons: tuple[str, ...]
     prepared: Prepared | None
     """The request with its state, where there was a version to prepare it and state to look up."""
+    by: Loaded | None
+    """The version whose rule and contract it went by; ``None`` for the spec's."""
 
 
 def rule_of(spec: ModelSpec, board: Board, request: Mapping[str, Any]) -> Ruled:
@@ -64,6 +66,7 @@ def rule_of(spec: ModelSpec, board: Board, request: Mapping[str, Any]) -> Ruled:
             referred=True,
             reasons=(f"the rule failed: {told(error)}",),
             prepared=prepared,
+            by=loaded,
         )
     referred = band is not None and band[0] <= probability < band[1]
     return Ruled(
@@ -72,11 +75,15 @@ def rule_of(spec: ModelSpec, board: Board, request: Mapping[str, Any]) -> Ruled:
         referred=referred,
         reasons=(f"answered by rule: {words}", *reasons),
         prepared=prepared,
+        by=loaded,
     )
 
 
 def told(error: Exception) -> str:
-    """What a client may know of a failure: our own words, and of anything else not even the message."""
+    """What may be written of a failure: our own words without a value that was sent, and of anything else not even the
+    message."""
+    if isinstance(error, InvalidRequest):
+        return error.without_value
     return error.message if isinstance(error, PilotageError) else type(error).__name__
 
 

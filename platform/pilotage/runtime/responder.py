@@ -214,11 +214,14 @@ class Responder:
             scores = score(loaded, requests)
         except Exception as error:
             # Each is asked alone, and whose failure it is counts then.
+            loaded.breaker.untried()
             who = f"{loaded.predictor.bundle.model} version {loaded.version}"
             self._report(f"{who} failed for {len(requests)} requests at once: {error}")
             return [None] * len(requests)
         if scores.places if isinstance(scores, ScoredRows) else any(isinstance(each, Scored) for each in scores):
             loaded.breaker.succeeded()
+        else:
+            loaded.breaker.untried()
         return scores
 
     @staticmethod
@@ -259,9 +262,9 @@ class Responder:
         Raises:
             InvalidRequest: The request breaks the contract.
         """
+        reasons = [self._failed(turn.loaded, turn.stage, error)]
         if isinstance(error, InvalidRequest) and turn.stage != "canary":
             raise error
-        reasons = [self._failed(turn.loaded, turn.stage, error)]
         others: tuple[tuple[Loaded | None, Stage], ...] = (
             (board.champion, "champion"),
             (board.previous, "previous_champion"),
@@ -274,13 +277,11 @@ class Responder:
                 continue
             try:
                 scored, prepared_ns = desk.score(other, asked.request, board.state)
-            except InvalidRequest as invalid:
-                if stage == "champion" or isinstance(error, InvalidRequest):
-                    # The champion's contract is what clients go by, not the one of a version on trial or of before.
-                    raise
-                reasons.append(self._failed(other, stage, invalid))
             except Exception as another:
                 reasons.append(self._failed(other, stage, another))
+                if isinstance(another, InvalidRequest) and (stage == "champion" or isinstance(error, InvalidRequest)):
+                    # The champion's contract is what clients go by, not the one of a version on trial or of before.
+                    raise
             else:
                 other.breaker.succeeded()
                 return desk.draft(
@@ -293,9 +294,10 @@ class Responder:
                     reasons=tuple(reasons),
                     prepared_ns=prepared_ns,
                 )
-        if (earlier := _earlier(desk, board, asked)) is not None:
+        if (found := _earlier(desk, board, asked)) is not None:
+            by, earlier = found
             reasons.append(f"this is the answer that the same request got at {earlier.predicted_at:%F %T} UTC")
-            return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons))
+            return desk.draft_earlier(board, asked, turn, earlier, tuple(reasons), by=by)
         ruled = rule_of(desk.spec, board, asked.request)
         return desk.draft_rule(board, asked, turn, ruled, (*reasons, *ruled.reasons))
 
@@ -304,10 +306,10 @@ class Responder:
         who = f"{stage.replace('_', ' ')} version {loaded.version}"
         if error is None:
             return f"{who} is not asked for a while, since it failed repeatedly"
+        its_own = loaded.failed(error)
         if isinstance(error, InvalidRequest):
-            return f"{who} does not take this request: {error.message}"[:_LONGEST_REASON]
-        if not Desk.is_about_state(error):
-            loaded.breaker.failed()
+            return f"{who} does not take this request: {told(error)}"[:_LONGEST_REASON]
+        if its_own:
             self._report(f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}")
         return f"{who} failed: {told(error)}"[:_LONGEST_REASON]
 
@@ -373,15 +375,15 @@ def _unloaded(desk: Desk, board: Board, asked: Asked) -> Drafted:
     return desk.draft_rule(board, asked, None, ruled, ("no version could be loaded yet", *ruled.reasons))
 
 
-def _earlier(desk: Desk, board: Board, asked: Asked) -> Earlier | None:
-    """The answer that the same request got from a version that may still answer."""
-    trusted = {each.version: each for each in (board.champion, board.previous) if each is not None}
-    for each in trusted.values():
+def _earlier(desk: Desk, board: Board, asked: Asked) -> tuple[Loaded, Earlier] | None:
+    """The answer that the same request got from a version that may still answer, and that version."""
+    for each in (board.champion, board.previous):
+        if each is None:
+            continue
         try:
             values = each.predictor.contract.row(asked.request)
         except InvalidRequest:
             continue
-        found = desk.earlier.get(values)
-        if found is not None and found.version in trusted:
-            return found
+        if (found := desk.earlier.get(each.version, values)) is not None:
+            return each, found
     return None

@@ -108,7 +108,7 @@ class Scribe:
             reasons: See ``Answer``.
             seen: The request as the version saw it, where one did.
             turn: Whose turn it was.
-            by: The version whose contract the request was checked by.
+            by: The version whose contract the request was checked by; ``None`` if that was the spec's.
 
         Raises:
             InvalidRequest: The request breaks the contract, and nobody found out before.
@@ -119,8 +119,8 @@ class Scribe:
         prediction_id = self._ids()
         logged = seen.request if seen is not None else self._checked(sent, by)
         features = seen.features if seen is not None else None
-        if self._personal or (by is not None and by.personal):
-            logged, features = self._hidden(logged, features, by)
+        if self._personal or board.personal:
+            logged, features = self._hidden(logged, features, board, by)
         if seen is not None and seen.state is not None and seen.state != self._state_told:
             self._tell_state(board.state, seen.state)
         record = PredictionRecord(
@@ -188,7 +188,7 @@ class Scribe:
             reasons=[REFERRED if referred else () for referred in scored.referred],
             entity=[{name: row[name] for name in entity if name in row} for row in sent],
         )
-        requests, features = self._logged_values(seen, loaded)
+        requests, features = self._logged_values(seen, board, loaded)
         ids, probabilities, decisions, referred, reasons, _ = own
         said = ids, seen.moments, probabilities, decisions, referred, reasons
         record = BatchRecord(
@@ -242,24 +242,31 @@ class Scribe:
             state_through=None,
         )
 
-    def protect(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Values by field, with pseudonyms for those that identify a person."""
-        return self._pseudonyms.hide(values, self._personal)
+    def protect(self, values: Mapping[str, Any], board: Board | None = None) -> dict[str, Any]:
+        """Values by field, with pseudonyms for those that identify a person; ``board`` says what its versions know."""
+        return self._pseudonyms.hide(values, self._personal if board is None else self._all_personal(board))
+
+    def _all_personal(self, board: Board) -> frozenset[str]:
+        """What is personal to any version is to all: they are asked the same."""
+        return self._personal if self._personal >= board.personal else self._personal | board.personal
 
     def _hidden(
-        self, request: dict[str, Any], features: dict[str, Any] | None, by: Loaded | None
+        self, request: dict[str, Any], features: dict[str, Any] | None, board: Board, by: Loaded | None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Request and features as the log may hold them."""
-        request = self._pseudonyms.hide(request, self._personal | by.personal if by is not None else self._personal)
-        if features and by is not None and by.telling:
-            texts = {name for name in by.telling if isinstance(features[name], str)}
-            features = self._pseudonyms.hide(features, texts)
+        personal = self._all_personal(board)
+        request = self._pseudonyms.hide(request, personal)
+        if features and by is not None:
+            texts = {name for name in by.telling(personal) if isinstance(features.get(name), str)}
+            features = self._pseudonyms.hide(features, texts) if texts else features
         return request, features
 
-    def _logged_values(self, seen: PreparedRows, by: Loaded) -> tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]]]:
+    def _logged_values(
+        self, seen: PreparedRows, board: Board, by: Loaded
+    ) -> tuple[Iterable[Sequence[Any]], Iterable[Sequence[Any]]]:
         """Requests and features of rows as the log may hold them."""
-        if self._personal or by.personal:
-            hidden = [self._hidden(each.request, each.features, by) for each in seen.all()]
+        if self._personal or board.personal:
+            hidden = [self._hidden(each.request, each.features, board, by) for each in seen.all()]
             return [list(request.values()) for request, _ in hidden], [list((f or {}).values()) for _, f in hidden]
         return seen.requests(), seen.features()
 

@@ -145,6 +145,7 @@ class Shadows:
                 many = loaded.predictor.score_many([work.request for work in works], board.state)
             except Exception:
                 # Each is asked alone, so that one of them does not fail the others.
+                loaded.breaker.untried()
                 many = []
             if many:
                 return [self._said(loaded, board, result) for result in many]
@@ -162,8 +163,8 @@ class Shadows:
         if isinstance(result, Scored):
             loaded.breaker.succeeded()
             return result
-        loaded.breaker.failed()
-        self._report(f"{board.model}: shadow version {loaded.version} failed: {result}")
+        if loaded.failed(result):
+            self._report(f"{board.model}: shadow version {loaded.version} failed: {result}")
         return told(result)
 
 

@@ -107,7 +107,9 @@ def test_a_rollback_to_a_loaded_version_needs_no_loading(tmp_path: Path, monkeyp
     assert first is not None
     monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("nothing is to be loaded"))
     world.decide("one", champion=replace(world.plans["one"].previous, role="champion"), previous=None)
-    assert world.follower.boards["one"].champion is first
+    champion = world.follower.boards["one"].champion
+    assert champion is not None
+    assert champion.predictor is first.predictor
 
 
 def test_a_kill_is_carried_out_without_waiting_for_a_version_that_loads(tmp_path: Path) -> None:

@@ -110,16 +110,16 @@ def rows(answers: Sequence[Answer], version: int, at: datetime) -> AnsweredRows:
     st.integers(0, 5),
     st.lists(st.tuples(st.sampled_from(["get", "put", "many"]), st.lists(st.integers(0, 7), max_size=6))),
 )
-def test_an_answer_is_found_while_it_is_among_the_newest(size: int, steps: list[tuple[str, list[int]]]) -> None:
+def test_a_versions_answer_is_found_while_it_is_among_the_newest(size: int, steps: list[tuple[str, list[int]]]) -> None:
     memory = EarlierAnswers(size)
-    written: list[tuple[int, Earlier]] = []
+    written: list[tuple[tuple[int, int], Earlier]] = []
     for step, keys in steps:
         if step == "get":
-            for key in keys:
-                newest = max((place for place, (each, _) in enumerate(written) if each == key), default=None)
-                found = memory.get([key, "x"])
+            for pair in ((version, key) for key in keys for version in (1, 2, 3)):
+                newest = max((place for place, (each, _) in enumerate(written) if each == pair), default=None)
+                found = memory.get(pair[0], [pair[1], "x"])
                 assert found is None or (newest is not None and found == written[newest][1])
-                assert found is not None or key not in [each for each, _ in written[max(0, len(written) - size) :]]
+                assert found is not None or pair not in [each for each, _ in written[max(0, len(written) - size) :]]
             continue
         if not keys:
             continue
@@ -133,7 +133,7 @@ def test_an_answer_is_found_while_it_is_among_the_newest(size: int, steps: list[
                 memory.put([key, "x"], each)
         for key, each in zip(keys, answers, strict=True):
             moment = at if step == "many" else each.predicted_at
-            written.append((key, Earlier(version, moment, each.probability, each.decision, each.referred)))
+            written.append(((version, key), Earlier(version, moment, each.probability, each.decision, each.referred)))
         assert len(memory._known) <= size
         waiting = sum(len(msgspec.msgpack.decode(packed)[2]) for _, packed in memory._written)
         assert waiting == memory._waiting < size + 6
@@ -148,5 +148,6 @@ def test_an_answer_is_found_while_it_is_among_the_newest(size: int, steps: list[
 def test_whatever_a_contract_takes_is_remembered_as_it_is(value: Any) -> None:
     memory = EarlierAnswers(10)
     memory.put([value, "a"], answer(7, 5))
-    assert memory.get([value, "a"]) == Earlier(7, START + timedelta(microseconds=5), 0.005, False, False)
-    assert memory.get([value, "b"]) is None
+    assert memory.get(7, [value, "a"]) == Earlier(7, START + timedelta(microseconds=5), 0.005, False, False)
+    assert memory.get(7, [value, "b"]) is None
+    assert memory.get(8, [value, "a"]) is None

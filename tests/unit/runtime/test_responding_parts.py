@@ -64,6 +64,22 @@ def test_a_trial_that_never_came_back_does_not_close_the_way_for_ever() -> None:
     assert breaker.allows()
 
 
+def test_a_trial_that_found_out_nothing_leaves_the_next_one_to_try() -> None:
+    now = [0.0]
+    breaker = Breaker(after=1, pause_s=10, clock=lambda: now[0])
+    breaker.failed()
+    breaker.untried()
+    assert not breaker.allows(), "who was let through before it opened was no trial"
+    now[0] = 10.0
+    assert breaker.allows()
+    breaker.untried()
+    assert breaker.open
+    assert breaker.allows(), "at once"
+    breaker.failed()
+    breaker.untried()
+    assert not breaker.allows(), "the trial was reported"
+
+
 @given(st.lists(st.booleans()))
 def test_a_breaker_is_open_exactly_after_enough_failures_in_a_row(outcomes: list[bool]) -> None:
     breaker = Breaker(after=3, pause_s=10, clock=lambda: 0.0)

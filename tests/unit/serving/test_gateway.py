@@ -7,9 +7,8 @@ import json
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import httpx
 import pytest
 
 from pilotage.testing.bundles import tiny_spec
@@ -61,44 +60,6 @@ def test_the_same_id_at_the_same_time_is_answered_once(service: Hosted) -> None:
     answers = service.run(both())
     assert len({answer.content for answer in answers}) == 1
     assert len(service.predictions("at-once")) == 1
-
-
-def test_an_answer_that_could_not_be_written_after_it_was_logged_is_not_logged_again(
-    service: Hosted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_: object) -> NoReturn:
-        raise RuntimeError("no answer can be written")
-
-    with monkeypatch.context() as breaking:
-        breaking.setattr("serving.endpoints.json_answer", broken)
-        assert service.predict(headers={"x-request-id": "unwritten"}).status_code == 500
-    [record] = service.predictions("unwritten")
-    again = service.predict(headers={"x-request-id": "unwritten"})
-    assert (again.status_code, again.json()["prediction_id"]) == (200, record.prediction_id)
-    assert len(service.predictions("unwritten")) == 1
-
-
-def test_a_batch_that_could_not_be_written_after_it_was_logged_gets_the_answers_that_were_logged(
-    service: Hosted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object, **__: object) -> NoReturn:
-        raise RuntimeError("no answer can be written")
-
-    rows = [ORDER, {**ORDER, "amount": "much"}, *({**ORDER, "order_id": f"A-{number}"} for number in range(120))]
-
-    def send() -> httpx.Response:
-        return service.post("/tiny/predict/batch", json={"requests": rows}, headers={"x-request-id": "unwritten-batch"})
-
-    with monkeypatch.context() as breaking:
-        breaking.setattr("serving.protocols.batch.render", broken)
-        assert send().status_code == 500
-    logged = [(record.prediction_id, record.entity["order_id"]) for record in service.predictions("unwritten-batch")]
-    assert len(logged) == 121
-    first, wrong, *others = send().json()["answers"]
-    told = [(each["answer"]["prediction_id"], each["answer"]["entity"]["order_id"]) for each in (first, *others)]
-    assert told == logged
-    assert wrong["error"]["field"] == "amount"
-    assert len(service.predictions("unwritten-batch")) == 121
 
 
 def test_a_request_that_was_wrong_may_be_sent_again_with_its_id(service: Hosted) -> None:
@@ -338,6 +299,21 @@ def test_outcomes_are_on_the_disk_before_they_are_accepted(service: Hosted) -> N
     [outcome] = [record for record in service.logged() if getattr(record, "outcome_id", None)]
     assert answer.json() == {"outcome_ids": [outcome.outcome_id]}
     assert (outcome.model, outcome.prediction_id, outcome.label) == ("tiny", "p-1", True)
+
+
+def test_an_outcome_names_a_person_as_the_predictions_of_the_version_that_serves_do(tmp_path: Path) -> None:
+    spec = tiny_spec()
+    request = tuple(each.model_copy(update={"personal": each.name == "order_id"}) for each in spec.request)
+    with hosted(tmp_path, spec, release=False) as service:
+        service.release("tiny", spec.model_copy(update={"request": request}), 1)
+        service.core.follower.look()
+        assert service.predict(headers={"x-request-id": "personal"}).status_code == 200
+        [record] = service.predictions("personal")
+        about = {"entity": {"order_id": "A-7"}, "label": True}
+        assert service.post("/tiny/outcomes", json=about).status_code == 202
+        [outcome] = [each for each in service.logged() if getattr(each, "outcome_id", None)]
+        assert outcome.entity == record.entity
+        assert record.entity["order_id"].startswith("pseudonym:")
 
 
 # What can be looked at
