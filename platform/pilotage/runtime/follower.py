@@ -64,7 +64,7 @@ class Follower:
 
         Args:
             models: The models to serve.
-            releases: Gives the plan of each model that has one.
+            releases: Gives the plan of each model that has one. Called by one thread at a time.
             bundles: Folder in which copies of bundles are kept.
             online: Folder of the online stores.
             report: Called with a sentence for each thing that an operator should know.
@@ -102,6 +102,8 @@ class Follower:
         self._stateless: dict[str, str] = {}
         """Model → why its online state can't answer."""
         self._lock = threading.RLock()
+        self._following = threading.Lock()
+        """Held from the reading of the plans until they are carried out: nobody carries out older ones after newer."""
         self._stop = threading.Event()
         self._missing = threading.Event()
         self._settled = threading.Event()
@@ -171,21 +173,22 @@ class Follower:
         self.tend()
 
     def follow(self) -> None:
-        """Reads the plans, and carries out what needs no loading."""
-        try:
-            plans = dict(self._releases())
-        except Exception as error:
-            # The ledger may be down for a while; what is loaded goes on answering.
-            self._reading = False
-            self._problem("", f"The releases can't be read: {error}")
-            if self._plans is None:
-                self._recall()
-        else:
-            self._solved("")
-            self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
-            self._remember(plans)
-        self._looked = True
-        self._arrange_all()
+        """Reads the plans, and carries out what needs no loading. Any thread may ask for it."""
+        with self._following:
+            try:
+                plans = dict(self._releases())
+            except Exception as error:
+                # The ledger may be down for a while; what is loaded goes on answering.
+                self._reading = False
+                self._problem("", f"The releases can't be read: {error}")
+                if self._plans is None:
+                    self._recall()
+            else:
+                self._solved("")
+                self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
+                self._remember(plans)
+            self._looked = True
+            self._arrange_all()
 
     def load_missing(self) -> None:
         """Loads every version that has a role, the most important first, until none is left to try."""

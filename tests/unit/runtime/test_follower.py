@@ -14,6 +14,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ModelNotReady, UnknownModel
 from pilotage.features.online import build_online
 from pilotage.runtime import follower as module
+from pilotage.runtime.plan import Plan
 from pilotage.runtime.probe import admit
 from pilotage.testing.bundles import make_bundle, tiny_spec
 from tests.unit.runtime.world import World, world_of
@@ -121,6 +122,35 @@ def test_a_kill_is_carried_out_without_waiting_for_a_version_that_loads(tmp_path
     assert (board.champion, board.previous, board.canary, board.shadows) == (None, None, None, ())
     assert world.follower.ready(), "it is ready to say so"
     assert any("was killed: wrong since noon" in sentence for sentence in world.said)
+
+
+def test_a_kill_is_not_taken_back_by_who_read_the_plans_before_it(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    has_read, go_on = threading.Event(), threading.Event()
+    inside: list[int] = []
+
+    def slow() -> dict[str, Plan]:
+        inside.append(len(inside))
+        plans = world.read()
+        if threading.current_thread() is poller:
+            has_read.set()
+            go_on.wait(60)
+        assert inside.pop() == 0, "the feed of plans is for one thread at a time"
+        return plans
+
+    world.follower._releases = slow
+    poller, killer = (threading.Thread(target=world.follower.follow) for _ in range(2))
+    poller.start()
+    assert has_read.wait(60)
+    world.decide("one", look=False, killed="wrong")
+    killer.start()
+    killer.join(0.2)
+    go_on.set()
+    killer.join(60)
+    poller.join(60)
+    assert world.follower.boards["one"].killed == "wrong"
+    assert world.follower.trouble("one") is None
 
 
 def test_a_model_that_is_resumed_answers_again_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
