@@ -2,8 +2,9 @@
 
 One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
 loaded, another share. Another one loads, which takes seconds; a version that can't be served is refused and remembered
-with its reason, and the version before goes on answering. A third tends the online state. Where plans are read from is
-handed in, so that this file knows no database.
+with its reason, and the version before goes on answering. A third tends the online state. A fourth remembers the plans
+for a restart: what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so
+that this file knows no database.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pilotage.errors import PilotageError, UnknownModel
 from pilotage.policy import Serving
 from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
 from pilotage.runtime.plan import Assignment, Plan
-from pilotage.runtime.plans_file import PlansFile
+from pilotage.runtime.plans_file import LastKnown, PlansFile
 from pilotage.runtime.probe import admit
 from pilotage.runtime.standing import standing, state_through
 from pilotage.runtime.state import OnlineState
@@ -30,6 +31,8 @@ _TEND_S = 1.0
 """Seconds between two looks at the online state."""
 _BREATH_S = 0.005
 """Seconds between two chores: who answers gets its turn."""
+_NOTES = "plans.json"
+"""Stands for the last known plans among the problems."""
 _LONGEST_PAUSE_S = 60.0
 """Seconds between two attempts at a version that was refused. It may only have been a full disk."""
 
@@ -88,7 +91,10 @@ class Follower:
         self._chores = tuple(chores)
         self._admission = admission
         self._plans: dict[str, Plan] | None = None
+        self._read: LastKnown | None = None
+        """What the ledger said last."""
         self._written: dict[str, Plan] | None = None
+        """What of it is remembered."""
         self._read_at: datetime | None = None
         """When the plans were last known to be in force."""
         self._reading = True
@@ -106,12 +112,14 @@ class Follower:
         """Held from the reading of the plans until they are carried out: nobody carries out older ones after newer."""
         self._stop = threading.Event()
         self._missing = threading.Event()
+        self._changed = threading.Event()
         self._settled = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
             for name, work, pause in (
                 ("follower", self.follow, lambda: self._stop.wait(poll_s)),
-                ("loader", self.load_missing, self._until_missing),
+                ("loader", self.load_missing, lambda: _until(self._missing)),
+                ("notes", self.remember, lambda: _until(self._changed)),
                 ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),
             )
         ]
@@ -126,13 +134,14 @@ class Follower:
         return self._settled.wait(timeout_s)
 
     def stop(self) -> None:
-        """Ends the threads, and closes the stores."""
-        self._stop.set()
-        self._missing.set()
-        self._settled.set()
+        """Ends the threads, remembers the plans, and closes the stores."""
+        for event in (self._stop, self._missing, self._changed, self._settled):
+            event.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
+        if not any(thread.is_alive() for thread in self._threads):
+            self.remember()
         for state in self._states.values():
             state.close()
 
@@ -150,7 +159,8 @@ class Follower:
 
     def trouble(self, model: str) -> str | None:
         """What is wrong with a model, in a sentence; else, with the plans that all of them wait for."""
-        return self._problems.get(model) or self._stateless.get(model) or self._problems.get("")
+        found = (self._problems.get(model), self._stateless.get(model), *map(self._problems.get, ("", _NOTES)))
+        return next(filter(None, found), None)
 
     def ready(self, model: str | None = None) -> bool:
         """Whether a model (all of them, without a name) has a version loaded that may answer, and its state; a model
@@ -169,14 +179,15 @@ class Follower:
     def look(self) -> None:
         """Looks once, takes up whatever is new, and loads it. What the threads do; tests may."""
         self.follow()
+        self.remember()
         self.load_missing()
         self.tend()
 
     def follow(self) -> None:
-        """Reads the plans, and carries out what needs no loading. Any thread may ask for it."""
+        """Reads the plans, and carries out what needs no loading. Any thread may; it waits for the ledger alone."""
         with self._following:
             try:
-                plans = dict(self._releases())
+                read = LastKnown(plans=dict(self._releases()), at=datetime.now(UTC))
             except Exception as error:
                 # The ledger may be down for a while; what is loaded goes on answering.
                 self._reading = False
@@ -185,10 +196,23 @@ class Follower:
                     self._recall()
             else:
                 self._solved("")
-                self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
-                self._remember(plans)
+                self._plans, self._read_at, self._reading, self._read = read.plans, read.at, True, read
             self._looked = True
             self._arrange_all()
+        self._changed.set()
+
+    def remember(self) -> None:
+        """Notes the plans that the ledger said last, for a restart without it. Waits for the disk."""
+        read = self._read
+        if self._file is None or read is None or read.plans == self._written:
+            return
+        try:
+            self._file.write(read.plans, at=read.at)
+        except OSError as error:
+            self._problem(_NOTES, f"The plans can't be remembered for a restart: {error}")
+        else:
+            self._written = read.plans
+            self._solved(_NOTES)
 
     def load_missing(self) -> None:
         """Loads every version that has a role, the most important first, until none is left to try."""
@@ -322,16 +346,6 @@ class Follower:
             self._plans, self._read_at = known.plans, known.at
             self._report(f"The releases can't be read; going by those that were last known, of {known.at:%F %T} UTC")
 
-    def _remember(self, plans: dict[str, Plan]) -> None:
-        if self._file is None or plans == self._written:
-            return
-        try:
-            self._file.write(plans)
-        except OSError as error:
-            self._problem("", f"The plans can't be remembered for a restart: {error}")
-        else:
-            self._written = plans
-
     def _ready(self, model: str) -> bool:
         board = self.boards.get(model)
         if board is None:
@@ -359,10 +373,6 @@ class Follower:
                 self._report(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
             pause()
 
-    def _until_missing(self) -> None:
-        self._missing.wait()
-        self._missing.clear()
-
     def _solved(self, model: str) -> None:
         self._problems.pop(model, None)
 
@@ -370,3 +380,8 @@ class Follower:
         if self._problems.get(model) != what:
             self._problems[model] = what
             self._report(f"{model}: {what}" if model else what)
+
+
+def _until(happened: threading.Event) -> None:
+    happened.wait()
+    happened.clear()
