@@ -2,9 +2,9 @@
 
 One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
 loaded, another share. Another one loads, which takes seconds; a version that can't be served is refused and remembered
-with its reason, and the version before goes on answering. A third tends the online state. A fourth remembers the plans
-for a restart: what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so
-that this file knows no database.
+with its reason, and the version before goes on answering. A third tends the online state. A fourth remembers the plans:
+what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so that this file
+knows no database.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from pilotage.runtime.state import OnlineState
 
 POLL_S = 0.5
 """Seconds between two looks at the plans."""
+_PATIENCE_S = 2.0
+"""Seconds after which a start without plans goes by the last known ones, though the ledger may still answer."""
 _TEND_S = 1.0
 """Seconds between two looks at the online state."""
 _BREATH_S = 0.005
@@ -90,13 +92,11 @@ class Follower:
         self._policies = policies or {}
         self._chores = tuple(chores)
         self._admission = admission
-        self._plans: dict[str, Plan] | None = None
+        self._plans: LastKnown | None = None
+        """What is carried out: what was read last, or else recalled."""
         self._read: LastKnown | None = None
-        """What the ledger said last."""
         self._written: dict[str, Plan] | None = None
-        """What of it is remembered."""
-        self._read_at: datetime | None = None
-        """When the plans were last known to be in force."""
+        """What is remembered of what was read."""
         self._reading = True
         """Whether the last attempt to read the plans went well."""
         self._looked = False
@@ -119,7 +119,7 @@ class Follower:
             for name, work, pause in (
                 ("follower", self.follow, lambda: self._stop.wait(poll_s)),
                 ("loader", self.load_missing, lambda: _until(self._missing)),
-                ("notes", self.remember, lambda: _until(self._changed)),
+                ("notes", self._keep_notes, lambda: None),
                 ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),
             )
         ]
@@ -134,7 +134,7 @@ class Follower:
         return self._settled.wait(timeout_s)
 
     def stop(self) -> None:
-        """Ends the threads, remembers the plans, and closes the stores."""
+        """Ends the threads, remembers what is new, and closes the stores."""
         for event in (self._stop, self._missing, self._changed, self._settled):
             event.set()
         for thread in self._threads:
@@ -193,10 +193,11 @@ class Follower:
                 self._reading = False
                 self._problem("", f"The releases can't be read: {error}")
                 if self._plans is None:
-                    self._recall()
+                    self._recall(f"The releases can't be read: {error}")
             else:
-                self._solved("")
-                self._plans, self._read_at, self._reading, self._read = read.plans, read.at, True, read
+                with self._lock:
+                    self._solved("")
+                    self._plans, self._read, self._reading = read, read, True
             self._looked = True
             self._arrange_all()
         self._changed.set()
@@ -239,7 +240,7 @@ class Follower:
         now = time.monotonic()
         for turn in range(4):
             # First the champion of every model, then the canaries, the champions before, and the shadows.
-            for model, plan in (self._plans or {}).items():
+            for model, plan in (self._plans.plans if self._plans else {}).items():
                 roles = ((plan.champion,), (plan.canary,), (plan.previous,), plan.shadows)[turn]
                 for assignment in roles:
                     if assignment is None or model not in self._known:
@@ -274,7 +275,7 @@ class Follower:
     def _arrange_all(self) -> None:
         with self._lock:
             for model in self.models:
-                plan = (self._plans or {}).get(model)
+                plan = self._plans.plans.get(model) if self._plans else None
                 if plan is None or (plan.champion is None and not plan.killed):
                     self._problem(model, "none was promoted yet")
                 if plan is not None:
@@ -335,16 +336,27 @@ class Follower:
         elif self._stateless.pop(model, None):
             self._report(f"{model} has its online state")
 
-    def _recall(self) -> None:
-        """Goes by the last known plans, as there is no other way to know."""
+    def _keep_notes(self) -> None:
+        """Remembers plans that changed. Where the first look takes long, those that were last known are gone by."""
+        if self._plans is None and not self._changed.wait(_PATIENCE_S):
+            self._recall(f"The releases could not be read within {_PATIENCE_S:g} s")
+        _until(self._changed)
+        self.remember()
+
+    def _recall(self, why: str) -> None:
+        """Goes by the last known plans, as there is no other way to know; unless there are newer ones by now."""
         try:
             known = self._file.read() if self._file else None
         except (OSError, ValueError) as error:
-            self._problem("", f"The last known plans can't be read: {error}")
+            self._problem(_NOTES, f"The last known plans can't be read: {error}")
             return
-        if known is not None:
-            self._plans, self._read_at = known.plans, known.at
+        with self._lock:
+            if known is None or self._plans is not None:
+                return
+            self._plans, self._reading, self._looked = known, False, True
+            self._problem("", why)
             self._report(f"The releases can't be read; going by those that were last known, of {known.at:%F %T} UTC")
+            self._arrange_all()
 
     def _ready(self, model: str) -> bool:
         board = self.boards.get(model)
@@ -360,7 +372,7 @@ class Follower:
             "ready": self._ready(model),
             "problem": self.trouble(model),
             "plans_from": "ledger" if self._reading else "last known copy",
-            "plans_as_of": self._read_at,
+            "plans_as_of": self._plans.at if self._plans else None,
             **standing(self.boards.get(model)),
         }
 
