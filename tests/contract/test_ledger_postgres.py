@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -125,6 +126,78 @@ def test_a_lock_that_nobody_gives_back_is_told_and_not_waited_for_ever(
     engine.dispose()
     assert ledger.append(draft()).sequence == 2
     ledger.close()
+
+
+def test_a_writer_waits_longer_for_the_others_than_a_statement_may_take(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_sql, "WAIT_S", 0.6)
+    monkeypatch.setattr(ledger_sql, "STATEMENT_S", 0.1)
+    url = postgres_database()
+    ledger = SqlLedger(url)
+    ledger.append(draft())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        ledger_sql.begin(connection)
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):
+            ledger.append(draft())
+    engine.dispose()
+    assert ledger.append(draft()).sequence == 2
+    ledger.close()
+
+
+def test_a_read_that_hangs_fails_and_the_next_one_is_not_harmed(
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_sql, "STATEMENT_S", 0.2)
+    url = postgres_database()
+    ledger = SqlLedger(url)
+    ledger.append(draft())
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE pilotage_ledger")
+        with pytest.raises(LedgerUnavailable, match="statement timeout"):
+            ledger.events()
+    engine.dispose()
+    assert len(ledger.events()) == 1
+    ledger.close()
+
+
+def told(url: str, *settings: str) -> tuple[dict[str, str], list[str]]:
+    """How a connection was made, and what it has for some settings."""
+    engine = ledger_sql.connect(ledger_sql.parse_url(url))
+    with engine.connect() as connection:
+        made = connection.connection.dbapi_connection.get_dsn_parameters()  # type: ignore[union-attr]
+        found = [str(connection.exec_driver_sql(f"SHOW {setting}").scalar()) for setting in settings]
+    engine.dispose()
+    return made, found
+
+
+def test_a_server_that_says_nothing_counts_as_gone_unless_the_address_says_otherwise(
+    postgres_database: Database,
+) -> None:
+    url = postgres_database()
+    made, found = told(url, "statement_timeout")
+    assert (made["connect_timeout"], made["keepalives_idle"], made["tcp_user_timeout"]) == ("3", "3", "5000")
+    assert found == ["5s"]
+    made, found = told(
+        f"{url}?connect_timeout=9&options=-c%20work_mem%3D5MB%20-c%20statement_timeout%3D61s",
+        "statement_timeout",
+        "work_mem",
+    )
+    assert (made["connect_timeout"], made["tcp_user_timeout"]) == ("9", "5000")
+    assert found == ["61s", "5MB"]
+    _, found = told(f"{url}?options=-c%20work_mem%3D5MB", "statement_timeout", "work_mem")
+    assert found == ["5s", "5MB"]
+
+
+def test_a_server_that_takes_connections_and_does_not_answer_fails() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        ledger = SqlLedger(f"postgresql://ledger@127.0.0.1:{silent.getsockname()[1]}/ledger")
+        with pytest.raises(LedgerUnavailable, match="timeout expired"):
+            ledger.events()
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:

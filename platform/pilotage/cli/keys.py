@@ -16,7 +16,7 @@ from typing import Any
 from pilotage.cli.console import err, out, print_json
 from pilotage.errors import ConfigError
 from pilotage.runtime.access import keyfile
-from pilotage.runtime.access.caller import Limit
+from pilotage.runtime.access.caller import FASTEST, Limit
 from pilotage.settings import Settings
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
@@ -117,8 +117,9 @@ def limit_of(rate: float, burst: int | None) -> Limit:
         ConfigError: They are out of range.
     """
     try:
-        return Limit(per_second=rate, burst=burst if burst is not None else max(1, round(2 * rate)))
-    except ValueError as error:
+        usual = max(1, round(2 * min(rate, FASTEST)))
+        return Limit(per_second=rate, burst=usual if burst is None else burst)
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"--rate and --burst don't fit: {error}.", fix="Give other ones, or --unlimited.") from None
 
 

@@ -24,12 +24,13 @@ import msgspec
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.errors import LakeError, LogUnavailable, UnreadableFile
+from pilotage.errors import LakeError, PilotageError, UnreadableFile
 from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
 from pilotage.monitoring.log_lines import Lines, read_lines
 from pilotage.monitoring.move_plan import MovePlan, read_plan, sync_folder, write_plan
 from pilotage.runtime.answer import Record, StateRecord
 from pilotage.runtime.log import Damage, Segment, adopt_orphans, segments
+from pilotage.runtime.requests_table import LIFETIME_S
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -113,8 +114,11 @@ def move_log(
         return MoveReport(segments=0, bytes=0, rows={}, adopted=0, oldest=None, problems=(), waiting=0, seconds=0.0)
     types = {name: declared_types(spec) for name, spec in (models or {}).items()}
     tally = _Tally()
+
+    def settle() -> bool:
+        return _settle_requests(settings, progress)
+
     with FileLock(folder / _LOCK):
-        _settle_requests(settings, progress)
         adopted = [each for each in adopt_orphans(folder, report=progress, quiet_s=quiet_s) if each.outcome != "empty"]
         tally.problems += [
             f"{each.path.name}: {each.lost_bytes} bytes in its middle are no record; see {each.evidence}"
@@ -134,11 +138,12 @@ def move_log(
                     fix="Finish it with the version of Pilotage that began it: launch move_prediction_log there.",
                     segments=plan.segments,
                 )
-            plan = _carry_out(folder, plan, found, lake, types, tally, step)
+            plan = _carry_out(folder, plan, found, lake, types, tally, step, settle)
         left: set[str] = set()
         # A folder that was restored from a backup forgot the moves since, and the tables did not.
         newest = max([plan.number, *_moved(lake, plan.id)])
-        while batch := _next(folder, left, batch_bytes):
+        # A plan that is left is carried out to the end before the next one is made.
+        while not plan.segments and (batch := _next(folder, left, batch_bytes)):
             left |= set(batch)
             with _no_cycles():
                 found = _read_all(folder, batch, tally)
@@ -148,7 +153,7 @@ def move_log(
             names = tuple(path.name for path, _ in found.done)
             plan = write_plan(folder, MovePlan(id=plan.id, number=newest, segments=names))
             step("planned")
-            plan = _carry_out(folder, plan, found, lake, types, tally, step)
+            plan = _carry_out(folder, plan, found, lake, types, tally, step, settle)
             progress(f"Moved {tally.segments} segments, {sum(tally.rows.values()):,} records.")
         waiting = len(segments(folder, state="sealed"))
     return MoveReport(
@@ -198,20 +203,30 @@ def _app(folder_id: str) -> str:
     return f"prediction-log/{folder_id}"
 
 
-def _settle_requests(settings: Settings, progress: Callable[[str], None]) -> None:
-    """Looks up what dead workers had answered under a client's own id, before the segments that tell it are gone."""
+def _settle_requests(settings: Settings, progress: Callable[[str], None]) -> bool:
+    """Looks up what dead workers had answered under a client's own id, before the segments that tell it are gone.
+
+    Returns:
+        Whether that went well.
+    """
     if not (settings.service_state / "requests.db").exists():
-        return
+        return True
     from pilotage.runtime.idempotency import Idempotency
 
     requests = Idempotency.of(settings, report=progress)
     try:
         requests.maintain(sync=True)
-    except (LogUnavailable, UnreadableFile) as error:
-        # The service refuses such requests as long as that is so, and says it; the log need not pile up for it.
-        progress(error.message)
+    except (PilotageError, OSError, msgspec.MsgspecError) as error:
+        progress(f"What dead workers had answered can't be looked up, so that their log stays: {error}")
+        return False
     finally:
         requests.close()
+    return True
+
+
+def _forgotten(path: Path) -> bool:
+    """Whether every request that a segment tells of is too old to be answered again."""
+    return time.time() - path.stat().st_mtime > LIFETIME_S
 
 
 def _read_all(folder: Path, names: Sequence[str], tally: _Tally) -> _Found:
@@ -245,7 +260,13 @@ def _carry_out(
     types: Mapping[str, Mapping[str, pl.DataType]],
     tally: _Tally,
     step: Callable[[str], None],
+    settle: Callable[[], bool],
 ) -> MovePlan:
+    """Puts what was found into its tables, and removes the segments.
+
+    Returns:
+        The plan: an empty one, or the same where the segments have to stay until the next time.
+    """
     # States first: whoever reads a prediction finds the state that it names.
     tables = sorted(found.records.items(), key=lambda item: (item[0][0] is not StateRecord, item[0][1]))
     for (kind, model), some in tables:
@@ -254,6 +275,10 @@ def _carry_out(
     if tables:
         lake.sync()
     step("synced")
+    # Not before: workers die, and their segments are sealed, while others are being moved.
+    if not settle() and not all(_forgotten(path) for path, _ in found.done):
+        return plan
+    step("settled")
     for path, damaged in found.done:
         if damaged:
             path.replace(path.with_suffix(_DAMAGED))  # Evidence; what could be read of it is moved.

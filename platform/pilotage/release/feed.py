@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -12,6 +13,8 @@ from pilotage.release.ledger import Ledger
 from pilotage.release.stages import ModelState, Release, Version
 from pilotage.release.state import fold
 from pilotage.runtime.plan import Assignment, Plan, Role
+
+_LOG = logging.getLogger(__name__)
 
 
 def plan_of(state: ModelState) -> Plan:
@@ -97,6 +100,7 @@ class PlanFeed:
             self._states = fold([event], self._states)
         except ReleaseError as error:
             self._senseless[event.model] = error.message
+            _LOG.error("%s is served as it was before: %s", event.model, error.message)
 
 
 def _assignment(of: Version | Release, role: Role, sequence: int, since: datetime) -> Assignment:

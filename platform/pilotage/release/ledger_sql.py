@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 WAIT_S = 30
 """Seconds that a writer waits for another one's transaction; one takes a millisecond."""
 
+STATEMENT_S = 5
+"""Seconds that a statement may take, but for those of a writer, which may wait for others. One takes a millisecond."""
+
+_PATIENCE = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+"""When a PostgreSQL server counts as gone that says nothing, in libpq's words; seconds, the last one milliseconds."""
+
 _LOCK = 0x70696C6F
 """Number of the advisory lock in PostgreSQL, any but the same for all writers: "pilo" in ASCII."""
 
@@ -54,7 +67,9 @@ def connect(url: sa.URL) -> sa.Engine:
     try:
         if file_of(url) is None:
             # Each statement must see what was committed before it: the last event is read after waiting for the lock.
-            return sa.create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+            return sa.create_engine(
+                url, pool_pre_ping=True, isolation_level="READ COMMITTED", connect_args=_bounds(url)
+            )
         engine = sa.create_engine(url, connect_args={"timeout": WAIT_S})
     except (sa.exc.NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigError(
@@ -75,6 +90,16 @@ def connect(url: sa.URL) -> sa.Engine:
     return engine
 
 
+def _bounds(url: sa.URL) -> dict[str, str | int]:
+    """A server that hangs must fail: who follows the ledger goes on by what is known. What the address says wins."""
+    if url.get_backend_name() != "postgresql" or url.get_driver_name() not in ("psycopg2", "psycopg"):
+        return {}
+    said = url.normalized_query
+    # Of two values of one setting, the server takes the later one.
+    options = " ".join((f"-c statement_timeout={STATEMENT_S}s", *said.get("options", ())))
+    return {**{name: value for name, value in _PATIENCE.items() if name not in said}, "options": options}
+
+
 def begin(connection: sa.Connection) -> None:
     """Waits until this transaction is the only one that writes, where the database can do that.
 
@@ -85,6 +110,8 @@ def begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         case "postgresql":
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
+            # Or else it is over before the lock is waited for.
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{WAIT_S + STATEMENT_S}s'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 

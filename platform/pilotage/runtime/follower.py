@@ -2,8 +2,9 @@
 
 One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
 loaded, another share. Another one loads, which takes seconds; a version that can't be served is refused and remembered
-with its reason, and the version before goes on answering. A third tends the online state. Where plans are read from is
-handed in, so that this file knows no database.
+with its reason, and the version before goes on answering. A third tends the online state. A fourth remembers the plans:
+what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so that this file
+knows no database.
 """
 
 from __future__ import annotations
@@ -19,17 +20,21 @@ from pilotage.errors import PilotageError, UnknownModel
 from pilotage.policy import Serving
 from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
 from pilotage.runtime.plan import Assignment, Plan
-from pilotage.runtime.plans_file import PlansFile
+from pilotage.runtime.plans_file import LastKnown, PlansFile
 from pilotage.runtime.probe import admit
-from pilotage.runtime.standing import standing, state_through
+from pilotage.runtime.standing import changes, misunderstood, standing, state_through
 from pilotage.runtime.state import OnlineState
 
 POLL_S = 0.5
 """Seconds between two looks at the plans."""
+_PATIENCE_S = 2.0
+"""Seconds after which a start without plans goes by the last known ones, though the ledger may still answer."""
 _TEND_S = 1.0
 """Seconds between two looks at the online state."""
 _BREATH_S = 0.005
 """Seconds between two chores: who answers gets its turn."""
+_NOTES = "plans.json"
+"""Stands for the last known plans among the problems."""
 _LONGEST_PAUSE_S = 60.0
 """Seconds between two attempts at a version that was refused. It may only have been a full disk."""
 
@@ -64,7 +69,7 @@ class Follower:
 
         Args:
             models: The models to serve.
-            releases: Gives the plan of each model that has one.
+            releases: Gives the plan of each model that has one. Called by one thread at a time.
             bundles: Folder in which copies of bundles are kept.
             online: Folder of the online stores.
             report: Called with a sentence for each thing that an operator should know.
@@ -87,10 +92,11 @@ class Follower:
         self._policies = policies or {}
         self._chores = tuple(chores)
         self._admission = admission
-        self._plans: dict[str, Plan] | None = None
+        self._plans: LastKnown | None = None
+        """What is carried out: what was read last, or else recalled."""
+        self._read: LastKnown | None = None
         self._written: dict[str, Plan] | None = None
-        self._read_at: datetime | None = None
-        """When the plans were last known to be in force."""
+        """What is remembered of what was read."""
         self._reading = True
         """Whether the last attempt to read the plans went well."""
         self._looked = False
@@ -102,14 +108,18 @@ class Follower:
         self._stateless: dict[str, str] = {}
         """Model → why its online state can't answer."""
         self._lock = threading.RLock()
+        self._following = threading.Lock()
+        """Held from the reading of the plans until they are carried out: nobody carries out older ones after newer."""
         self._stop = threading.Event()
         self._missing = threading.Event()
+        self._changed = threading.Event()
         self._settled = threading.Event()
         self._threads = [
             threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
             for name, work, pause in (
                 ("follower", self.follow, lambda: self._stop.wait(poll_s)),
-                ("loader", self.load_missing, self._until_missing),
+                ("loader", self.load_missing, lambda: _until(self._missing)),
+                ("notes", self._keep_notes, lambda: None),
                 ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),
             )
         ]
@@ -124,13 +134,14 @@ class Follower:
         return self._settled.wait(timeout_s)
 
     def stop(self) -> None:
-        """Ends the threads, and closes the stores."""
-        self._stop.set()
-        self._missing.set()
-        self._settled.set()
+        """Ends the threads, remembers what is new, and closes the stores."""
+        for event in (self._stop, self._missing, self._changed, self._settled):
+            event.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
+        if not any(thread.is_alive() for thread in self._threads):
+            self.remember()
         for state in self._states.values():
             state.close()
 
@@ -148,7 +159,14 @@ class Follower:
 
     def trouble(self, model: str) -> str | None:
         """What is wrong with a model, in a sentence; else, with the plans that all of them wait for."""
-        return self._problems.get(model) or self._stateless.get(model) or self._problems.get("")
+        by_ledger = misunderstood(self.boards.get(model))
+        found = (
+            self._problems.get(model),
+            self._stateless.get(model),
+            by_ledger,
+            *map(self._problems.get, ("", _NOTES)),
+        )
+        return next(filter(None, found), None)
 
     def ready(self, model: str | None = None) -> bool:
         """Whether a model (all of them, without a name) has a version loaded that may answer, and its state; a model
@@ -167,25 +185,41 @@ class Follower:
     def look(self) -> None:
         """Looks once, takes up whatever is new, and loads it. What the threads do; tests may."""
         self.follow()
+        self.remember()
         self.load_missing()
         self.tend()
 
     def follow(self) -> None:
-        """Reads the plans, and carries out what needs no loading."""
+        """Reads the plans, and carries out what needs no loading. Any thread may; it waits for the ledger alone."""
+        with self._following:
+            try:
+                read = LastKnown(plans=dict(self._releases()), at=datetime.now(UTC))
+            except Exception as error:
+                # The ledger may be down for a while; what is loaded goes on answering.
+                self._reading = False
+                self._problem("", f"The releases can't be read: {error}")
+                if self._plans is None:
+                    self._recall(f"The releases can't be read: {error}")
+            else:
+                with self._lock:
+                    self._solved("")
+                    self._plans, self._read, self._reading = read, read, True
+            self._looked = True
+            self._arrange_all()
+        self._changed.set()
+
+    def remember(self) -> None:
+        """Notes the plans that the ledger said last, for a restart without it. Waits for the disk."""
+        read = self._read
+        if self._file is None or read is None or read.plans == self._written:
+            return
         try:
-            plans = dict(self._releases())
-        except Exception as error:
-            # The ledger may be down for a while; what is loaded goes on answering.
-            self._reading = False
-            self._problem("", f"The releases can't be read: {error}")
-            if self._plans is None:
-                self._recall()
+            self._file.write(read.plans, at=read.at)
+        except OSError as error:
+            self._problem(_NOTES, f"The plans can't be remembered for a restart: {error}")
         else:
-            self._solved("")
-            self._plans, self._read_at, self._reading = plans, datetime.now(UTC), True
-            self._remember(plans)
-        self._looked = True
-        self._arrange_all()
+            self._written = read.plans
+            self._solved(_NOTES)
 
     def load_missing(self) -> None:
         """Loads every version that has a role, the most important first, until none is left to try."""
@@ -212,7 +246,7 @@ class Follower:
         now = time.monotonic()
         for turn in range(4):
             # First the champion of every model, then the canaries, the champions before, and the shadows.
-            for model, plan in (self._plans or {}).items():
+            for model, plan in (self._plans.plans if self._plans else {}).items():
                 roles = ((plan.champion,), (plan.canary,), (plan.previous,), plan.shadows)[turn]
                 for assignment in roles:
                     if assignment is None or model not in self._known:
@@ -247,7 +281,7 @@ class Follower:
     def _arrange_all(self) -> None:
         with self._lock:
             for model in self.models:
-                plan = (self._plans or {}).get(model)
+                plan = self._plans.plans.get(model) if self._plans else None
                 if plan is None or (plan.champion is None and not plan.killed):
                     self._problem(model, "none was promoted yet")
                 if plan is not None:
@@ -276,14 +310,8 @@ class Follower:
         if board.champion is not None or board.killed:
             self._solved(model)
         self._report_refusals(model)
-        self._report_change(before, board)
-
-    def _report_change(self, before: Board | None, board: Board) -> None:
-        was, now = (each.champion.version if each and each.champion else None for each in (before, board))
-        if now is not None and now != was:
-            self._report(f"{board.model} is served by version {now}")
-        if board.killed != (before.killed if before else None):
-            self._report(f"{board.model} {f'was killed: {board.killed}' if board.killed else 'was resumed'}")
+        for change in changes(before, board):
+            self._report(change)
 
     def _report_refusals(self, model: str) -> None:
         if reasons := [retry.reason for (name, _), retry in self._retries.items() if name == model]:
@@ -308,26 +336,27 @@ class Follower:
         elif self._stateless.pop(model, None):
             self._report(f"{model} has its online state")
 
-    def _recall(self) -> None:
-        """Goes by the last known plans, as there is no other way to know."""
+    def _keep_notes(self) -> None:
+        """Remembers plans that changed. Where the first look takes long, those that were last known are gone by."""
+        if self._plans is None and not self._changed.wait(_PATIENCE_S):
+            self._recall(f"The releases could not be read within {_PATIENCE_S:g} s")
+        _until(self._changed)
+        self.remember()
+
+    def _recall(self, why: str) -> None:
+        """Goes by the last known plans, as there is no other way to know; unless there are newer ones by now."""
         try:
             known = self._file.read() if self._file else None
         except (OSError, ValueError) as error:
-            self._problem("", f"The last known plans can't be read: {error}")
+            self._problem(_NOTES, f"The last known plans can't be read: {error}")
             return
-        if known is not None:
-            self._plans, self._read_at = known.plans, known.at
+        with self._lock:
+            if known is None or self._plans is not None:
+                return
+            self._plans, self._reading, self._looked = known, False, True
+            self._problem("", why)
             self._report(f"The releases can't be read; going by those that were last known, of {known.at:%F %T} UTC")
-
-    def _remember(self, plans: dict[str, Plan]) -> None:
-        if self._file is None or plans == self._written:
-            return
-        try:
-            self._file.write(plans)
-        except OSError as error:
-            self._problem("", f"The plans can't be remembered for a restart: {error}")
-        else:
-            self._written = plans
+            self._arrange_all()
 
     def _ready(self, model: str) -> bool:
         board = self.boards.get(model)
@@ -343,7 +372,7 @@ class Follower:
             "ready": self._ready(model),
             "problem": self.trouble(model),
             "plans_from": "ledger" if self._reading else "last known copy",
-            "plans_as_of": self._read_at,
+            "plans_as_of": self._plans.at if self._plans else None,
             **standing(self.boards.get(model)),
         }
 
@@ -356,10 +385,6 @@ class Follower:
                 self._report(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
             pause()
 
-    def _until_missing(self) -> None:
-        self._missing.wait()
-        self._missing.clear()
-
     def _solved(self, model: str) -> None:
         self._problems.pop(model, None)
 
@@ -367,3 +392,8 @@ class Follower:
         if self._problems.get(model) != what:
             self._problems[model] = what
             self._report(f"{model}: {what}" if model else what)
+
+
+def _until(happened: threading.Event) -> None:
+    happened.wait()
+    happened.clear()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,9 @@ from pilotage.runtime.plan import Plan
 _AHEAD = timedelta(seconds=10)
 """How long another worker's newer plan counts as newer: one that reads the ledger later writes it anyway. After that
 the ledger itself must have gone back, by a restored backup."""
+_WAIT_S = 2.0
+"""How long to wait for another worker that writes the file. One that is stopped may have it for ever."""
+_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,31 +54,49 @@ class PlansFile:
         except msgspec.DecodeError as error:
             raise ValueError(f"{self._path} holds no plans: {error}") from error
 
-    def write(self, plans: Mapping[str, Plan]) -> None:
-        """Replaces the file, whole or not at all.
+    def write(self, plans: Mapping[str, Plan], *, at: datetime | None = None) -> None:
+        """Replaces the file, whole or not at all. Waits for the disk, and a little for another worker.
+
+        Args:
+            plans: Model → its plan.
+            at: When they were seen to be in force, UTC; ``None`` for now.
 
         Raises:
-            OSError: There is no room, or no right to write there.
+            OSError: There is no room, or no right to write there, or another worker does not let go of it.
         """
+        at = at or datetime.now(UTC)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            now = datetime.now(UTC)
-            merged = {**plans, **self._ahead(plans, now)}
+        with self._alone():
+            merged = {**plans, **self._ahead(plans, at)}
             work = self._path.with_suffix(f".{os.getpid()}")
             with work.open("wb") as file:
-                file.write(msgspec.json.encode(LastKnown(at=now, plans=merged)))
+                file.write(msgspec.json.encode(LastKnown(at=at, plans=merged)))
                 file.flush()
                 os.fsync(file.fileno())
             work.replace(self._path)
 
-    def _ahead(self, plans: Mapping[str, Plan], now: datetime) -> dict[str, Plan]:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        path = self._path.with_suffix(".lock")
+        deadline = time.monotonic() + _WAIT_S
+        with path.open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise TimeoutError(f"another worker holds {path}") from None
+                time.sleep(_LOOK_S)
+            yield
+
+    def _ahead(self, plans: Mapping[str, Plan], at: datetime) -> dict[str, Plan]:
         """Plans of a worker that read the ledger later than this one did."""
         try:
             there = self.read()
         except ValueError:
             return {}
-        if there is None or now - there.at > _AHEAD:
+        if there is None or at - there.at > _AHEAD:
             return {}
         return {
             model: plan

@@ -58,6 +58,8 @@ WHERE status IS NULL AND owner NOT IN (?, ?)
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _SYNC_S = 60.0
 """Longest time between two checkpoints: after a crash of the machine, that much of the log is read."""
+_STEP_S = 3600.0
+"""How far the clock may have been set back while a request was under way: its name tells its record, not the time."""
 _CHUNK = 500
 """Rows that one transaction deletes: it keeps the other workers waiting for a millisecond."""
 _CHUNKS = 20
@@ -250,7 +252,7 @@ class RequestsTable:
         known = {row: Request(*names) for row, *names, _, logged in left if logged is None}
         since = min((began_at for *_, began_at, logged in left if logged is None), default=0.0)
         # Without the lock: the segments may be large, and this worker's own requests go on.
-        found = find_predictions(self._log, set(known.values()), since=since) if known else {}
+        found = find_predictions(self._log, set(known.values()), since=since - _STEP_S) if known else {}
         with self.use() as (table, life):
             for row, *_, already in left:
                 records = found.get(known[row]) if row in known else None

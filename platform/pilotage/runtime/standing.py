@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 
 from pilotage.errors import PilotageError
@@ -42,6 +43,20 @@ def standing(board: Board | None) -> dict[str, object]:
         "breaker_open": champion.breaker.open,
         "left_to_lightgbm": bundle.scorer.left_to_lightgbm or None,
     }
+
+
+def changes(before: Board | None, board: Board) -> Iterator[str]:
+    """What is another than before, in sentences."""
+    was, now = (each.champion.version if each and each.champion else None for each in (before, board))
+    if now is not None and now != was:
+        yield f"{board.model} is served by version {now}"
+    if board.killed != (before.killed if before else None):
+        yield f"{board.model} {f'was killed: {board.killed}' if board.killed else 'was resumed'}"
+
+
+def misunderstood(board: Board | None) -> str | None:
+    """What the ledger says of a model that can't be understood; what is served is from before it."""
+    return board.plan.problem if board is not None else None
 
 
 def state_through(board: Board) -> datetime | None:

@@ -156,6 +156,14 @@ def test_a_burst_is_twice_the_rate_and_at_least_one():
     assert limit_of(100, 7).burst == 7
 
 
+@pytest.mark.parametrize("rate", ["1e-310", "inf", "-inf", "nan", "1e308"])
+def test_a_rate_that_no_clock_can_keep_is_refused(settings: Settings, rate: str):
+    assert keys("create", "x", "--role", "predict", "--rate", rate) == 2
+    assert not settings.api_keys.exists()
+    with pytest.raises(ConfigError, match="--rate and --burst don't fit"):
+        limit_of(float(rate), None)
+
+
 def test_the_command_offers_the_roles_that_there_are():
     [choices] = [option.type for option in commands.keys_create.params if option.name == "roles"]
     assert isinstance(choices, click.Choice)

@@ -87,6 +87,7 @@ def grown(depth: int) -> dict[str, st.SearchStrategy[pl.Expr]]:
     number = st.one_of(float_, integer)
     float_literal = st.sampled_from([value for value in odd_floats if math.isfinite(value)])
     whole_literal = st.sampled_from([0, 1, -1, 2, 7, 60, 1000, 2**40])
+    typed_null = st.sampled_from([pl.lit(None, pl.Float64), pl.lit(None, pl.Int64)])
     zoned = st.builds(lambda t, zone: t.dt.convert_time_zone(zone), time, st.sampled_from(ZONES))
     clock = st.one_of(time, zoned)
     arithmetic = st.sampled_from(["add", "sub", "mul", "truediv", "floordiv", "mod"])
@@ -178,8 +179,8 @@ def grown(depth: int) -> dict[str, st.SearchStrategy[pl.Expr]]:
             st.builds(
                 lambda e, a, b, closed: e.is_between(a, b, closed=closed),
                 number,
-                st.one_of(number, whole_literal),
-                st.one_of(number, float_literal),
+                st.one_of(number, whole_literal, typed_null),
+                st.one_of(number, float_literal, typed_null),
                 st.sampled_from(["both", "left", "right", "none"]),
             ),
             st.builds(pl.all_horizontal, flag, flag, flag),

@@ -156,6 +156,8 @@ LEFT = [
     pl.col("single") > 0.1,
     pl.lit(2) * 3 + x,
     pl.lit(None) > x,
+    x.is_between(pl.lit(None, pl.Float64), 0.1),
+    i.is_between(4, pl.lit(None, pl.Int64)),
     s.replace_strict(["a"], [1], default=None),
 ]
 

@@ -13,7 +13,6 @@ import pytest
 
 from pilotage.data.lake import Lake
 from pilotage.errors import LakeError, StorageFull
-from pilotage.features.state import microseconds
 from pilotage.monitoring.moving import BATCH_BYTES, MoveReport, log_lag, move_log
 from pilotage.settings import Settings
 from pilotage.testing.bundles import tiny_spec
@@ -282,28 +281,6 @@ def test_a_move_whose_segment_can_no_longer_be_read_is_not_called_finished(desk:
         desk.move()
     path.write_bytes(good)
     assert desk.move().rows == {"predictions/tiny": 1}
-
-
-def test_what_a_dead_worker_answered_under_a_clients_own_id_is_remembered_when_its_segment_is_gone(
-    desk: Desk,
-) -> None:
-    from pilotage.runtime.idempotency import Fresh, Idempotency, Logged
-
-    def worker() -> Idempotency:
-        return Idempotency.of(desk.settings, report=lambda _: None)
-
-    dying = worker()
-    assert isinstance(dying.begin("key-1", "r00001", b"body", model="tiny"), Fresh)
-    now = microseconds(datetime.now(UTC))
-    write_segment(desk.folder, [prediction(1, at=now)], sealed=False)
-    dying.close()  # Its lock goes as with its process.
-    desk.move()
-    assert desk.left() == []
-    successor = worker()
-    claim = successor.begin("key-1", "r00001", b"body", model="tiny")
-    assert isinstance(claim, Logged)
-    assert [record.prediction_id for record in claim.records] == ["p00001"]
-    successor.close()
 
 
 def test_a_plan_that_cannot_be_read_stops_the_mover_before_it_does_anything(desk: Desk) -> None:

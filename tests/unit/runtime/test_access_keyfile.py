@@ -80,6 +80,34 @@ def test_a_damaged_file_leaves_the_last_good_keys_and_lets_nobody_else_in(
     assert len(told) == 1, "told once"
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"expires": "9999-12-31T23:59:59-10:00"}, "the time 9999-12-31T23:59:59-10:00 is out of range"),
+        ({"created": "0001-01-01T00:00:00+10:00"}, "the time 0001-01-01T00:00:00+10:00 is out of range"),
+        ({"limit": {"per_second": 1e-310, "burst": 1}}, "takes more than a year"),
+        ({"limit": {"per_second": float("inf"), "burst": 1}}, "per_second is inf"),
+        ({"limit": {"per_second": 1, "burst": float("inf")}}, "burst is inf"),
+    ],
+)
+def test_a_value_that_no_computer_can_hold_is_damage_like_any_other(
+    path: Path, clocks: Clocks, told: list[str], changes: dict[str, object], words: str
+):
+    _, text = make(path)
+    ring = ring_of(path, clocks, told)
+    content = json.loads(path.read_text())
+    content["keys"][0].update(changes)
+    path.write_text(json.dumps(content))
+    clocks.pass_by(keys.LOOK_EVERY_S)
+    assert ring.authenticate(f"Bearer {text}").name == "booking"
+    assert refusal(ring, None)
+    assert len(told) == 1 and words in told[0] and "stay" in told[0]
+    again = ring_of(path, clocks, told)
+    assert refusal(again, f"Bearer {text}"), "after a restart nobody gets in"
+    with pytest.raises(ConfigError, match="can't be used"):
+        make(path, "other")
+
+
 @pytest.mark.parametrize("lost", ["file", "both"])
 def test_a_file_that_vanished_does_not_open_the_service(path: Path, clocks: Clocks, told: list[str], lost: str):
     _, text = make(path)
@@ -163,7 +191,18 @@ def test_a_key_that_makes_no_sense_is_not_made_and_leaves_no_trace(path: Path, c
 
 @pytest.mark.parametrize(
     "limit",
-    [(0, 1), (-1, 1), (float("nan"), 1), (float("inf"), 1), (1, 0), (1, 10**9), (1e9, 1), (1, 1.5), (1e-6, 10**6)],
+    [
+        (0, 1),
+        (-1, 1),
+        (float("nan"), 1),
+        (float("inf"), 1),
+        (1, 0),
+        (1, 10**9),
+        (1e9, 1),
+        (1, 1.5),
+        (1e-6, 10**6),
+        (1e-310, 1),
+    ],
 )
 def test_a_limit_is_positive_and_bounded(limit: tuple[float, int]):
     with pytest.raises(ValueError, match=r"burst|per_second"):

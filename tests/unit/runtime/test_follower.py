@@ -14,7 +14,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ModelNotReady, UnknownModel
 from pilotage.features.online import build_online
 from pilotage.runtime import follower as module
-from pilotage.runtime.probe import admit
+from pilotage.runtime.plan import Plan
 from pilotage.testing.bundles import make_bundle, tiny_spec
 from tests.unit.runtime.world import World, world_of
 
@@ -125,6 +125,35 @@ def test_a_kill_is_carried_out_without_waiting_for_a_version_that_loads(tmp_path
     assert any("was killed: wrong since noon" in sentence for sentence in world.said)
 
 
+def test_a_kill_is_not_taken_back_by_who_read_the_plans_before_it(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    has_read, go_on = threading.Event(), threading.Event()
+    inside: list[int] = []
+
+    def slow() -> dict[str, Plan]:
+        inside.append(len(inside))
+        plans = world.read()
+        if threading.current_thread() is poller:
+            has_read.set()
+            go_on.wait(60)
+        assert inside.pop() == 0, "the feed of plans is for one thread at a time"
+        return plans
+
+    world.follower._releases = slow
+    poller, killer = (threading.Thread(target=world.follower.follow) for _ in range(2))
+    poller.start()
+    assert has_read.wait(60)
+    world.decide("one", look=False, killed="wrong")
+    killer.start()
+    killer.join(0.2)
+    go_on.set()
+    killer.join(60)
+    poller.join(60)
+    assert world.follower.boards["one"].killed == "wrong"
+    assert world.follower.trouble("one") is None
+
+
 def test_a_model_that_is_resumed_answers_again_without_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = world_of(tmp_path, "one")
     plan = world.release("one", 1)
@@ -196,53 +225,6 @@ def test_what_is_loaded_goes_on_while_the_ledger_is_down(tmp_path: Path) -> None
     assert (world.status("one")["problem"], world.status("one")["plans_from"]) == (None, "ledger")
 
 
-def test_a_restart_without_ledger_and_registry_goes_by_the_last_known_plans(tmp_path: Path) -> None:
-    world = world_of(tmp_path, "one")
-    world.release("one", 1)
-    world.down = True
-    (tmp_path / "registry").rename(tmp_path / "gone")
-    restarted = world.another_follower(admission=admit)
-    restarted.look()
-    assert restarted.ready()
-    [entry] = restarted.status()
-    assert (entry["version"], entry["plans_from"]) == (1, "last known copy")
-    assert abs((datetime.now(UTC) - entry["plans_as_of"]).total_seconds()) < 60  # type: ignore[operator]
-
-
-def test_a_kill_outlives_a_restart_without_the_ledger(tmp_path: Path) -> None:
-    world = world_of(tmp_path, "one")
-    world.release("one", 1)
-    world.decide("one", killed="wrong")
-    world.down = True
-    restarted = world.another_follower()
-    restarted.look()
-    assert restarted.boards["one"].killed == "wrong"
-
-
-def test_damaged_notes_of_the_last_plans_are_reported_and_nothing_is_made_up(tmp_path: Path) -> None:
-    world = world_of(tmp_path, "one")
-    world.release("one", 1)
-    world.down = True
-    (tmp_path / "service" / "plans.json").write_bytes(b"{")
-    restarted = world.another_follower()
-    restarted.look()
-    assert not restarted.ready()
-    assert any("plans.json holds no plans" in sentence for sentence in world.said)
-
-
-def test_a_worker_that_lags_does_not_overwrite_newer_notes(tmp_path: Path) -> None:
-    world = world_of(tmp_path, "one")
-    old = world.release("one", 1, look=False)
-    lagging = world.another_follower()
-    world.decide("one", killed="wrong")
-    world.plans["one"] = old
-    lagging.follow()
-    world.down = True
-    restarted = world.another_follower()
-    restarted.look()
-    assert restarted.boards["one"].killed == "wrong"
-
-
 def test_a_release_that_fails_in_an_unforeseen_way_does_not_end_the_following(tmp_path: Path) -> None:
     world = world_of(tmp_path, "one", "two")
     world.release("one", 1)
@@ -300,3 +282,11 @@ def test_it_follows_in_the_background_and_stops(tmp_path: Path) -> None:
     assert ready.wait(60)
     world.follower.stop()
     assert not any(thread.name.startswith("pilotage-") for thread in threading.enumerate())
+
+
+def test_a_model_of_which_the_ledger_makes_no_sense_is_served_as_before_and_says_so(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.plans["one"] = replace(world.plans["one"], problem="Event 7 makes no sense.")
+    world.follower.look()
+    assert (world.champion("one"), world.status("one")["problem"]) == (1, "Event 7 makes no sense.")

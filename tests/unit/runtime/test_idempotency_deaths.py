@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 import sys
@@ -39,6 +40,20 @@ def test_an_owner_that_died_after_it_logged_leaves_its_prediction_to_the_next(ho
     assert take(other) == Pending()
     other.finish(claim, b"answer", 200)
     assert take(other) == Stored(b"answer", 200)
+
+
+@pytest.mark.parametrize("back_s", [5, 3000])
+def test_a_clock_that_is_set_back_during_a_request_does_not_hide_its_prediction(host: Host, back_s: float) -> None:
+    one, other = host.worker(), host.worker()
+    take(one)
+    host.now -= back_s
+    path = host.write(prediction("p-1", at=int(host.now * 1e6)))
+    os.utime(path, (host.now, host.now))
+    host.die(one)
+    other.maintain()
+    claim = take(other)
+    assert isinstance(claim, Logged)
+    assert [record.prediction_id for record in claim.records] == ["p-1"]
 
 
 def test_what_is_found_in_the_log_stays_found_when_the_log_has_moved_on_and_the_successor_dies_too(host: Host) -> None:

@@ -283,6 +283,35 @@ def test_a_disk_without_room_for_a_new_segment_leaves_nothing_behind(folder: Pat
     assert read(folder) == [1]
 
 
+class Watched(FaultyFiles):
+    """A fellow looks for orphans right after each of the next new segments was created, before it is locked."""
+
+    looks = 0
+
+    def create(self, path: Path) -> int:
+        file = super().create(path)
+        if self.looks and path.suffix == ".new":
+            self.looks -= 1
+            adopt_orphans(path.parent, report=lambda _: None)
+        return file
+
+
+def test_a_segment_that_a_fellow_takes_for_an_orphan_while_it_is_made_refuses_nothing(folder: Path) -> None:
+    files, told = Watched(folder), []
+    log = appender(folder, files, told=told)
+    files.looks = 3
+    log.append([[numbered(1)]])
+    assert (read(folder), told, files.looks) == ([1], [], 0)
+    assert [path.suffix for path in folder.iterdir()] == [".open"]
+    log.close()
+    files.looks = 100
+    with pytest.raises(LogUnavailable, match="another process took the new file"):
+        log.append([[numbered(2)]])
+    files.looks = 0
+    log.append([[numbered(3)]])
+    assert read(folder) == [1, 3]
+
+
 def test_a_segment_that_somebody_removed_is_noticed_before_anything_is_acknowledged(folder: Path) -> None:
     told: list[str] = []
     log = appender(folder, FaultyFiles(folder), told=told)

@@ -176,6 +176,13 @@ def test_a_newer_plan_of_another_worker_stays_but_not_for_ever(tmp_path: Path, m
     assert file.read().plans["m"].sequence == 4, "the ledger went back"  # type: ignore[union-attr]
 
 
+def test_plans_that_were_read_long_before_they_can_be_written_do_not_replace_newer_ones(tmp_path: Path) -> None:
+    file = PlansFile(tmp_path)
+    file.write({"m": plan(5, "wrong")}, at=START + timedelta(minutes=1))
+    file.write({"m": plan(4)}, at=START)
+    assert file.read().plans["m"].killed == "wrong"  # type: ignore[union-attr]
+
+
 @given(st.binary(max_size=50))
 def test_whatever_is_there_is_read_or_refused(content: bytes) -> None:
     import tempfile

@@ -115,11 +115,7 @@ def _boolean(compiler: Compiler, tree: Any, operands: list[Value]) -> Value:
                 f"({value.name} == {value.name} and {value.name} - {value.name} != 0)", [value], BOOLEAN
             )
         case "IsBetween":
-            low = "Gt" if options["closed"] in ("None", "Right") else "GtEq"
-            high = "Lt" if options["closed"] in ("None", "Left") else "LtEq"
-            above = operators.binary(compiler, low, value, operands[1], BOOLEAN)
-            below = operators.binary(compiler, high, value, operands[2], BOOLEAN)
-            return operators.logic(compiler, "And", above, below)
+            return _is_between(compiler, operands, options)
         case "AllHorizontal" | "AnyHorizontal":
             if any(each.dtype != BOOLEAN for each in operands):
                 raise NotImplementedError
@@ -129,6 +125,19 @@ def _boolean(compiler: Compiler, tree: Any, operands: list[Value]) -> Value:
         case "IsIn":
             return _is_in(compiler, value, operands[1], options)
     raise NotImplementedError
+
+
+def _is_between(compiler: Compiler, operands: list[Value], options: Any) -> Value:
+    value, *bounds = operands
+    if any(bound.scalar and compiler.value_of(bound) is None for bound in bounds):
+        # Null in every row, also where the other bound alone would say no.
+        raise NotImplementedError
+    low = "Gt" if options["closed"] in ("None", "Right") else "GtEq"
+    high = "Lt" if options["closed"] in ("None", "Left") else "LtEq"
+    above, below = (
+        operators.binary(compiler, op, value, bound, BOOLEAN) for op, bound in zip((low, high), bounds, strict=True)
+    )
+    return operators.logic(compiler, "And", above, below)
 
 
 def _is_in(compiler: Compiler, value: Value, listed: Value, options: Any) -> Value:

@@ -38,11 +38,13 @@ class Limit:
             raise ValueError(f"per_second is {self.per_second}, not above 0 and at most {FASTEST:,.0f}")
         if not isinstance(self.burst, int) or not 1 <= self.burst <= LARGEST_BURST:
             raise ValueError(f"burst is {self.burst}, not from 1 to {LARGEST_BURST:,}")
-        interval = max(1, round(1e9 / self.per_second))
+        # No whole number yet: it may be infinite.
+        interval = 1e9 / self.per_second
         if interval * self.burst > _LONGEST_NS:
             raise ValueError(f"a burst of {self.burst} at {self.per_second:g} a second takes more than a year")
-        object.__setattr__(self, "interval_ns", interval)
-        object.__setattr__(self, "allowance_ns", interval * self.burst)
+        interval_ns = max(1, round(interval))
+        object.__setattr__(self, "interval_ns", interval_ns)
+        object.__setattr__(self, "allowance_ns", interval_ns * self.burst)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

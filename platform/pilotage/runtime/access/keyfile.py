@@ -118,7 +118,7 @@ def parse_keys(raw: bytes, path: Path) -> tuple[Key, ...]:
             raise ValueError("two keys have the same id")
         if len(keys) > MOST_KEYS:
             raise ValueError(f"it holds more than {MOST_KEYS} keys")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         # A KeyError says no more than a name.
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise _unusable(path, reason) from None
@@ -319,7 +319,10 @@ def _time(text: str | None) -> datetime | None:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"the time {text} has no zone")
-    return time.astimezone(UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"the time {text} is out of range") from None
 
 
 def _unusable(path: Path, reason: str) -> ConfigError:

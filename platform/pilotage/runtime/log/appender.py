@@ -28,6 +28,8 @@ from pilotage.runtime.log.segments import COMMITTED, NEW, OPEN, SEALED, Header, 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _SAY_AGAIN_S = 10.0
+_ATTEMPTS = 5
+"""At a new segment: others look for orphans between its creation and its lock, once a second."""
 
 
 @dataclass(slots=True)
@@ -273,13 +275,11 @@ class Appender:
         self._cut_distrusted()
         self._files.make_folder(self._folder)
         began = datetime.now(UTC)
-        self._number += 1
-        name = name_of(self._worker, began, self._number)
-        new, path = self._folder / f"{name}{NEW}", self._folder / f"{name}{OPEN}"
+        # Under the name that counts only when it is locked and begun, so that nobody takes it for an orphan.
+        file, new = self._begin_new(began)
+        path = new.with_suffix(OPEN)
         header = encode(Header(worker=self._worker, at=int(began.timestamp() * 1_000_000)))
         start = frame([(header,), *((payload,) for payload in self._kept.values())])
-        # Under the name that counts only when it is locked and begun, so that nobody takes it for an orphan.
-        file = begin_new(self._files, new)
         named = new
         segment = _Open(file=file, path=path, committed=0, room=0)
         try:
@@ -296,6 +296,19 @@ class Appender:
             raise
         segment.committed = len(start)
         return segment
+
+    def _begin_new(self, began: datetime) -> tuple[int, Path]:
+        """A locked file, and its name: another one at each attempt, as who took the one before may yet remove it."""
+        taken = 0
+        while True:
+            self._number += 1
+            new = self._folder / f"{name_of(self._worker, began, self._number)}{NEW}"
+            try:
+                return begin_new(self._files, new), new
+            except BlockingIOError:
+                taken += 1
+                if taken == _ATTEMPTS:
+                    raise
 
     def _undo(self, segment: _Open, *, trusted: bool) -> None:
         """After an error: what was not committed must not be found later."""
