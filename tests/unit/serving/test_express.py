@@ -52,6 +52,7 @@ PLAIN = {
     "an API key where there is none": asked(authorization="Bearer plt_x_y"),
     "from elsewhere": asked(origin="https://example.com"),
     "a connection that ends": asked(connection="close"),
+    "an upgrade": asked(connection="Upgrade", upgrade="h2c"),
 }
 ORDINARY = {
     "an id": asked(x_request_id="mine"),
@@ -69,7 +70,6 @@ ORDINARY = {
     "a batch": asked({"requests": [ORDER]}, path="/tiny/predict/batch"),
     "of no model": asked(path="/none/predict"),
     "by another name": asked(path="/tiny/%70redict"),
-    "an upgrade": asked(connection="Upgrade", upgrade="h2c"),
     "asked for leave": asked(expect="100-continue"),
 }
 
@@ -163,7 +163,7 @@ def test_requests_that_come_together_are_answered_in_their_order(service: Hosted
     assert talk(service, with_it) == [f"A-{number}" for number in range(6)]
 
 
-ENDING = ("a connection that ends", "an older version", "an upgrade", "asked for leave")
+ENDING = ("a connection that ends", "an older version", "asked for leave")
 
 
 def test_any_requests_in_any_pieces_are_answered_alike(service: Hosted) -> None:
