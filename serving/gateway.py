@@ -14,6 +14,7 @@ from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.runtime.access.caller import Role
 from pilotage.spec import ModelSpec
 from serving import reception
+from serving.connections import hang_up
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
 from serving.express import Express
@@ -85,16 +86,13 @@ class Gateway:
             return
         core.metrics.in_flight += 1
         try:
-            await self._serve(exchange, endpoint)
-        except Disconnected:
-            return
+            await self._answer(exchange, endpoint)
         except asyncio.CancelledError:
             if not exchange.patience.over:
                 raise
             _current_task().uncancel()
-            await self._refuse(exchange, endpoint, timed_out())
-        except Exception as error:
-            await self._refuse(exchange, endpoint, error)
+            if not hang_up(send):
+                await self._refuse(exchange, endpoint, timed_out())
         finally:
             core.metrics.in_flight -= 1
             core.watch.leave(exchange.patience)
@@ -108,6 +106,15 @@ class Gateway:
             return None
         route = "/v2/models/{model}/versions/{version}/infer"
         return Many(spec.name, oip, route, largest=spec.serving.largest_batch, version=parts[5])
+
+    async def _answer(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """Answers, if only with an error."""
+        try:
+            await self._serve(exchange, endpoint)
+        except Disconnected:
+            return
+        except Exception as error:
+            await self._refuse(exchange, endpoint, error)
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         reception.admit(exchange, endpoint.role)
