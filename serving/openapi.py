@@ -9,6 +9,7 @@ from typing import Any
 from pilotage.spec import ModelSpec
 from serving.schemas import (
     ERROR,
+    LONGEST_WHY,
     Schema,
     answer_schemas,
     batch_schemas,
@@ -234,7 +235,15 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": ["why"],
-        "properties": {"why": {"type": "string", "minLength": 1, "example": "The answers are wrong since the storm."}},
+        "properties": {
+            "why": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": LONGEST_WHY,
+                "description": "The reason, in characters that can be printed in a line.",
+                "example": "The answers are wrong since the storm.",
+            }
+        },
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
 
