@@ -45,8 +45,18 @@ class ReadingProtocol(HttpToolsProtocol):
     """``Host`` headers so far."""
     _perhaps_long = False
     """Whether the head that is read now may have more than ``LARGEST_HEAD``."""
+    _answering: RequestResponseCycle | None = None
+    """What the application answers, which ``cycle`` may be behind."""
     _again: bytes | None = None
     """The head of a request that made an offer, without it."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells whoever answers. uvicorn tells the last request alone."""
+        answering = self._answering
+        if answering is not None and not answering.response_complete:
+            answering.disconnected = True
+            answering.message_event.set()
+        super().connection_lost(exc)
 
     def read(self, data: bytes) -> None:
         """Has the parser read what came."""
@@ -124,6 +134,10 @@ class ReadingProtocol(HttpToolsProtocol):
             self.pipeline[0] = cycle, _refusing(status)
         else:
             self._close(None if cycle.response_started else status)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _close(self, status: int | None) -> None:
         if status is not None:
