@@ -1,9 +1,10 @@
-"""Connections: uvicorn's, with bounds for heads that do not end, and a shorter way for plain requests.
+"""Connections: uvicorn's, with bounds for clients that do not end, and a shorter way for plain requests.
 
 uvicorn waits for a head as long as its client likes, and keeps all of it: a few thousand connections that send a byte
 now and then take all file descriptors of a worker, and one that never stops sending headers takes its memory. From the
-head's end on, ``watch.py`` and the exchange have the time and the size; but for the trailers of a body in chunks, which
-uvicorn keeps as well and shows to nobody.
+head's end on, ``watch.py`` and the exchange have the time and the size, until there is an answer; but for the trailers
+of a body in chunks, which uvicorn keeps as well. With the answer it is the connection again: for a body that still
+comes though nobody reads it, and for a client that does not read.
 
 A plain request that came whole, or nearly at once, need not be one of ASGI's, with a task, four messages and a timer: a
 quarter of the time of a prediction. Which are plain, ``express.py`` says; whatever is unusual goes the ordinary way.
@@ -14,14 +15,14 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from uvicorn import config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from serving.reading import LARGEST_HEAD, ReadingProtocol
 from serving.usual import Usual, usual_of
 
 HEAD_S = 10.0
-"""Seconds that a client gets to send a head, or to begin with one; twice that at most, as nobody counts each."""
-LARGEST_HEAD = 64 * 1024
-"""Bytes that may follow the first ones of a head before it ends."""
+"""Seconds that a client gets to send a head, or to begin with one; for the rest of a body that has its answer; and to
+read on. Twice that at most, as nobody counts each."""
 LARGEST_CHUNKED = 16 * 1024 * 1024
 """Bytes that a body in chunks may take with its framing and its trailers, whoever reads it; the largest that any route
 takes has one million, and six times that in chunks of one."""
@@ -29,9 +30,8 @@ HELD_S = 0.05
 """Seconds for which a plain request may be incomplete, twice that at most: many clients send head and body apart."""
 MOST_HELD = 64 * 1024
 """Bytes of its body until then."""
-_NOT_WAITING = object()
-_UNUSUAL = frozenset((b"expect", b"upgrade", b"transfer-encoding", b"x-request-id"))
-"""Headers of a request that goes the ordinary way: it comes in another form, or is more than a question."""
+_FIRST = object()
+_ENDING = object()
 
 
 class Express(Protocol):
@@ -66,6 +66,9 @@ class Turn:
 
     __slots__ = ("_connection", "disconnected", "keep_alive", "message_event", "response_complete")
 
+    more_body = False
+    """It came whole."""
+
     def __init__(self, connection: "Connection", *, keep_alive: bool, never: asyncio.Event) -> None:
         self._connection = connection
         self.keep_alive = keep_alive
@@ -86,7 +89,7 @@ class Turn:
         self._connection.write_reply(self, status, headers, body)
 
 
-class Connection(HttpToolsProtocol):
+class Connection(ReadingProtocol):
     """See above. A timer for heads, one for idleness, and one for what is held; none for a request."""
 
     express: Express | None = None
@@ -101,11 +104,11 @@ class Connection(HttpToolsProtocol):
     """The request whose body comes in chunks."""
     _chunks = 0
     """Bytes that came of it."""
-    _seen: object = _NOT_WAITING
-    """The head that was waited for when the timer last looked."""
+    _resumed = 0
+    """How often the client read on, after what is written had to wait for it."""
+    _seen: object = None
+    """What was due when the timer last looked."""
     _timer: asyncio.TimerHandle | None = None
-    _unusual = False
-    """Whether a header is unusual."""
     _held: list[bytes] | None = None
     """The body so far of a request that may go the shorter way."""
     _usual: Usual | None = None
@@ -137,7 +140,10 @@ class Connection(HttpToolsProtocol):
         between = self._held is None and type(before) is Turn and before.response_complete and not self._waits()
         if between and self._usual is not None and self._answer_again(self._usual, data):
             return
-        super().data_received(data)
+        scope = self.scope
+        self._idle_since = None
+        self._perhaps_long = self._head >= 0 or len(data) > LARGEST_HEAD
+        self.read(data)
         if between and self._lessons and type(self.cycle) is Turn and self.cycle is not before:
             self._lessons -= 1
             self._usual = usual_of(data, self.scope)
@@ -149,13 +155,13 @@ class Connection(HttpToolsProtocol):
                 self._chunks += len(data)
                 if self._chunks > LARGEST_CHUNKED:
                     self.transport.close()
-        elif self._head < 0:
+        elif self._head < 0 or self.scope is not scope:
             # This piece may have had the end of a request before it.
             self._head = 0
         elif (head := self._head + len(data)) <= LARGEST_HEAD:
             self._head = head
         else:
-            self._refuse(431)
+            self.end(431)
 
     def _answer_again(self, usual: Usual, data: bytes) -> bool:
         """Answers a request that came whole with a head that is known; ``False`` if it is anything else."""
@@ -172,25 +178,16 @@ class Connection(HttpToolsProtocol):
         self.cycle = before
         return False
 
+    def resume_writing(self) -> None:
+        """Counts it."""
+        self._resumed += 1
+        super().resume_writing()
+
     def shutdown(self) -> None:
         """Ends after the request that is under way."""
         if self._held is not None:
             self._go_the_ordinary_way()
         super().shutdown()
-
-    def on_message_begin(self) -> None:
-        """Forgets the request before."""
-        super().on_message_begin()
-        self._unusual = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Notes a header."""
-        name = name.lower()
-        if name in _UNUSUAL:
-            self._unusual = True
-            super().on_header(name, value)
-        else:
-            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Begins a cycle of ASGI's, or waits for the body first."""
@@ -198,6 +195,8 @@ class Connection(HttpToolsProtocol):
         if (
             express is None
             or self._unusual
+            or self._hosts != 1
+            or (self._perhaps_long and self._is_long())
             or self.root_path
             or not express.takes(self.url)
             or parser.get_method() != b"POST"
@@ -314,23 +313,47 @@ class Connection(HttpToolsProtocol):
         """Whether a head is due: none began yet, or it has not ended. uvicorn notes the method when it has."""
         return self.scope is None or "method" not in self.scope
 
+    def _due(self) -> object:
+        """What the client owes; ``None`` for nothing."""
+        cycle = self.cycle
+        if self.transport.is_closing():
+            return _ENDING
+        if self.flow.write_paused:
+            # The same as long as nothing is read.
+            return self._resumed, self.transport.get_write_buffer_size()
+        if cycle is not None and not cycle.response_complete:
+            return None
+        if self._waits():
+            return self.scope or _FIRST
+        return cycle if cycle is not None and cycle.more_body else None
+
     def _look(self) -> None:
-        # One that became a WebSocket is in other hands.
-        if self not in self.connections or self.transport.is_closing():
+        due, seen = self._due(), self._seen
+        unread = isinstance(due, tuple) and due == seen
+        if due is None or not (due is seen or unread):
+            self._seen = due
+        elif unread or due is _ENDING:
+            self.transport.abort()
             return
-        if not self._waits():
-            self._seen = _NOT_WAITING
-        elif self._seen is not self.scope:
-            self._seen = self.scope
-        elif self.cycle is None or self.cycle.response_complete:
-            self._refuse(408)
-            return
+        elif self._waits():
+            self.end(408)
+        else:
+            self.transport.close()
         self._timer = self.loop.call_later(HEAD_S, self._look)
 
-    def _refuse(self, status: int) -> None:
-        if self.transport.is_closing():
-            return
-        # To who never sent anything there is nothing to answer; nor into the answer to the request before.
-        if self.scope is not None and (self.cycle is None or self.cycle.response_complete):
-            self.transport.write(STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-        self.transport.close()
+
+def hang_up(send: object) -> bool:
+    """Ends the connection of a request that can't be answered any more, as its answer has begun or nobody reads it.
+
+    Args:
+        send: ASGI's.
+
+    Returns:
+        Whether it did.
+    """
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or not (cycle.response_started or cycle.flow.write_paused):
+        return False
+    cycle.disconnected = True
+    cycle.transport.abort()
+    return True

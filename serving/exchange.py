@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 
 LONGEST_ID = 100
 """Characters of a request id."""
+_MOST_DIGITS = 20
+"""Of a length. The parser takes any number of zeros, and Python no number of so many digits."""
 _ID_CHARACTERS = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/=+@,~|#")
 
 
 class Disconnected(ConnectionError):
     """The client left before its request was whole."""
+
+
+class MalformedHead(InvalidRequest):
+    """The head of a request can't be read."""
+
+    http_status = 400
 
 
 class Head(NamedTuple):
@@ -30,7 +38,7 @@ class Head(NamedTuple):
     kind: bytes
     """``Content-Type``, as sent."""
     length: int
-    """``Content-Length``; 0 if there is none."""
+    """``Content-Length``; 0 if there is none, -1 if it has too many digits."""
     chosen_id: bytes | None
     """``X-Request-Id``."""
     traceparent: bytes | None
@@ -47,7 +55,7 @@ def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
         if name == b"content-type":
             kind = value
         elif name == b"content-length":
-            length = int(value) if value.isdigit() else 0
+            length = -1 if len(value) > _MOST_DIGITS else int(value) if value.isdigit() else 0
         elif name == b"x-request-id":
             chosen = value
         elif name == b"traceparent":
@@ -122,6 +130,7 @@ class Exchange:
 
         Raises:
             InvalidRequest: The request id is none.
+            MalformedHead: The length is none.
         """
         head = self.scope.get(HEAD) or head_of(self.scope["headers"])
         self.kind, self.length, chosen, self.traceparent = head
@@ -135,6 +144,10 @@ class Exchange:
                 f"X-Request-Id has more than {LONGEST_ID} characters, or others than letters, digits and punctuation.",
                 fix="Send a UUID, or leave it out.",
                 field="X-Request-Id",
+            )
+        if self.length < 0:
+            raise MalformedHead(
+                f"Content-Length has more than {_MOST_DIGITS} digits.", fix="Send it without zeros before the number."
             )
 
     def headers(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from pilotage.errors import InvalidRequest
 from serving.cohort import Plain, answer_together
 from serving.connections import Turn
 from serving.endpoints import LARGEST_BODY, Predict
@@ -52,7 +53,11 @@ class Express:
         if core is None or len(body) > LARGEST_BODY:
             return False
         exchange = Exchange(core, scope)
-        exchange.read_headers()
+        try:
+            exchange.read_headers()
+        except InvalidRequest:
+            # The gateway tells it.
+            return False
         if exchange.kind != b"application/json" or (core.ring.open and _passed_on(exchange)):
             return False
         endpoint = self._endpoints[scope["path"]]

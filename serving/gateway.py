@@ -7,18 +7,18 @@ and BentoML's middleware, cost more than the prediction.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
-from pilotage.runtime.access.caller import Role
 from pilotage.spec import ModelSpec
-from serving import reception
+from serving import pages, reception
+from serving.connections import hang_up
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
 from serving.express import Express
 from serving.operate import ACTIONS, Operate
-from serving.pages import PAGES, Page, model_page
 from serving.protocols import batch, invocations, oip
 from serving.replies import send_reply
 from serving.watch import timed_out
@@ -26,7 +26,7 @@ from serving.worker import Core
 
 _HEALTH = frozenset(("/livez", "/readyz", "/healthz"))
 _MODEL_ROUTES = ("predict", "predict/batch", "outcomes", "invocations")
-_UNKNOWN: tuple[Page | None, Role | None] = (None, "read")
+_BATCH = "/{model}/predict/batch"
 _NOT_JSON = "Send it with Content-Type: application/json."
 
 
@@ -36,7 +36,7 @@ def endpoints(specs: Mapping[str, ModelSpec]) -> dict[str, Endpoint]:
     for name, spec in specs.items():
         found[f"/{name}/predict"] = Predict(name)
         largest = spec.serving.largest_batch
-        found[f"/{name}/predict/batch"] = Many(name, batch, "/{model}/predict/batch", largest=largest)
+        found[f"/{name}/predict/batch"] = Many(name, batch, _BATCH, largest=largest)
         found[f"/{name}/outcomes"] = Outcomes(spec)
         found[f"/{name}/invocations"] = Many(name, invocations, "/{model}/invocations", largest=largest)
         found[f"/v2/models/{name}/infer"] = Many(name, oip, "/v2/models/{model}/infer", largest=largest)
@@ -85,16 +85,13 @@ class Gateway:
             return
         core.metrics.in_flight += 1
         try:
-            await self._serve(exchange, endpoint)
-        except Disconnected:
-            return
+            await self._answer(exchange, endpoint)
         except asyncio.CancelledError:
             if not exchange.patience.over:
                 raise
             _current_task().uncancel()
-            await self._refuse(exchange, endpoint, timed_out())
-        except Exception as error:
-            await self._refuse(exchange, endpoint, error)
+            if not hang_up(send):
+                await self._refuse(exchange, endpoint, timed_out())
         finally:
             core.metrics.in_flight -= 1
             core.watch.leave(exchange.patience)
@@ -109,6 +106,15 @@ class Gateway:
         route = "/v2/models/{model}/versions/{version}/infer"
         return Many(spec.name, oip, route, largest=spec.serving.largest_batch, version=parts[5])
 
+    async def _answer(self, exchange: Exchange, endpoint: Endpoint) -> None:
+        """Answers, if only with an error."""
+        try:
+            await self._serve(exchange, endpoint)
+        except Disconnected:
+            return
+        except Exception as error:
+            await self._refuse(exchange, endpoint, error)
+
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         reception.admit(exchange, endpoint.role)
         if (method := exchange.scope["method"]) != "POST":
@@ -119,6 +125,8 @@ class Gateway:
             wrong = InvalidRequest(f"The body is {exchange.kind.decode('latin-1')[:100]!r}.", fix=_NOT_JSON)
             await self._refuse(exchange, endpoint, wrong, status=415)
             return
+        if endpoint.route == _BATCH and exchange.scope["query_string"]:
+            exchange.query()
         await endpoint.answer(exchange)
         reception.finish(exchange, endpoint.route)
 
@@ -129,24 +137,42 @@ class Gateway:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(core, scope, receive, send)
+        found = pages.find(core, path)
         try:
-            exchange.read_headers()
-            page, role = PAGES.get(path, _UNKNOWN)
-            if role is not None:
-                reception.identify(exchange, role)
+            if found is None:
+                await self._know_nothing(exchange)
+                return
+            page, roles = found
+            if roles:
+                exchange.read_headers()
+                reception.identify_for(exchange, roles)
+            else:
+                # Who watches over the service is told how it is, whatever they call their question.
+                with suppress(InvalidRequest):
+                    exchange.read_headers()
             if page is None:
-                page = model_page(core, path)
-            if page is None:
-                self._require_known(path)
                 await self._app(scope, receive, send)
                 return
             if scope["method"] not in ("GET", "HEAD"):
                 wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Ask for it by GET.")
-                await self._refuse(exchange, None, wrong, status=405, more=((b"allow", b"GET"),))
+                await self._refuse(exchange, None, wrong, status=405, more=((b"allow", b"GET, HEAD"),))
                 return
             await send_rendered(exchange, await page(exchange))
         except Exception as error:
             await self._refuse(exchange, None, error)
+
+    async def _know_nothing(self, exchange: Exchange) -> None:
+        """Says that there is nothing, to who has a key.
+
+        Raises:
+            UnknownModel: The path is one of ours, of a model that there is not.
+        """
+        exchange.read_headers()
+        reception.identify(exchange, None)
+        path = exchange.scope["path"]
+        self._require_known(path)
+        nothing = InvalidRequest(f"There is nothing at {path[:100]!r}.", fix="Look at / for what there is.")
+        await self._refuse(exchange, None, nothing, status=404)
 
     def _require_known(self, path: str) -> None:
         """Says which models there are, to who asks for another.

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
@@ -30,11 +32,43 @@ _SECRET = re.compile(
 )
 _PERSONAL = frozenset({"value", "request", "features", "entity"})
 """Names of what may hold a client's values."""
+_SELDOM_S = 10.0
+"""Seconds between two lines about the same."""
 _encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+class Seldom:
+    """Says one sentence in a while, and how many it left out: what breaks, breaks for each request."""
+
+    def __init__(self, say: Callable[..., None]) -> None:
+        self._say = say
+        self._not_before = 0.0
+        self._left_out = 0
+
+    def __call__(self, sentence: str, **more: Any) -> None:
+        """Says it, perhaps.
+
+        Args:
+            sentence: To be said.
+            more: Further arguments of whoever says it.
+        """
+        now = time.monotonic()
+        if now < self._not_before:
+            self._left_out += 1
+            return
+        self._not_before = now + _SELDOM_S
+        self._say(f"{sentence} (and {self._left_out} more like it)" if self._left_out else sentence, **more)
+        self._left_out = 0
+
+
+_refused: dict[tuple[str, str | None], Seldom] = {}
+"""Kind of error and model → who says that requests are refused for it."""
 
 
 def set_up(log_format: Literal["text", "json"], *, stream: IO[str] | None = None) -> logging.Logger:
     """Sets up the service's logger in this process; again does no harm.
+
+    As JSON, what BentoML and uvicorn say goes through the same formatter from now on.
 
     Args:
         log_format: ``Settings.log_format``.
@@ -46,9 +80,14 @@ def set_up(log_format: Literal["text", "json"], *, stream: IO[str] | None = None
     handler = _Handler(stream or sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text())
     logger.addHandler(handler)
+    if log_format == "json":
+        # In a worker uvicorn's logger and the root have the same handler.
+        for other in logging.getLogger("bentoml").handlers:
+            other.setFormatter(handler.formatter)
     logger.setLevel(logging.INFO)
     # BentoML's own handler would say it a second time.
     logger.propagate = False
+    _refused.clear()
     return logger
 
 
@@ -62,6 +101,8 @@ def failure(
 ) -> None:
     """Says that something failed, if it is ours to mend: an answer under 500 is the client's, and is only counted.
 
+    Of requests that are refused for the same (503, 504), one in a while is named.
+
     Args:
         error: What was raised.
         status: That it was answered with.
@@ -74,7 +115,9 @@ def failure(
     about = {"request_id": request, "model": model, "error": type(error).__name__}
     logger = logging.getLogger(NAME)
     if isinstance(error, PilotageError) and not isinstance(error, InvalidRequest):
-        logger.error("%s", error, extra={"about": about})
+        kind = type(error).__name__, model
+        say = _refused.setdefault(kind, Seldom(logger.error)) if status in (503, 504) else logger.error
+        say(str(error), extra={"about": about})
     else:
         logger.error("A %s failed.", what, exc_info=error, extra={"about": about})
 

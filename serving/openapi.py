@@ -9,6 +9,7 @@ from typing import Any
 from pilotage.spec import ModelSpec
 from serving.schemas import (
     ERROR,
+    LONGEST_WHY,
     Schema,
     answer_schemas,
     batch_schemas,
@@ -46,6 +47,10 @@ _REQUEST_ID = {
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 100, "pattern": r"^[A-Za-z0-9_.:/=+@,~|#-]+$"},
     "description": "Names the request. Sent again with the same content, it gets the stored answer; one log row.",
+}
+_NAME = {
+    **_REQUEST_ID,
+    "description": "Names the request. An outcome has its own id; sent again, it counts once whatever this is.",
 }
 _EXPLAIN = {
     "name": "explain",
@@ -150,7 +155,14 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
         asked,
         error="InferenceError",
     )
-    about = _get("Open Inference Protocol", "Versions and tensors.", f"metadata_{name}", None, ("404",))
+    about = _get(
+        "Open Inference Protocol",
+        "Versions and tensors.",
+        f"metadata_{name}",
+        ("predict", "read"),
+        ("401", "403", "404"),
+        error="InferenceError",
+    )
     ready = _get("Open Inference Protocol", "Whether it can answer.", f"ready_{name}", None, ("400",))
 
     def versioned(operation: dict[str, Any]) -> dict[str, Any]:
@@ -191,8 +203,8 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
                 f"outcomes_{name}",
                 "outcomes",
                 (told, taken),
-                (*common, "422"),
-                [_REQUEST_ID],
+                (*(code for code in common if code != "409"), "422"),
+                [_NAME],
                 status="202",
             )
         },
@@ -223,7 +235,15 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": ["why"],
-        "properties": {"why": {"type": "string", "minLength": 1, "example": "The answers are wrong since the storm."}},
+        "properties": {
+            "why": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": LONGEST_WHY,
+                "description": "The reason, in characters that can be printed in a line.",
+                "example": "The answers are wrong since the storm.",
+            }
+        },
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
 
@@ -299,7 +319,7 @@ def _get(
     tag: str,
     words: str,
     operation: str,
-    role: str | None,
+    roles: str | tuple[str, ...] | None,
     errors: Iterable[str],
     *,
     answer: Schema | None = None,
@@ -307,17 +327,19 @@ def _get(
     error: str = "Error",
     content: str = "application/json",
 ) -> dict[str, Any]:
+    each = (roles,) if isinstance(roles, str) else roles or ()
+    needs = f"\n\nNeeds a key with the role {' or '.join(f'`{role}`' for role in each)}." if each else ""
     described = {
         "tags": [tag],
         "summary": words if len(words) <= 100 else f"{words[:97]}…",
-        "description": words + (f"\n\nNeeds a key with the role `{role}`." if role else ""),
+        "description": words + needs,
         "operationId": operation,
         "responses": {
             status: {"description": "Done.", "content": {content: {"schema": answer or {}}}},
             **{code: _error(code, error) for code in sorted(errors)},
         },
     }
-    return {**described, "security": [{"key": [role]}, {}] if role else []}
+    return {**described, "security": [*({"key": [role]} for role in each), {}] if each else []}
 
 
 def _error(code: str, schema: str) -> dict[str, Any]:

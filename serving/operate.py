@@ -13,6 +13,7 @@ from serving.endpoints import LARGEST_BODY, Endpoint
 from serving.exchange import Exchange
 from serving.protocols import decode
 from serving.replies import encoded, send_reply
+from serving.schemas import LONGEST_WHY
 
 ACTIONS = ("kill", "resume", "rollback")
 _FIX = 'Send {"why": "the reason, in words"}.'
@@ -38,6 +39,12 @@ class Operate(Endpoint):
         why, to = content.get("why"), content.get("to")
         if not isinstance(why, str) or not why.strip():
             raise InvalidRequest("A decision is recorded with its reason; why is missing.", fix=_FIX, field="why")
+        if len(why) > LONGEST_WHY or not why.isprintable():
+            raise InvalidRequest(
+                f"why has more than {LONGEST_WHY:,} characters, or some that can't be printed in a line.",
+                fix="Send the reason in a few plain words.",
+                field="why",
+            )
         if to is not None and (not isinstance(to, int) or isinstance(to, bool)):
             raise InvalidRequest("to is no version.", fix="Send its number, or leave it out.", field="to")
         actor = f"{exchange.caller.name} (key {exchange.caller.id})" if exchange.caller.id else exchange.caller.name

@@ -13,6 +13,11 @@ from serving.protocols import Rendered, invocations, json_answer, oip
 from serving.worker import Core
 
 Page = Callable[[Exchange], Awaitable[Rendered]]
+Found = tuple[Page | None, tuple[Role, ...]]
+"""What answers (``None``: BentoML), and the roles of which it takes one; none for whoever asks."""
+_READ: tuple[Role, ...] = ("read",)
+_METADATA: tuple[Role, ...] = ("predict", "read")
+"""Clients of the protocol ask how to ask, with the key that they predict with."""
 
 
 async def models(exchange: Exchange) -> Rendered:
@@ -66,26 +71,33 @@ async def server(_: Exchange) -> Rendered:
     return oip.server()
 
 
-PAGES: dict[str, tuple[Page | None, Role | None]] = {
-    "/": (explore, None),
+PAGES: dict[str, Found] = {
+    "/": (explore, ()),
     # Swagger UI's own files, which BentoML has: nothing of ours is in them.
-    **dict.fromkeys((f"{explorer.STATIC}{name}" for name in explorer.FILES), (None, None)),
-    "/models": (models, "read"),
-    "/workers": (workers, "read"),
-    "/docs.json": (docs, "read"),
-    "/metrics": (metrics, None),
-    "/ping": (ping, None),
-    "/health": (ping, None),
-    "/version": (mlflow_version, None),
-    "/v2": (server, None),
-    "/v2/health/live": (live, None),
-    "/v2/health/ready": (ready, None),
+    **dict.fromkeys((f"{explorer.STATIC}{name}" for name in explorer.FILES), (None, ())),
+    # BentoML's description of itself.
+    "/schema.json": (None, _READ),
+    "/models": (models, _READ),
+    "/workers": (workers, _READ),
+    "/docs.json": (docs, _READ),
+    "/metrics": (metrics, ()),
+    "/ping": (ping, ()),
+    "/health": (ping, ()),
+    "/version": (mlflow_version, ()),
+    "/v2": (server, ()),
+    "/v2/health/live": (live, ()),
+    "/v2/health/ready": (ready, ()),
 }
-"""Path → what answers (``None``: BentoML), and the role that it takes; ``None`` for none."""
+"""By their paths."""
 
 
-def model_page(core: Core, path: str) -> Page | None:
-    """The page of one model that a path names (``/v2/models/<model>…``); ``None`` if it names none."""
+def find(core: Core, path: str) -> Found | None:
+    """The page that a path names; ``None`` if it names none."""
+    return PAGES.get(path) or _of_model(core, path)
+
+
+def _of_model(core: Core, path: str) -> Found | None:
+    """The page of one model (``/v2/models/<model>…``)."""
     parts = path.split("/")
     if parts[:3] != ["", "v2", "models"] or len(parts) < 4 or parts[3] not in core.specs:
         return None
@@ -106,4 +118,4 @@ def model_page(core: Core, path: str) -> Page | None:
             return oip.model_ready(model, ok=core.follower.ready(model))
         return oip.metadata(model, request_fields(core, model), versions(core, model))
 
-    return page
+    return page, () if rest else _METADATA

@@ -14,8 +14,12 @@ from serving.replies import Reply, error_reply
 from serving.tracing import Traced
 
 
-def identify(exchange: Exchange, role: Role) -> None:
+def identify(exchange: Exchange, role: Role | None) -> None:
     """Finds out who asks.
+
+    Args:
+        exchange: The request.
+        role: That it takes; ``None`` for any or none.
 
     Raises:
         Unauthenticated: They have no key that is valid now.
@@ -24,7 +28,20 @@ def identify(exchange: Exchange, role: Role) -> None:
     scope = exchange.scope
     client = scope["client"]
     exchange.caller = admission.admit(exchange.core.ring, scope["headers"], client[0] if client else None)
-    exchange.caller.require(role)
+    if role is not None:
+        exchange.caller.require(role)
+
+
+def identify_for(exchange: Exchange, roles: tuple[Role, ...]) -> None:
+    """``identify``, where each of some roles will do; the first one is asked for.
+
+    Raises:
+        Unauthenticated: As there.
+        NotAllowed: They have none of them.
+    """
+    identify(exchange, None)
+    if exchange.caller.roles.isdisjoint(roles):
+        exchange.caller.require(roles[0])
 
 
 def admit(exchange: Exchange, role: Role) -> None:

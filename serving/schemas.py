@@ -22,6 +22,8 @@ from pilotage.spec import ModelSpec, RequestField
 from serving.protocols import invocations, oip, outcomes
 from serving.protocols.tensors import datatype_of
 
+LONGEST_WHY = 1_000
+"""Characters of a decision's reason: it is kept for good, and shown in one line."""
 Schema = dict[str, Any]
 _TYPES: dict[pl.DataType, Schema] = {
     pl.String(): {"type": "string"},

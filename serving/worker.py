@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -40,8 +40,6 @@ EXPLAINING = 2
 """Explanations that are computed at once: each takes milliseconds of a core."""
 STOP_S = 4.0
 """Seconds that the log gets at the end."""
-_ALERT_EVERY_S = 10.0
-"""Seconds between two lines about answers that are not logged."""
 
 
 class Core:
@@ -94,7 +92,7 @@ class Core:
             pseudonyms=Pseudonyms.of(settings),
             encode=encode,
             keep=self.log.keep,
-            report=_Seldom(warn),
+            report=logs.Seldom(warn),
         )
         self.turns = BulkTurns(self.responder)
         self.idempotency = Idempotency.of(settings, report=warn)
@@ -104,12 +102,12 @@ class Core:
         self.metrics = ServiceMetrics(settings.service_state / "metrics", models=specs, routes=routes())
         self.metrics.watch(self._figures)
         self.shadows = Shadows(
-            encode=encode, log=self.log.submit_nowait, report=_Seldom(warn), count=self.metrics.shadowed
+            encode=encode, log=self.log.submit_nowait, report=logs.Seldom(warn), count=self.metrics.shadowed
         )
         self.tracing = Tracing(settings.otel_endpoint, worker=self.name) if settings.otel_endpoint else None
         self.explainers = ThreadPoolExecutor(EXPLAINING, thread_name_prefix="explain")
         self.explaining = 0
-        self._alert = _Seldom(self.logger.error)
+        self._alert = logs.Seldom(self.logger.error)
         self._loads = 0
 
     def start(self) -> None:
@@ -214,21 +212,3 @@ class Core:
         gauges.set("pilotage_log_failing", float(self.log.last_error is not None))
         if self.tracing is not None:
             gauges.set("pilotage_spans_dropped_total", self.tracing.dropped)
-
-
-class _Seldom:
-    """Says one sentence in a while, and how many it left out: what breaks, breaks for each request."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-        self._not_before = 0.0
-        self._left_out = 0
-
-    def __call__(self, sentence: str) -> None:
-        now = time.monotonic()
-        if now < self._not_before:
-            self._left_out += 1
-            return
-        self._not_before = now + _ALERT_EVERY_S
-        self._say(f"{sentence} (and {self._left_out} more like it)" if self._left_out else sentence)
-        self._left_out = 0

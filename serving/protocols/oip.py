@@ -222,14 +222,24 @@ def _refuse_unsupported(request: _Request) -> None:
 
 def _wanted(request: _Request) -> dict[str, bool]:
     """Outputs to give → whether as bytes."""
-    binary = bool((request.parameters or {}).get("binary_data_output", False))
+    binary = _truth(request.parameters, "binary_data_output", default=False)
     if not request.outputs:
         return dict.fromkeys(OUTPUTS, binary)
     if unknown := [each.name for each in request.outputs if each.name not in OUTPUTS]:
         raise InvalidRequest(
             f"There is no output {unknown[0][:100]!r}.", fix=f"Use only: {', '.join(OUTPUTS)}.", field=unknown[0][:100]
         )
-    return {each.name: bool((each.parameters or {}).get("binary_data", binary)) for each in request.outputs}
+    return {each.name: _truth(each.parameters, "binary_data", default=binary) for each in request.outputs}
+
+
+def _truth(parameters: Mapping[str, Any] | None, name: str, *, default: bool) -> bool:
+    """A parameter that is true or false."""
+    value = (parameters or {}).get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequest(
+            f"The parameter {name} is {str(value)[:50]!r}.", fix="Send true or false, without quotes.", field=name
+        )
+    return value
 
 
 def _columns(

@@ -32,6 +32,13 @@ _NUMPY = {
     "FP32": "<f4",
     "FP64": "<f8",
 }
+_WHOLE = frozenset((int,))
+_IN_JSON: dict[str, frozenset[type]] = {
+    "BYTES": frozenset((str,)),
+    "BOOL": frozenset((bool,)),
+    **dict.fromkeys(("FP16", "FP32", "FP64"), frozenset((int, float))),
+}
+"""Datatype → what its values are in JSON; of the others they are whole numbers."""
 _INTEGERS = tuple(name for name in _NUMPY if "INT" in name)
 _ACCEPTED: dict[pl.DataType, tuple[str, ...]] = {
     pl.String(): ("BYTES",),
@@ -118,6 +125,7 @@ def values(tensor: Tensor, raw: bytes | None) -> list[Any]:
         found = tensor.data
     if len(found) != count:
         raise tensor.wrong(f"it has {len(found)} values, its shape says {count}", "Send as many as the shape says.")
+    _check_values(tensor, found)
     return found
 
 
@@ -129,6 +137,20 @@ def pack(datatype: str, column: Sequence[Any]) -> bytes:
     if datatype == "FP64":
         column = [float("nan") if value is None else value for value in column]
     return np.array(column, dtype=_NUMPY[datatype]).tobytes()
+
+
+def _check_values(tensor: Tensor, found: Sequence[Any]) -> None:
+    """Refuses JSON values that are not of the tensor's datatype. Null is every datatype's."""
+    there = [value for value in found if value is not None]
+    kinds = _IN_JSON.get(tensor.datatype, _WHOLE)
+    wrong = None
+    if not kinds.issuperset(map(type, there)):
+        wrong = next(value for value in there if type(value) not in kinds)
+    elif kinds is _WHOLE and there:
+        limits = np.iinfo(_NUMPY[tensor.datatype])
+        wrong = next((value for value in (min(there), max(there)) if not limits.min <= value <= limits.max), None)
+    if wrong is not None:
+        raise tensor.wrong(f"{str(wrong)[:50]!r} is no {tensor.datatype}", "Send values of its datatype.")
 
 
 def _numbers(tensor: Tensor, raw: bytes, count: int) -> list[Any]:

@@ -124,6 +124,7 @@ def test_keys_made_elsewhere_are_taken_over(
         ["create", " ", "--role", "read"],
         ["create", "x", "--role", "read", "--rate", "0"],
         ["create", "x", "--role", "read", "--rate", "nan"],
+        ["create", "x", "--role", "read", "--rate", "inf"],
         ["create", "x", "--role", "read", "--burst", "0"],
         ["create", "x", "--role", "read", "--expires", "soon"],
         ["create", "x", "--role", "read", "--expires", "-1d"],

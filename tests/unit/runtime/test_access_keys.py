@@ -164,7 +164,9 @@ def test_without_a_header_nobody_gets_in_once_there_is_a_key(path: Path, clocks:
 
 def test_a_key_that_is_sent_to_an_open_service_is_no_way_in(path: Path, clocks: Clocks):
     """Whoever sends one relies on it: the file may have been forgotten, not the protection."""
-    assert refusal(ring_of(path, clocks), "Bearer plt_abcdefghij_" + "a" * 43)
+    with pytest.raises(Unauthenticated) as refused:
+        ring_of(path, clocks).authenticate("Bearer plt_abcdefghij_" + "a" * 43)
+    assert "pilotage keys create" in refused.value.fix
 
 
 def test_a_key_expires_to_the_moment_without_a_change_of_the_file(path: Path, clocks: Clocks):

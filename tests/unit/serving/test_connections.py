@@ -184,6 +184,26 @@ def test_many_requests_in_one_piece_are_no_long_head() -> None:
     assert talk(with_it).count(b"HTTP/1.1 200") == 2
 
 
+def test_an_application_that_answers_a_client_that_left_is_told_though_others_are_behind_it() -> None:
+    async def with_it(
+        app: Served, _: asyncio.StreamReader, writer: asyncio.StreamWriter, server: uvicorn.Server
+    ) -> bool:
+        app.let.clear()
+        writer.write(ASK * 3)
+        while not app.asked:
+            await asyncio.sleep(0)
+        [connection] = server.server_state.connections
+        answering = connection._answering
+        assert connection.cycle is not answering
+        writer.transport.abort()
+        while server.server_state.connections:
+            await asyncio.sleep(0)
+        assert app.asked == 1
+        return bool(answering.disconnected)
+
+    assert talk(with_it)
+
+
 async def looked(connection: Any) -> None:
     """Waits until the timer has looked three times more."""
     for _ in range(3):

@@ -124,13 +124,41 @@ def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:
     assert service.post("/tiny/predict/batch", content=b"{}", headers={"content-type": "text/plain"}).status_code == 415
     got = service.get("/tiny/predict")
     assert (got.status_code, got.headers["allow"]) == (405, "POST")
-    assert service.post("/models").status_code == 405
+    posted = service.post("/models")
+    assert (posted.status_code, posted.headers["allow"]) == (405, "GET, HEAD")
     for path in ("/none/predict", "/none/outcomes", "/v2/models/none/infer", "/admin/none/kill"):
         unknown = service.post(path, json=ORDER)
         assert (path, unknown.status_code) == (path, 404)
         assert "tiny" in unknown.text
     assert service.post("/tiny/predict?explain=perhaps", json=ORDER).status_code == 422
     assert service.post("/tiny/predict?shadow=1", json=ORDER).status_code == 422
+    many = service.post("/tiny/predict/batch?explain=true", json={"requests": [ORDER]})
+    assert (many.status_code, many.json()["field"]) == (422, "explain")
+
+
+@pytest.mark.parametrize("path", ["/tiny/predict", "/tiny/predict/batch", "/models", "/nothing"])
+def test_a_length_of_thousands_of_digits_is_no_length(service: Hosted, path: str) -> None:
+    answer = service.post(path, content=b"", headers={**JSON, "content-length": "0" * 5000})
+    assert (answer.status_code, answer.json()["error"]) == (400, "MalformedHead")
+    assert answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nothing", "/tiny/predict/", "//tiny/predict", "/models/", "/v2/", "/v2/models/tiny/x", "/static_content/"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_where_there_is_nothing_it_is_said_so(service: Hosted, method: str, path: str) -> None:
+    answer = service.ask(method, path)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+    assert "There is nothing at" in answer.text
+    assert "x-from" not in answer.headers
+
+
+def test_whoever_watches_over_the_service_is_answered_whatever_they_call_their_question(service: Hosted) -> None:
+    for path in ("/livez", "/readyz", "/metrics", "/ping", "/v2/health/live", "/v2/models/tiny/ready"):
+        assert service.get(path, headers={"x-request-id": "a b"}).status_code == 200, path
+    assert service.get("/models", headers={"x-request-id": "a b"}).status_code == 422
 
 
 def test_a_body_in_pieces_is_read_whole(service: Hosted) -> None:

@@ -42,8 +42,30 @@ def test_with_keys_each_route_needs_its_role(tmp_path: Path) -> None:
                 for other, key in made.items():
                     answer = service.ask(method, path, json={}, headers={"authorization": f"Bearer {key}"})
                     assert (answer.status_code == 403) is (role != other), (path, other, answer.text)
-        for path in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"):
+        for path in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny/ready"):
             assert service.get(path).status_code == 200, path
+        assert service.get("/v2/models/tiny/versions/1/ready").status_code == 200
+
+
+def test_who_may_predict_may_ask_how_and_a_wrong_address_is_called_so(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        made = {
+            role: {
+                "authorization": f"Bearer {create_key(service.settings.api_keys, role, roles=[role], limit=None)[1]}"
+            }
+            for role in ROLES
+        }
+        service.core.ring.refresh()
+        for path in ("/v2/models/tiny", "/v2/models/tiny/versions/1"):
+            assert service.get(path).status_code == 401
+            statuses = {role: service.get(path, headers=headers).status_code for role, headers in made.items()}
+            assert statuses == {"predict": 200, "read": 200, "outcomes": 403, "operate": 403}
+        for headers in made.values():
+            unknown = service.post("/tinny/predict", json=ORDER, headers=headers)
+            assert (unknown.status_code, unknown.json()["error"]) == (404, "UnknownModel")
+            assert service.get("/tiny/predictions", headers=headers).status_code == 404
+        for path in ("/tinny/predict", "/tiny/predictions", "/tiny/predict/"):
+            assert service.post(path, json=ORDER).status_code == 401
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_again(tmp_path: Path) -> None:

@@ -196,6 +196,44 @@ def test_bytes_that_are_not_what_their_description_says_are_refused(
         by_hand({"inputs": [request]}, binary)
 
 
+@pytest.mark.parametrize(
+    ("name", "datatype", "value"),
+    [
+        ("items", "INT8", 300),
+        ("items", "UINT8", -5),
+        ("items", "INT64", 2**63),
+        ("items", "INT64", 3.5),
+        ("items", "INT64", True),
+        ("items", "INT64", "3"),
+        ("amount", "FP64", "640.5"),
+        ("amount", "FP32", False),
+        ("shop", "BYTES", 5),
+        ("express", "BOOL", 1),
+    ],
+)
+def test_json_values_are_of_the_datatype_that_they_are_said_to_be(name: str, datatype: str, value: Any):
+    request = {"name": name, "shape": [1], "datatype": datatype, "data": [value]}
+    with pytest.raises(InvalidRequest, match=f"is no {datatype}") as refused:
+        by_hand({"inputs": [request]})
+    assert refused.value.details["field"] == name
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("FP64", 640.5), ("FP64", 640), ("INT32", 7), ("FP64", None)])
+def test_json_values_of_their_datatype_are_taken(datatype: str, value: Any):
+    request = {"name": "amount", "shape": [1], "datatype": datatype, "data": [value]}
+    assert by_hand({"inputs": [request]}).rows == [{"amount": value}]
+
+
+@pytest.mark.parametrize("value", ["false", 1, 0, [], None])
+def test_whether_an_output_is_binary_is_true_or_false(value: Any):
+    for more in (
+        {"outputs": [{"name": "decision", "parameters": {"binary_data": value}}]},
+        {"parameters": {"binary_data_output": value}},
+    ):
+        with pytest.raises(InvalidRequest, match="The parameter binary_data"):
+            by_hand({"inputs": [ITEMS], **more})
+
+
 def test_bytes_that_no_tensor_claims_are_refused():
     with pytest.raises(InvalidRequest, match="binary part has 3 bytes, the tensors 0"):
         by_hand({"inputs": [ITEMS]}, b"abc")

@@ -175,3 +175,21 @@ def test_every_path_of_the_page_has_a_route_template(page: dict[str, Any]):
 def test_no_operation_has_the_id_of_another(page: dict[str, Any]):
     ids = [operation["operationId"] for item in page["paths"].values() for operation in item.values()]
     assert len(ids) == len(set(ids))
+
+
+def test_the_page_says_who_may_ask_for_what(page: dict[str, Any]):
+    def keys(path: str) -> list[Any]:
+        [operation] = page["paths"][path].values()
+        return operation["security"]
+
+    assert keys("/v2/models/tiny") == [{"key": ["predict"]}, {"key": ["read"]}, {}]
+    assert keys("/v2/models/tiny/ready") == keys("/v2/models/tiny/versions/{version}/ready") == []
+    assert keys("/tiny/predict") == [{"key": ["predict"]}, {}]
+    assert "`predict` or `read`" in page["paths"]["/v2/models/tiny"]["get"]["description"]
+
+
+def test_of_outcomes_it_promises_no_stored_answer(page: dict[str, Any]):
+    told = page["paths"]["/tiny/outcomes"]["post"]
+    assert "409" not in told["responses"]
+    [name] = told["parameters"]
+    assert "stored" not in name["description"]

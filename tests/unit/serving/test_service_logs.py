@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pilotage.errors import InvalidRequest, StateUnavailable
+from pilotage.errors import InvalidRequest, Overloaded, StateUnavailable, TimedOut
 from serving import logs
 
 
@@ -98,6 +99,37 @@ def test_a_failure_of_ours_is_said_with_its_fix_and_the_request(stream: io.Strin
     assert line["message"] == "The online store of tiny is gone. Fix: Materialise online_state."
     assert (line["request_id"], line["model"], line["error"]) == ("r-1", "tiny", "StateUnavailable")
     assert "traceback" not in line
+
+
+def test_of_requests_that_are_refused_for_the_same_one_in_a_while_is_named(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+):
+    logs.set_up("json", stream=stream)
+    for number in range(50):
+        for error in (Overloaded("Too many: 100 %.", fix="x"), TimedOut("Too late.", fix="x")):
+            logs.failure(error, status=error.http_status, request=f"r-{number}", model="tiny")
+    logs.failure(Overloaded("Too many.", fix="x"), status=503, request="r-other", model="other")
+    named = [("Overloaded", "r-0"), ("TimedOut", "r-0"), ("Overloaded", "r-other")]
+    assert [(line["error"], line["request_id"]) for line in lines(stream)] == named
+    later = time.monotonic() + 11
+    monkeypatch.setattr(logs.time, "monotonic", lambda: later)
+    logs.failure(TimedOut("Too late.", fix="x"), status=504, request="r-99", model="tiny")
+    assert lines(stream)[-1]["message"] == "Too late. Fix: x (and 49 more like it)"
+
+
+def test_as_json_the_servers_own_lines_are_json_too(stream: io.StringIO):
+    others = logging.getLogger("bentoml")
+    handler = logging.StreamHandler(stream)
+    before = others.level
+    others.addHandler(handler)
+    try:
+        logs.set_up("json", stream=io.StringIO())
+        logging.getLogger("bentoml.worker").error("Bearer plt_x_y did not work: %s", 7)
+    finally:
+        others.removeHandler(handler)
+        others.setLevel(before)
+    [line] = lines(stream)
+    assert (line["level"], line["message"]) == ("error", "Bearer … did not work: 7")
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])

@@ -90,9 +90,8 @@ async def wired(service: Hosted, *, express: bool = True, **options: Any) -> Asy
         patch.setattr(uvicorn_config, "HTTP_PROTOCOLS", dict(uvicorn_config.HTTP_PROTOCOLS))
         patch.setattr(connections.Connection, "express", None)
         connections.use_connections(counting if express else None)
-        server = uvicorn.Server(
-            uvicorn.Config(service.gateway, log_config=None, lifespan="off", ws="none", server_header=False, **options)
-        )
+        usual = {"log_config": None, "lifespan": "off", "ws": "none", "server_header": False}
+        server = uvicorn.Server(uvicorn.Config(service.gateway, **{**usual, **options}))
         listening.bind(("127.0.0.1", 0))
         task = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started:

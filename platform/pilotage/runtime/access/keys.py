@@ -126,7 +126,10 @@ class KeyRing:
         key = raw[7:].strip(b" ")
         if ring.open:
             # Whoever sends a key expects that it counts.
-            raise _unauthenticated("An API key was sent, and this service has none.")
+            raise Unauthenticated(
+                "An API key was sent, and this service has none.",
+                fix="Send no Authorization header, or make a key: pilotage keys create NAME --role predict.",
+            )
         parts = key.split(b"_", 2)
         entry = ring.entries.get(parts[1]) if len(parts) == 3 and key.startswith(_START) else None
         right = hmac.compare_digest(sha256(key).digest(), _NOBODY if entry is None else entry.digest)
