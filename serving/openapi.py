@@ -248,7 +248,11 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": list(names)}}
 
     to = {"type": "integer", "description": "Version; left out, the champion before."}
-    where = {**why, "properties": {**why["properties"], "to": to}}
+    version = {
+        "type": "integer",
+        "description": "The version that is taken back; 409 if it gets no traffic, so that this is safe to repeat.",
+    }
+    where = {**why, "properties": {**why["properties"], "to": to, "version": version}}
     stands = {
         "type": "object",
         "required": ["model", "champion", "killed", "sequence"],

@@ -33,22 +33,9 @@ class Operate(Endpoint):
         """Records the decision, and carries it out in this worker at once; the others follow within a second."""
         core = exchange.core
         content = decode(await exchange.body(LARGEST_BODY), fix=_FIX)
-        allowed = {"why", "to"} if self.action == "rollback" else {"why"}
-        if not isinstance(content, dict) or not content.keys() <= allowed:
-            raise InvalidRequest("The body is no object of why.", fix=_FIX)
-        why, to = content.get("why"), content.get("to")
-        if not isinstance(why, str) or not why.strip():
-            raise InvalidRequest("A decision is recorded with its reason; why is missing.", fix=_FIX, field="why")
-        if len(why) > LONGEST_WHY or not why.isprintable():
-            raise InvalidRequest(
-                f"why has more than {LONGEST_WHY:,} characters, or some that can't be printed in a line.",
-                fix="Send the reason in a few plain words.",
-                field="why",
-            )
-        if to is not None and (not isinstance(to, int) or isinstance(to, bool)):
-            raise InvalidRequest("to is no version.", fix="Send its number, or leave it out.", field="to")
+        why, to, version = self._asked(content)
         actor = f"{exchange.caller.name} (key {exchange.caller.id})" if exchange.caller.id else exchange.caller.name
-        state = await asyncio.to_thread(self._decide, core.settings, actor, why, to)
+        state = await asyncio.to_thread(self._decide, core.settings, actor, why, to, version)
         await asyncio.to_thread(core.follower.follow)
         core.logger.warning("%s of %s by %s", self.action, self.model, actor)
         body: dict[str, Any] = {
@@ -60,14 +47,38 @@ class Operate(Endpoint):
         headers = [(b"content-type", b"application/json"), (b"x-request-id", exchange.request_id.encode())]
         await send_reply(exchange.send, 200, encoded(body), headers=headers)
 
-    def _decide(self, settings: Settings, actor: str, why: str, to: int | None) -> ModelState:
+    def _asked(self, content: object) -> tuple[str, int | None, int | None]:
+        """The reason, which version is to answer instead, and which is to be taken back.
+
+        Raises:
+            InvalidRequest: The body is something else.
+        """
+        allowed = {"why", "to", "version"} if self.action == "rollback" else {"why"}
+        if not isinstance(content, dict) or not content.keys() <= allowed:
+            raise InvalidRequest("The body is no object of why.", fix=_FIX)
+        why = content.get("why")
+        if not isinstance(why, str) or not why.strip():
+            raise InvalidRequest("A decision is recorded with its reason; why is missing.", fix=_FIX, field="why")
+        if len(why) > LONGEST_WHY or not why.isprintable():
+            raise InvalidRequest(
+                f"why has more than {LONGEST_WHY:,} characters, or some that can't be printed in a line.",
+                fix="Send the reason in a few plain words.",
+                field="why",
+            )
+        for name in ("to", "version"):
+            number = content.get(name)
+            if number is not None and type(number) is not int:
+                raise InvalidRequest(f"{name} is no version.", fix="Send its number, or leave it out.", field=name)
+        return why, content.get("to"), content.get("version")
+
+    def _decide(self, settings: Settings, actor: str, why: str, to: int | None, version: int | None) -> ModelState:
         # MLflow's client takes 150 MB and four seconds; its aliases are brought up to date by whoever looks next.
         settings = settings.model_copy(update={"mlflow_uri": f"sqlite:///{Path('/nonexistent/mlflow.db')}"})
         if self.action == "kill":
             return commands.kill(self.model, settings=settings, actor=actor, why=why)
         if self.action == "resume":
             return commands.resume(self.model, settings=settings, actor=actor, why=why)
-        return commands.rollback(self.model, to, settings=settings, actor=actor, why=why)
+        return commands.rollback(self.model, to, version=version, settings=settings, actor=actor, why=why)
 
 
 def refused_status(error: Exception) -> int | None:

@@ -6,7 +6,6 @@ so it can be piped to where it is needed, and nobody has to see it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -117,8 +116,6 @@ def limit_of(rate: float, burst: int | None) -> Limit:
     Raises:
         ConfigError: They are out of range.
     """
-    if not math.isfinite(rate):
-        raise ConfigError(f"--rate {rate} is no number of requests a second.", fix="Give one, or --unlimited.")
     try:
         usual = max(1, round(2 * min(rate, FASTEST)))
         return Limit(per_second=rate, burst=usual if burst is None else burst)

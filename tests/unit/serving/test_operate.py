@@ -70,6 +70,17 @@ def test_a_rollback_is_answered_by_the_version_before(tmp_path: Path) -> None:
         assert (answer["version"], answer["probability"]) == (1, first["probability"])
 
 
+def test_a_rollback_that_names_its_version_is_safe_to_repeat(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        for number in (2, 3):
+            service.release("tiny", service.specs["tiny"], number)
+        body = {"why": "worse", "version": 3}
+        assert service.post("/admin/tiny/rollback", json=body).json()["champion"] == 2
+        again = service.post("/admin/tiny/rollback", json=body)
+        assert (again.status_code, again.json()["error"]) == (409, "NotReleasable")
+        assert service.post("/admin/tiny/rollback", json={"why": "x", "version": True}).json()["field"] == "version"
+
+
 def test_without_the_ledger_an_operator_is_told_so_and_predictions_go_on(tmp_path: Path) -> None:
     with hosted(tmp_path, tiny_spec("tiny")) as service:
         (tmp_path / "ledger.db").rename(tmp_path / "gone.db")
