@@ -24,6 +24,7 @@ from sensors.failed_runs import FailedRunsWatch
 from sensors.failures import run_url
 
 if TYPE_CHECKING:
+    from pilotage.monitoring.alerts import AlertBook
     from pilotage.monitoring.alerts.watches import DecisionsWatch, FreshnessWatch, Look, Watch
 
 SILENT = timedelta(minutes=5)
@@ -77,8 +78,8 @@ def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
 
         settings, now = platform.settings, datetime.now(UTC)
         memory = Memory.read(context.cursor)
-        engine = _Engine.of(platform, sources, models, memory, now)
         with AlertBook.of(settings) as book:
+            engine = _Engine.of(platform, sources, models, memory, now, book)
             failed = FailedRunsWatch(
                 instance=context.instance, book=book, settings=settings, now=now, seen=memory.failures
             )
@@ -111,12 +112,13 @@ class _Engine:
         models: Mapping[str, ModelSpec],
         memory: Memory,
         now: datetime,
+        book: "AlertBook",
     ) -> "_Engine":
         from pilotage.monitoring.alerts.watches import AnswersWatch, DecisionsWatch, FreshnessWatch, machine_watches
         from pilotage.release.ledger import SqlLedger
 
         settings, lake = platform.settings, platform.lake
-        answers = AnswersWatch(settings=settings, models=models, now=now)
+        answers = AnswersWatch(settings=settings, models=models, now=now, opened=book.alarms)
         return cls(
             decisions=DecisionsWatch(ledger=SqlLedger(settings.ledger), now=now, seen=memory.decisions),
             freshness=FreshnessWatch(sources=sources, lake=lake, now=now, memory=memory.newest),

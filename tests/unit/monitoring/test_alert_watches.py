@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import namedtuple
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,26 @@ def test_a_champion_that_a_worker_cannot_use_is_told_before_anybody_asks(setting
     heartbeat(settings, age=1, model="tiny", ready=False, problem="its bundle is corrupt")
     [alert] = served(settings).answers().alerts
     assert alert.summary == "The service can't use the champion of tiny: its bundle is corrupt"
+
+
+def test_a_champion_that_can_be_used_again_needs_a_workers_word_where_nobody_asks_and_answers_where_they_told(
+    settings: Settings,
+) -> None:
+    registered(settings, "tiny")
+    promoted(settings, "tiny")
+
+    def clears(*answered_by: str, **model: Any) -> int:
+        heartbeat(settings, age=1, model="tiny", **model)
+        watch = replace(served(settings, *answered_by), opened=book.alarms)
+        carry_out(book, [each for each in watch.watches() if each.name == "answers"])
+        return book.alarms()[0].clears
+
+    with AlertBook.of(settings) as book:
+        assert clears(ready=False, problem="its bundle is corrupt") == 0
+        assert clears(ready=False, problem=None) == 0, "it loads"
+        assert clears(ready=True, problem=None) == 1
+        assert clears(*["rule"] * 100, ready=True, problem=None) == 0
+        assert clears(ready=True, problem=None) == 0, "answers said so, and there are none"
 
 
 def ledger(*drafts: tuple[str, dict[str, Any]]) -> InMemoryLedger:

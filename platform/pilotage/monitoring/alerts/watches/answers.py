@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pilotage.features.state import microseconds
+from pilotage.monitoring.alerts.alarm import Alarm
 from pilotage.monitoring.alerts.alert import Alert, Key
 from pilotage.monitoring.alerts.watches.look import Look, Watch
 from pilotage.runtime.log import lines, segments
@@ -79,6 +80,8 @@ class AnswersWatch:
     settings: Settings
     models: Mapping[str, ModelSpec]
     now: datetime
+    opened: Callable[[], Iterable[Alarm]] = tuple
+    """Gives the alarms that are open: what ends one depends on who told of it."""
 
     def watches(self) -> list[Watch]:
         """Who answers; and whether anybody is there."""
@@ -92,13 +95,16 @@ class AnswersWatch:
         seen = self._read()
         served = self._served()
         trouble = {model: problem for model, problem in self._trouble().items() if model in served}
+        usable = self._usable_again()
         alerts: list[Alert] = []
         unknown: set[Key] = set()
         for model in self.models:
             found = seen.get(model, _Seen())
             if found.answers < FEWEST:
-                # Silence is no sign of health: what is open stays so until answers show otherwise.
-                unknown |= {Key("latency", model, ""), Key("service_on_fallback", model, "")}
+                # Silence is no sign of health: what answers showed stays open until answers show otherwise.
+                unknown.add(Key("latency", model, ""))
+                if model not in usable:
+                    unknown.add(Key("service_on_fallback", model, ""))
             fallbacks = found.answers - found.by["model"]
             if model in served:
                 if found.answers >= FEWEST and fallbacks > FALLBACK_SHARE * found.answers:
@@ -192,6 +198,14 @@ class AnswersWatch:
                     found.setdefault(told["model"], str(told["problem"]))
         return found
 
+    def _usable_again(self) -> set[str]:
+        """Models whose trouble workers told of, and which every worker that lives says now it can serve."""
+        told = {
+            alarm.key.model for alarm in self.opened() if alarm.key.kind == "service_on_fallback" and _by_word(alarm)
+        }
+        words = [each for worker in self._heartbeats()[0] for each in worker.get("models", [])] if told else []
+        return told & {each["model"] for each in words} - {each["model"] for each in words if not each.get("ready")}
+
     def _fallback(self, model: str, found: _Seen, fallbacks: int) -> Alert:
         share = fallbacks / found.answers
         return Alert.of(
@@ -209,6 +223,11 @@ class AnswersWatch:
             model=model,
             evidence={"answers": found.answers, "slow_share": share, "limit_ms": limit},
         )
+
+
+def _by_word(alarm: Alarm) -> bool:
+    """Whether an alarm was raised last by a worker's word, not by answers."""
+    return "problem" in alarm.alert.evidence
 
 
 def _unready(model: str, problem: str) -> Alert:
