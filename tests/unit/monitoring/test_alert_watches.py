@@ -261,6 +261,15 @@ def test_workers_that_fell_silent_without_a_word_are_a_service_that_is_down(sett
     assert (alert.kind, alert.tier) == ("service_down", "critical")
 
 
+def test_a_service_that_has_been_down_for_long_is_no_news_and_not_up_again_either(settings: Settings) -> None:
+    watch = AnswersWatch(settings=settings, models={}, now=NOW)
+    heartbeat(settings, age=timedelta(days=1.1).total_seconds())
+    look = watch.workers()
+    assert (look.alerts, look.unknown) == ((), {Key("service_down", "", "")})
+    heartbeat(settings, age=1)
+    assert watch.workers().unknown == frozenset()
+
+
 def test_a_champion_that_a_worker_cannot_use_is_told_before_anybody_asks(settings: Settings) -> None:
     registered(settings, "tiny")
     promoted(settings, "tiny")

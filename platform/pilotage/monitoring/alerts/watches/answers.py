@@ -35,6 +35,7 @@ SLOW_MS = 50.0
 SILENT = timedelta(seconds=60)
 """A worker says how it is each second or so; one that ends in order takes its word back."""
 FORGOTTEN = timedelta(days=1)
+"""After which a worker that fell silent is no news; nor is it a sign that the service lives."""
 
 
 class _Answered(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction"):
@@ -126,11 +127,14 @@ class AnswersWatch:
         words = f"{len(fresh)} workers of the service live"
         if fresh or not silent:
             return Look(words=words)
-        since = max(float(each["at"]) for each in silent)
+        recent = [each for each in silent if time.time() - float(each["at"]) <= FORGOTTEN.total_seconds()]
+        if not recent:
+            return Look(unknown=frozenset({Key("service_down", "", "")}), words=words)
+        since = max(float(each["at"]) for each in recent)
         alert = Alert.of(
             "service_down",
             f"The prediction service was not stopped, and has had no worker for {time.time() - since:.0f} s.",
-            evidence={"workers": [each["worker"] for each in silent], "last_at_s": since},
+            evidence={"workers": [each["worker"] for each in recent], "last_at_s": since},
         )
         return Look(alerts=(alert,), words=words)
 
@@ -185,7 +189,7 @@ class AnswersWatch:
                 continue  # It is just being replaced, or its worker has ended.
             if age <= SILENT.total_seconds():
                 fresh.append(told)
-            elif age <= FORGOTTEN.total_seconds():
+            else:
                 silent.append(told)
         return fresh, silent
 
