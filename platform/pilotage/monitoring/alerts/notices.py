@@ -72,9 +72,9 @@ class Attempt:
     next_at: datetime | None = None
     why: str = ""
 
-    def failed(self, why: str, at: datetime) -> Attempt:
+    def failed(self, why: str, at: datetime, *, longest: timedelta = LONGEST_RETRY) -> Attempt:
         """After another failure: the next try is later each time."""
-        pause = min(FIRST_RETRY * 2 ** min(self.tries, 20), LONGEST_RETRY)
+        pause = min(FIRST_RETRY * 2 ** min(self.tries, 20), longest)
         return Attempt(tries=self.tries + 1, next_at=at + pause, why=why)
 
 

@@ -1,0 +1,44 @@
+"""What is tried again when, for how long, and what ends once nobody waits for it any more."""
+
+from __future__ import annotations
+
+from tests.unit.monitoring.alarms import RECEIVERS, Desk, critical
+
+
+def write(desk: Desk, receivers: str) -> None:
+    assert desk.settings.alerts_file is not None
+    desk.settings.alerts_file.write_text(receivers)
+
+
+def deliveries(desk: Desk, minutes: int) -> list[int]:
+    """Minutes of those to come at which something was due, and a delivery was tried."""
+    tried = []
+    for minute in range(minutes):
+        if desk.book.due().groups:
+            desk.deliver()
+            tried.append(minute)
+        desk.wait(minutes=1, look=False)
+    return tried
+
+
+def test_a_file_of_receivers_that_cannot_be_read_is_read_again_later_each_time(desk: Desk) -> None:
+    write(desk, "oncall critical\n")
+    desk.book.raise_(critical())
+    # The alarm about the file is told to the log after a minute, and waits for the others from then on.
+    assert len(deliveries(desk, 60)) <= 30
+    assert desk.got == []
+    write(desk, RECEIVERS)
+    deliveries(desk, 6)
+    assert desk.titles("oncall") == ["[CRITICAL] service on fallback (tiny)"]
+    assert desk.book.waiting() == []
+
+
+def test_a_receiver_that_is_away_after_the_file_was_mended_is_tried_as_any_other(desk: Desk) -> None:
+    write(desk, "oncall critical\n")
+    desk.book.raise_(critical())
+    desk.deliver()
+    write(desk, RECEIVERS)
+    desk.away.add("oncall")
+    desk.wait(minutes=1)
+    tries = [minute for minute in deliveries(desk, 60) if minute > 1]
+    assert len(tries) < 10
