@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.unit.monitoring.alarms import RECEIVERS, Desk, critical
+from datetime import timedelta
+
+from tests.unit.monitoring.alarms import RECEIVERS, Desk, critical, warning
 
 
 def write(desk: Desk, receivers: str) -> None:
@@ -42,3 +44,19 @@ def test_a_receiver_that_is_away_after_the_file_was_mended_is_tried_as_any_other
     desk.wait(minutes=1)
     tries = [minute for minute in deliveries(desk, 60) if minute > 1]
     assert len(tries) < 10
+
+
+def test_the_end_of_what_was_told_is_told_though_it_came_under_a_silence(desk: Desk) -> None:
+    desk.book.raise_(warning())
+    desk.wait(minutes=1)
+    desk.deliver()
+    desk.book.silence(until=desk.now + timedelta(hours=2), who="ada", why="they move house", kind="freshness")
+    for _ in range(5):
+        desk.wait(minutes=5)
+        desk.book.clear("freshness", subject="flights")
+    desk.deliver()
+    assert desk.book.alarms() == []
+    assert desk.titles("chat") == ["[WARNING] freshness: flights"]
+    desk.wait(hours=2)
+    desk.deliver()
+    assert desk.titles("chat") == ["[WARNING] freshness: flights", "[OVER] freshness: flights"]

@@ -158,9 +158,20 @@ def ready(
     return {group: notices for group, notices in groups.items() if _due(group, notices, last_told.get(group), at)}
 
 
-def moot(notice: Notice, alarm: Alarm, silences: Iterable[Silence]) -> bool:
-    """Whether nobody need be told any more: it came and went while it was silenced. Critical ones are always told."""
+def moot(notice: Notice, alarm: Alarm, silences: Iterable[Silence], *, episode: Iterable[Notice] = ()) -> bool:
+    """Whether nobody need be told any more: it came and went while it was silenced.
+
+    Critical ones are always told, and so is the end of what somebody was told of.
+
+    Args:
+        notice: The notice.
+        alarm: What it is about, as it is now.
+        silences: All that there were.
+        episode: All notices of its episode; of use where it says that the alarm is over.
+    """
     if notice.tier == "critical" or notice.started():
+        return False
+    if notice.what == "cleared" and any(each.what == "opened" and each.started() for each in episode):
         return False
     over = not alarm.open or alarm.episode != notice.episode
     return (
