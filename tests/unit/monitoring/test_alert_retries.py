@@ -60,3 +60,14 @@ def test_the_end_of_what_was_told_is_told_though_it_came_under_a_silence(desk: D
     desk.wait(hours=2)
     desk.deliver()
     assert desk.titles("chat") == ["[WARNING] freshness: flights", "[OVER] freshness: flights"]
+
+
+def test_the_alarm_about_a_receiver_ends_once_it_is_taken_out_of_the_file(desk: Desk) -> None:
+    desk.away.add("oncall")
+    desk.book.raise_(critical())
+    desk.deliver()
+    assert "oncall" in {alarm.key.subject for alarm in desk.book.alarms()}
+    write(desk, RECEIVERS.replace("oncall ", "# oncall "))
+    deliveries(desk, 20)
+    desk.wait(minutes=15)
+    assert [alarm.key.kind for alarm in desk.book.alarms()] == ["service_on_fallback"]

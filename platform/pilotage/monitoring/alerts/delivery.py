@@ -191,8 +191,13 @@ class _Round:
             )
         for name in self._worked - set(self._failures):
             self._book.clear("delivery", subject=name)
-        if self._complete:
-            self._book.clear("delivery", subject=FILE)
+        if not self._complete:
+            return
+        there = {LOG, *(each.name for each in self._receivers)}
+        for alarm in self._book.alarms():
+            # The file can be read; and nobody waits for a receiver that is no longer in it.
+            if alarm.key.kind == "delivery" and alarm.key.subject not in there:
+                self._book.clear(*alarm.key)
 
 
 def _untold(notice: Notice, receiver: str, book: AlertBook) -> bool:
