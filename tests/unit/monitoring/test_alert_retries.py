@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from pilotage.monitoring.alerts.notices import GIVE_UP_AFTER
 from tests.unit.monitoring.alarms import RECEIVERS, Desk, critical, warning
 
 
@@ -71,3 +72,26 @@ def test_the_alarm_about_a_receiver_ends_once_it_is_taken_out_of_the_file(desk: 
     deliveries(desk, 20)
     desk.wait(minutes=15)
     assert [alarm.key.kind for alarm in desk.book.alarms()] == ["service_on_fallback"]
+
+
+def test_three_days_of_trying_count_from_the_first_try_and_not_from_the_silence_before_it(desk: Desk) -> None:
+    desk.book.silence(until=desk.now + timedelta(days=7), who="ada", why="they move house", kind="freshness")
+    desk.book.raise_(warning())
+    desk.wait(days=7, minutes=1, look=False)
+    desk.away.add("chat")
+    desk.deliver()
+    desk.away.clear()
+    desk.wait(minutes=1, look=False)
+    desk.deliver()
+    assert "[WARNING] freshness: flights" in desk.titles("chat")
+    assert "given_up" not in {row["happened"] for row in desk.book.history()}
+
+
+def test_what_was_tried_for_three_days_is_given_up_by_an_unreadable_file_too(desk: Desk) -> None:
+    write(desk, "chat warning\n")
+    desk.book.raise_(warning())
+    for _ in range(int(GIVE_UP_AFTER / timedelta(hours=1)) + 3):
+        desk.wait(hours=1, look=False)
+        desk.deliver()
+    gone = [row for row in desk.book.history() if row["happened"] == "given_up" and row["kind"] == "freshness"]
+    assert [row["detail"]["why"] for row in gone] == ["unknown receivers could not be told"]

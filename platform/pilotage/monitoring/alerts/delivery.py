@@ -169,8 +169,13 @@ class _Round:
         missing = [name for name in names if notice.attempts.get(name, Attempt()).told_at is None]
         if not missing:
             self._settle(notice, "told" if len(names) > 1 else "nobody")
-        elif notice.tier != "critical" and self._book.now - notice.made_at > GIVE_UP_AFTER:
+        elif notice.tier != "critical" and all(self._tried_long(notice, name) for name in missing):
             self._settle(notice, "given_up", why=f"{', '.join(missing)} could not be told")
+
+    def _tried_long(self, notice: Notice, name: str) -> bool:
+        """Whether a receiver has failed for so long that it is given up. The time before, of a silence perhaps, is none."""
+        since = notice.attempts.get(name, Attempt()).since
+        return since is not None and self._book.now - since > GIVE_UP_AFTER
 
     def _settle(self, notice: Notice, how: str, *, why: str = "") -> None:
         self._settled += 1
