@@ -12,11 +12,12 @@ from typing import Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from assets.sources.flights import SOURCE as FLIGHTS
 from assets.sources.weather import SOURCE as WEATHER
 from pilotage.data.lake import Lake
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.alerts.alert import Key
@@ -362,12 +363,28 @@ def test_a_watch_clears_only_its_own_kinds_and_not_what_it_cannot_tell(settings:
         }
 
 
-def test_a_watch_that_fails_is_an_alarm_and_keeps_no_other_from_looking(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("The file is gone.", fix="Put it back."),
+        KeyError("The file is gone."),
+        pl.exceptions.ComputeError("The file is gone."),
+        sa.exc.OperationalError("The file is gone.", None, Exception("locked")),
+    ],
+)
+def test_a_watch_that_fails_is_an_alarm_and_keeps_no_other_from_looking(settings: Settings, error: Exception) -> None:
     def fails() -> Look:
-        raise ConfigError("The file is gone.", fix="Put it back.")
+        raise error
 
     with AlertBook.of(settings) as book:
         found = Watch(name="good", kinds=frozenset({"freshness"}), look=lambda: Look(alerts=(warning(),), words="seen"))
         told = carry_out(book, [Watch(name="bad", kinds=frozenset({"drift"}), look=fails), found])
         assert told["good"] == "seen" and "The file is gone" in told["bad"]
         assert {alarm.key.kind for alarm in book.alarms()} == {"watch_failed", "freshness"}
+
+
+def test_a_book_that_cannot_be_written_ends_the_look(settings: Settings) -> None:
+    (settings.home / "alerts.db").write_text("no database " * 100)
+    found = Watch(name="good", kinds=frozenset({"freshness"}), look=lambda: Look(alerts=(warning(),), words="seen"))
+    with AlertBook.of(settings) as book, pytest.raises(LedgerUnavailable):
+        carry_out(book, [found])
