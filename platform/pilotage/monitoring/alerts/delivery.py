@@ -173,7 +173,7 @@ class _Round:
             self._settle(notice, "given_up", why=f"{', '.join(missing)} could not be told")
 
     def _tried_long(self, notice: Notice, name: str) -> bool:
-        """Whether a receiver has failed for so long that it is given up. A silence before its first try is no failure."""
+        """Whether a receiver has failed for so long that it is given up. A silence before that is none."""
         since = notice.attempts.get(name, Attempt()).since
         return since is not None and self._book.now - since > GIVE_UP_AFTER
 
