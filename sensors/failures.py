@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 RUN_FAILED = "run_failed"
 URGENT = ("audit_ledger", "kill_", "rollback_", "reject_")
 """Jobs (or how their names begin) whose failure somebody has to know at once: nobody tries them again."""
+PARTITION = "dagster/partition"
+"""Dagster's own tag: the day of a run over one."""
 _WILL_RETRY = "dagster/will_retry"
+_NAMES = 3
+"""Sources or assets that a subject names; it counts the others."""
 
 
 def run_failures_sensor() -> dg.SensorDefinition:
@@ -35,7 +39,7 @@ def run_failures_sensor() -> dg.SensorDefinition:
         from pilotage.monitoring.alerts import AlertBook
 
         run = context.dagster_run
-        if run.tags.get(_WILL_RETRY) == "true":
+        if tried_again(run):
             return dg.SkipReason(f"Run {run.run_id[:8]} of {run.job_name} crashed, and Dagster tries it again.")
         settings = platform.settings
         with AlertBook.of(settings) as book:
@@ -53,7 +57,6 @@ def failure(run: dg.DagsterRun, message: str | None, settings: Settings) -> "Ale
     what = subject(run)
     attempt = int(tags.get(ATTEMPT, "1"))
     said = " ".join((message or "").split())[:300]
-    days = f"{tags[RANGE_FIRST]} … {tags[RANGE_LAST]}" if RANGE_FIRST in tags and RANGE_LAST in tags else ""
     return Alert.of(
         RUN_FAILED,
         f"Run {run.run_id[:8]} of {what} failed. {said}",
@@ -65,7 +68,8 @@ def failure(run: dg.DagsterRun, message: str | None, settings: Settings) -> "Ale
             "run": run.run_id,
             "cause": tags.get(CAUSE, ""),
             "attempt": attempt,
-            "days": days,
+            "sources": _sources(run),
+            "days": _days(tags),
             "landing": tags.get(LANDING, ""),
         },
         run_url=run_url(settings, run.run_id),
@@ -82,13 +86,36 @@ def tier(job: str, tags: Mapping[str, str]) -> "Tier":
 
 
 def subject(run: dg.DagsterRun) -> str:
-    """What failed, in a few words: the job, or the files that a run without one was to take up."""
-    if not run.job_name.startswith("__"):
+    """What failed, in a few words: the job; without one, the sources or assets that it was about, and the days.
+
+    Not the files: those that are corrected have another hash, and what they mend is the same.
+    """
+    if named(run):
         return run.job_name
-    if LANDING in run.tags:
-        return f"landing {run.tags[LANDING]}"
-    keys = sorted(key.to_user_string() for key in run.asset_selection or ())
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "") or "assets"
+    names = _sources(run) if LANDING in run.tags else []
+    names = names or sorted(key.to_user_string() for key in run.asset_selection or ())
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return " ".join(part for part in (", ".join(names[:_NAMES]) + more or "assets", _days(run.tags)) if part)
+
+
+def named(run: dg.DagsterRun) -> bool:
+    """Whether a run is of a job, not of assets that somebody or a sensor picked."""
+    return not run.job_name.startswith("__")
+
+
+def tried_again(run: dg.DagsterRun) -> bool:
+    """Whether Dagster itself tries a run again that crashed."""
+    return run.tags.get(_WILL_RETRY) == "true"
+
+
+def _sources(run: dg.DagsterRun) -> list[str]:
+    """Sources that a run was to ingest."""
+    return sorted(key.path[-1] for key in run.asset_selection or () if key.path[0] == "raw")
+
+
+def _days(tags: Mapping[str, str]) -> str:
+    first, last = (tags.get(name) or tags.get(PARTITION, "") for name in (RANGE_FIRST, RANGE_LAST))
+    return first if first == last else f"{first} … {last}"
 
 
 def run_url(settings: Settings, run_id: str) -> str:

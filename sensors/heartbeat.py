@@ -6,7 +6,7 @@ killed and runs again raises what is raised. Each look is a matter of millisecon
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ from assets.lineage import model_key
 from assets.predictions import LOG
 from assets.skew import FEATURES, PROBABILITIES
 from pilotage.data.source import SourceSpec
-from pilotage.run_tags import LANDING
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
-from sensors.failures import RUN_FAILED, run_url
+from sensors.failed_runs import FailedRunsWatch
+from sensors.failures import run_url
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import AlertBook
@@ -39,16 +39,24 @@ class Memory:
     """Number of the last event of the ledger that was looked at."""
     newest: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Source → its newest day, and when it was first seen."""
+    failures: datetime | None = None
+    """Up to when failed runs were looked at."""
 
     @classmethod
     def read(cls, cursor: str | None) -> "Memory":
         if not cursor:
             return cls()
         data = json.loads(cursor)
-        return cls(decisions=data["decisions"], newest={name: (day, at) for name, (day, at) in data["newest"].items()})
+        at = data.get("failures")
+        return cls(
+            decisions=data["decisions"],
+            newest={name: (day, at) for name, (day, at) in data["newest"].items()},
+            failures=datetime.fromisoformat(at) if at else None,
+        )
 
     def write(self) -> str:
-        return json.dumps({"decisions": self.decisions, "newest": self.newest})
+        at = self.failures.isoformat() if self.failures else None
+        return json.dumps({"decisions": self.decisions, "newest": self.newest, "failures": at})
 
 
 def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
@@ -69,16 +77,21 @@ def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         from pilotage.monitoring.alerts.watches import carry_out
 
         settings, now = platform.settings, datetime.now(UTC)
-        engine = _Engine.of(platform, sources, models, Memory.read(context.cursor), now)
+        memory = Memory.read(context.cursor)
         with AlertBook.of(settings) as book:
-            others = dagster_watches(context.instance, book, models, settings, now=now)
-            told = carry_out(book, [*engine.watches(), *others])
+            engine = _Engine.of(platform, sources, models, memory, now, book)
+            failed = FailedRunsWatch(
+                instance=context.instance, book=book, settings=settings, now=now, seen=memory.failures
+            )
+            others = dagster_watches(context.instance, models, settings, now=now)
+            told = carry_out(book, [*engine.watches(), *others, failed.watch()])
             alarms = book.look()
         _note(settings, now)
         waiting = [f"{alarm.number} ({alarm.tier} {alarm.key.kind})" for alarm in alarms]
         opened = f"Open alarms: {', '.join(waiting)}." if waiting else "No alarm is open."
         seen = "; ".join(f"{name}: {words}" for name, words in told.items())
-        return dg.SensorResult(skip_reason=dg.SkipReason(f"{opened} {seen}."), cursor=engine.memory().write())
+        memory = replace(engine.memory(), failures=failed.seen)
+        return dg.SensorResult(skip_reason=dg.SkipReason(f"{opened} {seen}."), cursor=memory.write())
 
     return heartbeat
 
@@ -99,12 +112,13 @@ class _Engine:
         models: Mapping[str, ModelSpec],
         memory: Memory,
         now: datetime,
+        book: "AlertBook",
     ) -> "_Engine":
         from pilotage.monitoring.alerts.watches import AnswersWatch, DecisionsWatch, FreshnessWatch, machine_watches
         from pilotage.release.ledger import SqlLedger
 
         settings, lake = platform.settings, platform.lake
-        answers = AnswersWatch(settings=settings, models=models, now=now)
+        answers = AnswersWatch(settings=settings, models=models, now=now, opened=book.alarms)
         return cls(
             decisions=DecisionsWatch(ledger=SqlLedger(settings.ledger), now=now, seen=memory.decisions),
             freshness=FreshnessWatch(sources=sources, lake=lake, now=now, memory=memory.newest),
@@ -119,13 +133,12 @@ class _Engine:
 
 
 def dagster_watches(
-    instance: dg.DagsterInstance, book: "AlertBook", models: Iterable[str], settings: Settings, *, now: datetime
+    instance: dg.DagsterInstance, models: Iterable[str], settings: Settings, *, now: datetime
 ) -> list["Watch"]:
-    """What Dagster alone knows.
+    """What Dagster alone knows, but for its failed runs.
 
     Args:
         instance: Its storage.
-        book: For failed runs that have succeeded since.
         models: Names of the models.
         settings: Where its UI is.
         now: UTC.
@@ -144,7 +157,6 @@ def dagster_watches(
     return [
         Watch(name="daemons", kinds=frozenset({"daemon_silent"}), look=lambda: _daemons(instance, now)),
         Watch(name="checks", kinds=frozenset(kinds), look=lambda: _checks(instance, kinds, settings)),
-        Watch(name="failed runs", kinds=frozenset({RUN_FAILED}), look=lambda: _failed_runs(instance, book)),
     ]
 
 
@@ -200,24 +212,6 @@ def _checks(instance: dg.DagsterInstance, kinds: Mapping[str, list[dg.AssetCheck
                     )
                 )
     return Look(alerts=tuple(alerts), unknown=frozenset(unknown), words=f"{passed} passed, {len(alerts)} failed")
-
-
-def _failed_runs(instance: dg.DagsterInstance, book: "AlertBook") -> "Look":
-    """A job that failed is over it once it has succeeded since; until then its alarm stays."""
-    from pilotage.monitoring.alerts.watches import Look
-
-    still = set()
-    for alarm in book.alarms():
-        if alarm.key.kind != RUN_FAILED:
-            continue
-        evidence = alarm.alert.evidence
-        tags = {LANDING: evidence["landing"]} if evidence.get("landing") else {}
-        worked = instance.get_run_records(
-            dg.RunsFilter(job_name=evidence["job"], tags=tags, statuses=[dg.DagsterRunStatus.SUCCESS]), limit=1
-        )
-        if not worked or (worked[0].end_time or 0.0) <= alarm.raised_at.timestamp():
-            still.add(alarm.key)
-    return Look(unknown=frozenset(still), words=f"{len(still)} jobs have failed and not succeeded since")
 
 
 def _note(settings: Settings, now: datetime) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pilotage.cli import runs
+from pilotage.cli import home, runs
 from pilotage.cli.board import Board, Step
 from pilotage.cli.release import PLATFORM
 from pilotage.cli.runs import RunResult, Work
@@ -141,11 +141,14 @@ class Bootstrap:
         active: set[str] = set()
 
         def work(task: Task) -> None:
-            ok = self._task(task)
-            with changed:
-                active.discard(task.name)
-                (done if ok else failed).add(task.name)
-                changed.notify()
+            ok = False
+            try:
+                ok = self._task(task)
+            finally:
+                with changed:
+                    active.discard(task.name)
+                    (done if ok else failed).add(task.name)
+                    changed.notify()
 
         with changed:
             while (left or active) and not (self._stopped.is_set() and not active):
@@ -165,6 +168,13 @@ class Bootstrap:
 
     def _task(self, task: Task) -> bool:
         step = self._board.begin(task.name)
+        try:
+            return self._carry_out(task, step)
+        except Exception as error:  # The boundary of the step's thread: shown, and what waits for the step is left out.
+            self._failed(step, RunResult(ok=False, error=f"{type(error).__name__}: {error}"), home.logs(self._settings))
+            return False
+
+    def _carry_out(self, task: Task, step: Step) -> bool:
         work = task.make(lambda text: self._board.detail(step, text))
         result = self._work(work)
         if result.run_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import time
@@ -195,14 +196,22 @@ def _tool(name: str, *arguments: str) -> list[str]:
 
 
 def _get(url: str, body: bytes | None = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
+    """What a server answers: JSON, or text.
+
+    Raises:
+        OSError: It can't be reached, or its answer is cut off or no HTTP.
+        ValueError: It says that it is JSON, and is not.
+    """
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
     # No proxy of the environment has a say in what is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=timeout) as response:
-        text = response.read()
-        if "json" not in (response.headers.get("Content-Type") or ""):
-            return text.decode(errors="replace")
-        return json.loads(text)
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            text = response.read()
+            kind = response.headers.get("Content-Type") or ""
+    except http.client.HTTPException as error:
+        raise OSError(f"it is cut off, or no HTTP: {error!r}") from error
+    return json.loads(text) if "json" in kind else text.decode(errors="replace")
 
 
 def answers(url: str) -> str | None:
@@ -220,7 +229,7 @@ def _reason(error: urllib.error.HTTPError) -> str:
     """What a server that answers with an error says about it."""
     try:
         told = json.loads(error.read(2_000))
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         told = None
     text = ""
     if isinstance(told, dict):

@@ -119,7 +119,7 @@ class Supervised:
         process = self._process
         if process is None or self.state not in ("starting", "healthy", "unwell"):
             return
-        trouble = self.program.check() if self.program.check else None
+        trouble = self._trouble()
         if self._process is not process or self.state not in ("starting", "healthy", "unwell"):
             return  # It died meanwhile: the answer is old.
         if trouble is None:
@@ -128,6 +128,12 @@ class Supervised:
             self.detail = trouble
         else:
             self.state, self.detail = "unwell", trouble
+
+    def _trouble(self) -> str | None:
+        try:
+            return self.program.check() if self.program.check else None
+        except Exception as error:  # Whatever a program answers: the thread that asks is there for the others, too.
+            return f"can't be asked: {type(error).__name__}: {error}"
 
     def order_stop(self, *, harsh: bool = False) -> None:
         """Asks the leash to end the program; a second order ends it at once."""

@@ -120,6 +120,23 @@ def test_what_waits_for_a_failed_step_is_left_out_and_the_rest_goes_on(
     }
 
 
+def test_a_step_that_cannot_even_begin_fails_with_its_reason_and_nothing_waits_for_it(
+    bootstrap: Bootstrap, board: PlainBoard, settings: Settings
+) -> None:
+    def make(progress: Callable[[str], None]) -> Work:
+        raise PermissionError("the folder of logs can't be made")
+
+    tasks = [Task(name="bad", make=make), task(settings, "good", "print(1)"), task(settings, "next", "print(1)", "bad")]
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(bootstrap.perform(tasks)), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert answers == [False]
+    assert {step.name: step.state for step in board.steps} == {"bad": "failed", "good": "done", "next": "skipped"}
+    [failure] = bootstrap.outcome.failures
+    assert failure.startswith("bad: PermissionError: the folder of logs can't be made See ")
+
+
 def test_steps_that_do_not_wait_for_each_other_run_side_by_side(
     bootstrap: Bootstrap, settings: Settings, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -158,6 +159,25 @@ def test_a_server_that_is_not_there_and_one_that_is_another_are_told_apart(
     assert check(servers.service(settings)) == "no answer: it is no prediction service"
     nobody = settings.model_copy(update={"service_port": 1})
     assert check(servers.service(nobody)) == "no answer yet"
+
+
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhal", b"hello\r\n\r\n"])
+def test_an_answer_that_is_cut_off_or_no_http_is_said(reply: bytes, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(10_000)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        odd = settings.model_copy(update={"service_port": server.getsockname()[1]})
+        assert str(check(servers.service(odd))).startswith("no answer: it is cut off, or no HTTP: ")
+        assert servers.served(odd) == []
+        thread.join()
 
 
 def test_lost_runs_are_cancelled_and_those_whose_owner_lives_are_not(answers: Answers, settings: Settings) -> None:

@@ -92,6 +92,22 @@ def test_the_health_of_a_program_is_what_its_check_says(tmp_path: Path, supervis
     assert seen == [("starting", "no answer yet"), ("healthy", ""), ("unwell", "answers 503"), ("healthy", "")]
 
 
+def test_a_check_that_raises_is_the_programs_trouble_and_the_others_are_still_asked(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    def odd() -> str | None:
+        raise LookupError("no such field")
+
+    ill = supervisor.add(program(tmp_path, FOREVER, check=odd))
+    fine = supervisor.add(program(tmp_path, FOREVER, check=lambda: None))
+    supervisor.start(ill)
+    supervisor.start(fine)
+    thread = supervisor.watch(0.01)
+    until(lambda: fine.state == "healthy")
+    assert ill.detail == "can't be asked: LookupError: no such field"
+    assert thread.is_alive()
+
+
 def test_an_answer_of_a_program_that_died_meanwhile_is_not_believed(tmp_path: Path) -> None:
     supervised = Supervised(program(tmp_path, "raise SystemExit(1)", check=lambda: dies(supervised)))
     supervised.start()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections import namedtuple
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import sqlalchemy as sa
 
 from assets.sources.flights import SOURCE as FLIGHTS
 from assets.sources.weather import SOURCE as WEATHER
 from pilotage.data.lake import Lake
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.alerts.alert import Key
@@ -260,12 +262,41 @@ def test_workers_that_fell_silent_without_a_word_are_a_service_that_is_down(sett
     assert (alert.kind, alert.tier) == ("service_down", "critical")
 
 
+def test_a_service_that_has_been_down_for_long_is_no_news_and_not_up_again_either(settings: Settings) -> None:
+    watch = AnswersWatch(settings=settings, models={}, now=NOW)
+    heartbeat(settings, age=timedelta(days=1.1).total_seconds())
+    look = watch.workers()
+    assert (look.alerts, look.unknown) == ((), {Key("service_down", "", "")})
+    heartbeat(settings, age=1)
+    assert watch.workers().unknown == frozenset()
+
+
 def test_a_champion_that_a_worker_cannot_use_is_told_before_anybody_asks(settings: Settings) -> None:
     registered(settings, "tiny")
     promoted(settings, "tiny")
     heartbeat(settings, age=1, model="tiny", ready=False, problem="its bundle is corrupt")
     [alert] = served(settings).answers().alerts
     assert alert.summary == "The service can't use the champion of tiny: its bundle is corrupt"
+
+
+def test_a_champion_that_can_be_used_again_needs_a_workers_word_where_nobody_asks_and_answers_where_they_told(
+    settings: Settings,
+) -> None:
+    registered(settings, "tiny")
+    promoted(settings, "tiny")
+
+    def clears(*answered_by: str, **model: Any) -> int:
+        heartbeat(settings, age=1, model="tiny", **model)
+        watch = replace(served(settings, *answered_by), opened=book.alarms)
+        carry_out(book, [each for each in watch.watches() if each.name == "answers"])
+        return book.alarms()[0].clears
+
+    with AlertBook.of(settings) as book:
+        assert clears(ready=False, problem="its bundle is corrupt") == 0
+        assert clears(ready=False, problem=None) == 0, "it loads"
+        assert clears(ready=True, problem=None) == 1
+        assert clears(*["rule"] * 100, ready=True, problem=None) == 0
+        assert clears(ready=True, problem=None) == 0, "answers said so, and there are none"
 
 
 def ledger(*drafts: tuple[str, dict[str, Any]]) -> InMemoryLedger:
@@ -332,12 +363,28 @@ def test_a_watch_clears_only_its_own_kinds_and_not_what_it_cannot_tell(settings:
         }
 
 
-def test_a_watch_that_fails_is_an_alarm_and_keeps_no_other_from_looking(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("The file is gone.", fix="Put it back."),
+        KeyError("The file is gone."),
+        pl.exceptions.ComputeError("The file is gone."),
+        sa.exc.OperationalError("The file is gone.", None, Exception("locked")),
+    ],
+)
+def test_a_watch_that_fails_is_an_alarm_and_keeps_no_other_from_looking(settings: Settings, error: Exception) -> None:
     def fails() -> Look:
-        raise ConfigError("The file is gone.", fix="Put it back.")
+        raise error
 
     with AlertBook.of(settings) as book:
         found = Watch(name="good", kinds=frozenset({"freshness"}), look=lambda: Look(alerts=(warning(),), words="seen"))
         told = carry_out(book, [Watch(name="bad", kinds=frozenset({"drift"}), look=fails), found])
         assert told["good"] == "seen" and "The file is gone" in told["bad"]
         assert {alarm.key.kind for alarm in book.alarms()} == {"watch_failed", "freshness"}
+
+
+def test_a_book_that_cannot_be_written_ends_the_look(settings: Settings) -> None:
+    (settings.home / "alerts.db").write_text("no database " * 100)
+    found = Watch(name="good", kinds=frozenset({"freshness"}), look=lambda: Look(alerts=(warning(),), words="seen"))
+    with AlertBook.of(settings) as book, pytest.raises(LedgerUnavailable):
+        carry_out(book, [found])

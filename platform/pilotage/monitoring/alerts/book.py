@@ -287,7 +287,16 @@ class AlertBook:
         numbers = {notice.alarm for notice in waiting}
         found = {number: alarm for number in numbers if (alarm := rows.numbered(number)) is not None}
         # One whose opening nobody was told of need not be told that it is over.
-        over = [notice for notice in waiting if moot(notice, found[notice.alarm], silences)]
+        over = [
+            notice
+            for notice in waiting
+            if moot(
+                notice,
+                found[notice.alarm],
+                silences,
+                episode=rows.notices_of(notice.alarm, notice.episode) if notice.what == "cleared" else (),
+            )
+        ]
         rest = [notice for notice in waiting if notice not in over]
         return Batch(groups=ready(rest, last_told=last, silences=silences, at=at), alarms=found, moot=over)
 

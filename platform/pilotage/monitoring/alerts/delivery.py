@@ -22,6 +22,10 @@ AT_MOST = timedelta(minutes=10)
 """How long one delivery may take; then another process may begin."""
 FILE = "receivers"
 """Subject of the alarm about a file of receivers that can't be read."""
+_UNKNOWN = "unknown receivers"
+"""Stands for those of such a file among the attempts; no receiver can have that name."""
+_REREAD = timedelta(minutes=5)
+"""Longest pause until such a file is read again: somebody who mends it waits for its effect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,7 @@ class _Round:
         )
 
     def _group(self, notices: Sequence[Notice], batch: Batch) -> None:
-        told = {notice.number: notice for notice in notices}
+        told = {notice.number: self._without_gone(notice) for notice in notices}
         log = Receiver(name=LOG, tiers=frozenset(("critical", "warning", "information")))
         last_resort = any(receiver.escalation for receiver in self._receivers)
         for receiver in (log, *self._receivers):
@@ -100,14 +104,37 @@ class _Round:
                 notice
                 for notice in told.values()
                 if (receiver is log or receiver.gets(notice, last_resort=last_resort))
-                and _untold(notice, receiver, self._book)
+                and _untold(notice, receiver.name, self._book)
             ]
             if wanting:
                 for notice in self._to(receiver, wanting, batch):
                     told[notice.number] = notice
         for notice in told.values():
             names = [LOG, *(each.name for each in self._receivers if each.gets(notice, last_resort=last_resort))]
-            self._settle_if_done(notice, names)
+            if self._complete:
+                self._settle_if_done(notice, names)
+            else:
+                self._settle_if_done(self._put_off(notice), [*names, _UNKNOWN])
+
+    def _without_gone(self, notice: Notice) -> Notice:
+        """Forgets failed attempts with receivers that are no longer in the file: nothing waits for them."""
+        names = {LOG, *(each.name for each in self._receivers)}
+        left = {name: each for name, each in notice.attempts.items() if name in names or each.told_at is not None}
+        if not self._complete or len(left) == len(notice.attempts):
+            return notice
+        after = replace(notice, attempts=left)
+        self._book.keep(after)
+        return after
+
+    def _put_off(self, notice: Notice) -> Notice:
+        """Nobody knows whom else to tell: it waits until the file is read again, later each time."""
+        if not _untold(notice, _UNKNOWN, self._book):
+            return notice
+        before, at = notice.attempts.get(_UNKNOWN, Attempt()), self._book.now
+        attempt = before.failed(self._failures[FILE], at, longest=_REREAD)
+        after = replace(notice, attempts={**notice.attempts, _UNKNOWN: attempt})
+        self._book.keep(after)
+        return after
 
     def _to(self, receiver: Receiver, notices: Sequence[Notice], batch: Batch) -> list[Notice]:
         """Sends one message, and writes down how it went."""
@@ -140,10 +167,15 @@ class _Round:
 
     def _settle_if_done(self, notice: Notice, names: Sequence[str]) -> None:
         missing = [name for name in names if notice.attempts.get(name, Attempt()).told_at is None]
-        if not missing and self._complete:
+        if not missing:
             self._settle(notice, "told" if len(names) > 1 else "nobody")
-        elif notice.tier != "critical" and self._book.now - notice.made_at > GIVE_UP_AFTER:
-            self._settle(notice, "given_up", why=f"{', '.join(missing) or FILE} could not be told")
+        elif notice.tier != "critical" and all(self._tried_long(notice, name) for name in missing):
+            self._settle(notice, "given_up", why=f"{', '.join(missing)} could not be told")
+
+    def _tried_long(self, notice: Notice, name: str) -> bool:
+        """Whether a receiver has failed for so long that it is given up. A silence before that is none."""
+        since = notice.attempts.get(name, Attempt()).since
+        return since is not None and self._book.now - since > GIVE_UP_AFTER
 
     def _settle(self, notice: Notice, how: str, *, why: str = "") -> None:
         self._settled += 1
@@ -164,13 +196,18 @@ class _Round:
             )
         for name in self._worked - set(self._failures):
             self._book.clear("delivery", subject=name)
-        if self._complete:
-            self._book.clear("delivery", subject=FILE)
+        if not self._complete:
+            return
+        there = {LOG, *(each.name for each in self._receivers)}
+        for alarm in self._book.alarms():
+            # The file can be read; and nobody waits for a receiver that is no longer in it.
+            if alarm.key.kind == "delivery" and alarm.key.subject not in there:
+                self._book.clear(*alarm.key)
 
 
-def _untold(notice: Notice, receiver: Receiver, book: AlertBook) -> bool:
+def _untold(notice: Notice, receiver: str, book: AlertBook) -> bool:
     """Whether a receiver is to be tried with a notice now."""
-    attempt = notice.attempts.get(receiver.name)
+    attempt = notice.attempts.get(receiver)
     if attempt is None:
         return True
     return attempt.told_at is None and (attempt.next_at is None or attempt.next_at <= book.now)

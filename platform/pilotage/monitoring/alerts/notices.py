@@ -29,7 +29,7 @@ PAUSE: Mapping[Tier, timedelta] = {
 FIRST_RETRY = timedelta(seconds=30)
 LONGEST_RETRY = timedelta(hours=1)
 GIVE_UP_AFTER = timedelta(days=3)
-"""How long a notice that is not critical is tried. A critical one is tried until it arrives."""
+"""How long a receiver is tried with a notice that is not critical. A critical one is tried until it arrives."""
 _SHOWN = 10
 """Alarms that one message lists; it counts the others."""
 
@@ -71,11 +71,13 @@ class Attempt:
     """Failed ones."""
     next_at: datetime | None = None
     why: str = ""
+    since: datetime | None = None
+    """When it failed first; ``None`` if it did not."""
 
-    def failed(self, why: str, at: datetime) -> Attempt:
+    def failed(self, why: str, at: datetime, *, longest: timedelta = LONGEST_RETRY) -> Attempt:
         """After another failure: the next try is later each time."""
-        pause = min(FIRST_RETRY * 2 ** min(self.tries, 20), LONGEST_RETRY)
-        return Attempt(tries=self.tries + 1, next_at=at + pause, why=why)
+        pause = min(FIRST_RETRY * 2 ** min(self.tries, 20), longest)
+        return Attempt(tries=self.tries + 1, next_at=at + pause, why=why, since=self.since or at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +160,20 @@ def ready(
     return {group: notices for group, notices in groups.items() if _due(group, notices, last_told.get(group), at)}
 
 
-def moot(notice: Notice, alarm: Alarm, silences: Iterable[Silence]) -> bool:
-    """Whether nobody need be told any more: it came and went while it was silenced. Critical ones are always told."""
+def moot(notice: Notice, alarm: Alarm, silences: Iterable[Silence], *, episode: Iterable[Notice] = ()) -> bool:
+    """Whether nobody need be told any more: it came and went while it was silenced.
+
+    Critical ones are always told, and so is the end of what somebody was told of.
+
+    Args:
+        notice: The notice.
+        alarm: What it is about, as it is now.
+        silences: All that there were.
+        episode: All notices of its episode; of use where it says that the alarm is over.
+    """
     if notice.tier == "critical" or notice.started():
+        return False
+    if notice.what == "cleared" and any(each.what == "opened" and each.started() for each in episode):
         return False
     over = not alarm.open or alarm.episode != notice.episode
     return (

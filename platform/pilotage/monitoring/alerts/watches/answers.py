@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from pilotage.features.state import microseconds
+from pilotage.monitoring.alerts.alarm import Alarm
 from pilotage.monitoring.alerts.alert import Alert, Key
 from pilotage.monitoring.alerts.watches.look import Look, Watch
 from pilotage.runtime.log import lines, segments
@@ -34,6 +35,7 @@ SLOW_MS = 50.0
 SILENT = timedelta(seconds=60)
 """A worker says how it is each second or so; one that ends in order takes its word back."""
 FORGOTTEN = timedelta(days=1)
+"""After which a worker that fell silent is no news; nor is it a sign that the service lives."""
 
 
 class _Answered(msgspec.Struct, frozen=True, tag_field="kind", tag="prediction"):
@@ -79,6 +81,8 @@ class AnswersWatch:
     settings: Settings
     models: Mapping[str, ModelSpec]
     now: datetime
+    opened: Callable[[], Iterable[Alarm]] = tuple
+    """Gives the alarms that are open: what ends one depends on who told of it."""
 
     def watches(self) -> list[Watch]:
         """Who answers; and whether anybody is there."""
@@ -92,13 +96,16 @@ class AnswersWatch:
         seen = self._read()
         served = self._served()
         trouble = {model: problem for model, problem in self._trouble().items() if model in served}
+        usable = self._usable_again()
         alerts: list[Alert] = []
         unknown: set[Key] = set()
         for model in self.models:
             found = seen.get(model, _Seen())
             if found.answers < FEWEST:
-                # Silence is no sign of health: what is open stays so until answers show otherwise.
-                unknown |= {Key("latency", model, ""), Key("service_on_fallback", model, "")}
+                # Silence is no sign of health: what answers showed stays open until answers show otherwise.
+                unknown.add(Key("latency", model, ""))
+                if model not in usable:
+                    unknown.add(Key("service_on_fallback", model, ""))
             fallbacks = found.answers - found.by["model"]
             if model in served:
                 if found.answers >= FEWEST and fallbacks > FALLBACK_SHARE * found.answers:
@@ -120,11 +127,14 @@ class AnswersWatch:
         words = f"{len(fresh)} workers of the service live"
         if fresh or not silent:
             return Look(words=words)
-        since = max(float(each["at"]) for each in silent)
+        recent = [each for each in silent if time.time() - float(each["at"]) <= FORGOTTEN.total_seconds()]
+        if not recent:
+            return Look(unknown=frozenset({Key("service_down", "", "")}), words=words)
+        since = max(float(each["at"]) for each in recent)
         alert = Alert.of(
             "service_down",
             f"The prediction service was not stopped, and has had no worker for {time.time() - since:.0f} s.",
-            evidence={"workers": [each["worker"] for each in silent], "last_at_s": since},
+            evidence={"workers": [each["worker"] for each in recent], "last_at_s": since},
         )
         return Look(alerts=(alert,), words=words)
 
@@ -179,7 +189,7 @@ class AnswersWatch:
                 continue  # It is just being replaced, or its worker has ended.
             if age <= SILENT.total_seconds():
                 fresh.append(told)
-            elif age <= FORGOTTEN.total_seconds():
+            else:
                 silent.append(told)
         return fresh, silent
 
@@ -191,6 +201,14 @@ class AnswersWatch:
                 if not told.get("ready") and told.get("problem"):
                     found.setdefault(told["model"], str(told["problem"]))
         return found
+
+    def _usable_again(self) -> set[str]:
+        """Models whose trouble workers told of, and which every worker that lives says now it can serve."""
+        told = {
+            alarm.key.model for alarm in self.opened() if alarm.key.kind == "service_on_fallback" and _by_word(alarm)
+        }
+        words = [each for worker in self._heartbeats()[0] for each in worker.get("models", [])] if told else []
+        return told & {each["model"] for each in words} - {each["model"] for each in words if not each.get("ready")}
 
     def _fallback(self, model: str, found: _Seen, fallbacks: int) -> Alert:
         share = fallbacks / found.answers
@@ -209,6 +227,11 @@ class AnswersWatch:
             model=model,
             evidence={"answers": found.answers, "slow_share": share, "limit_ms": limit},
         )
+
+
+def _by_word(alarm: Alarm) -> bool:
+    """Whether an alarm was raised last by a worker's word, not by answers."""
+    return "problem" in alarm.alert.evidence
 
 
 def _unready(model: str, problem: str) -> Alert:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from pilotage.errors import PilotageError
 from pilotage.monitoring.alerts.alert import Alert, Key
 from pilotage.monitoring.alerts.book import AlertBook
 
@@ -44,7 +43,7 @@ def carry_out(book: AlertBook, watches: Iterable[Watch]) -> dict[str, str]:
     for watch in watches:
         try:
             look = watch.look()
-        except (PilotageError, OSError, ValueError) as error:
+        except Exception as error:  # Whatever a watch fails of: the next one still looks.
             told[watch.name] = f"could not look: {error}"
             book.raise_(
                 Alert.of(
