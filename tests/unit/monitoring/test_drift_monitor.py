@@ -41,6 +41,11 @@ def day_of(number: int) -> date:
     return FIRST + timedelta(days=number)
 
 
+def night_of(number: int) -> datetime:
+    """When the schedule looks: a quarter to four in the morning."""
+    return datetime.combine(day_of(number), datetime.min.time(), UTC) + timedelta(hours=3, minutes=45)
+
+
 class House:
     """A champion, the days that it learned from, and what came after."""
 
@@ -105,8 +110,9 @@ class House:
                 )
         write_segment(self.settings.prediction_log, records, number=number + 1)
 
-    def watch(self, last: int | None = None) -> DriftReport:
-        return watch(self.spec, settings=self.settings, lake=self.lake, last=None if last is None else day_of(last))
+    def watch(self, last: int | None = None, *, now: datetime | None = None) -> DriftReport:
+        day = None if last is None else day_of(last)
+        return watch(self.spec, settings=self.settings, lake=self.lake, last=day, now=now)
 
 
 def dearer(rows: pl.DataFrame) -> pl.DataFrame:
@@ -192,6 +198,21 @@ def test_logged_predictions_come_before_the_features_and_bring_their_outcomes(ho
     counted = report.window_counts.counts["label"]
     assert counted[0].sum() == 80
     assert counted[-1].sum() == 0, "labels of the newest day may not be known yet"
+
+
+def test_the_night_looks_at_days_of_the_log_that_are_over_and_takes_no_half_begun_one_for_an_incident(
+    house: House,
+) -> None:
+    today = REFERENCE + 10
+    for number in range(REFERENCE, today):
+        house.log(number, 110)
+    house.log(today, 5)
+    report = house.watch(now=night_of(today))
+    assert (report.source, report.verdict.last) == ("log", day_of(today - 1))
+    assert (report.verdict.incident, report.verdict.rows) == ((), WINDOW * 110)
+    # Once that day is over, so few rows are one: the service has stopped.
+    report = house.watch(now=night_of(today + 1))
+    assert (report.verdict.last, report.verdict.incident) == (day_of(today), (day_of(today),))
 
 
 def test_few_logged_predictions_are_no_window(house: House) -> None:
