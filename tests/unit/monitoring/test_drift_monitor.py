@@ -19,7 +19,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts import Alarm, AlertBook
-from pilotage.monitoring.drift import DriftReport, DriftStore, read_verdict, watch
+from pilotage.monitoring.drift import DriftReport, DriftState, DriftStore, read_verdict, watch
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.evidently_report import write_html
 from pilotage.release.ledger import SqlLedger
@@ -213,6 +213,25 @@ def test_the_night_looks_at_days_of_the_log_that_are_over_and_takes_no_half_begu
     # Once that day is over, so few rows are one: the service has stopped.
     report = house.watch(now=night_of(today + 1))
     assert (report.verdict.last, report.verdict.incident) == (day_of(today), (day_of(today),))
+
+
+def test_a_request_asked_days_ahead_neither_hides_the_log_nor_freezes_the_alarms(house: House) -> None:
+    today = REFERENCE + WINDOW
+    for number in range(REFERENCE, today):
+        house.log(number, 80, dearer)
+    house.log(today + 5, 1)
+    # What an earlier look left, which took the day ahead for the newest.
+    ahead = DriftState(through=day_of(today + 5), incidents=(day_of(today - 1), day_of(today + 5)))
+    DriftStore(house.settings, "tiny").keep(house.watch(REFERENCE - 1, now=night_of(today)).verdict, ahead)
+    report = house.watch(now=night_of(today))
+    assert (report.source, report.verdict.last) == ("log", day_of(today - 1))
+    assert report.verdict.new, "the window is decided"
+    assert (report.state.through, report.state.incidents) == (day_of(today - 1), (day_of(today - 1),))
+
+
+def test_features_of_days_ahead_wait_for_their_day(house: House) -> None:
+    house.publish(range(REFERENCE + WINDOW + 4, REFERENCE + WINDOW + 5), dearer)
+    assert house.watch(now=night_of(REFERENCE + WINDOW)).verdict.last == day_of(REFERENCE + WINDOW - 1)
 
 
 def test_few_logged_predictions_are_no_window(house: House) -> None:

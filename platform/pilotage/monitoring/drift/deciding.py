@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 
 import msgspec
 
@@ -33,6 +33,7 @@ MATTERS = 0.1
 CLEAR_AFTER = 3
 """Windows in a row below the lower bound that close an alarm, and at least as many as a window has days: then none of
 the days that raised it is in the window."""
+_DAY = timedelta(days=1)
 _THIN = 0.5
 """Of the learned windows' rows: with fewer, what rows alone do is added to what was learned."""
 
@@ -147,6 +148,15 @@ def decide(
         raised=raised, alarm_since=since, incidents=incidents, through=state.through if repeated else last
     )
     return verdict, later
+
+
+def until(state: DriftState, today: date) -> DriftState:
+    """A state without what lies ahead of today, as a day of requests asked in advance could leave it: until that day
+    came, no window would be newer, and nothing would change. The window that ended yesterday is decided then."""
+    if state.through is None or state.through <= today:
+        return state
+    incidents = tuple(day for day in state.incidents if day <= today)
+    return msgspec.structs.replace(state, through=today - 2 * _DAY, incidents=incidents)
 
 
 TOGETHER = "(together)"

@@ -21,6 +21,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days, count_days
+from pilotage.monitoring.drift.deciding import until
 from pilotage.monitoring.drift.expected import LEAST, MEANS
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.drift.incidents import LONG, find_incidents
@@ -125,7 +126,7 @@ class _Look:
 
     def run(self, last: date | None) -> DriftReport:
         store = DriftStore(self.settings, self.spec.name)
-        state = store.state()
+        state = until(store.state(), self.today)
         reference, new = self._reference(store, state)
         bins, past = reference.bins, reference.counted()
         used = past.without(reference.thresholds.learned.left_out)
@@ -204,7 +205,7 @@ class _Look:
         else:
             why = "no predictions were logged"
         table = f"features/{self.spec.name}"
-        there = [day for day in self.lake.days(table) if last is None or day <= last]
+        there = [day for day in self.lake.days(table) if day <= min(self.today, last or self.today)]
         if not there:
             return "features", f"{why}, and the features have no days", self._undated, [UNDATED] * self.policy.days
 
