@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.alarms import JUDGED
+from assets.alarms import JUDGED, VERSION
 from assets.metadata import span, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -50,6 +50,7 @@ def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[
     ]
     results.append((INCIDENT, not verdict.incident, verdict.why, {"days": span(verdict.incident)}))
     shared = {
+        VERSION: verdict.version,
         "window": _window(verdict),
         "alarm": verdict.alarm,
         "alarm_since": None if since is None else since.isoformat(),

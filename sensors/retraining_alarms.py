@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.alarms import VERSION
 from assets.drift import EXPECTED, INPUTS
 from assets.labels import CHECKS as LABEL_CHECKS
 from assets.lineage import model_key
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pilotage.release.retraining.decision import Decision, Signal
 
 PROMISED = ("as_promised", "as_estimated")
+_TOLD = (VERSION, "value", "threshold", "window", "top_columns", "measured", "limit", "alarm_since", "missed")
+"""Metadata of a check that go into the evidence."""
 
 
 def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
@@ -77,12 +80,15 @@ def _request(spec: ModelSpec, decision: "Decision", about: str) -> dg.RunRequest
 
 
 def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, version: int) -> Iterator["Signal"]:
-    """What the checks say about the champion. One that was made before it became champion is about another."""
+    """What the checks say about the champion. One that was made before it became champion, or names another version,
+    is about another."""
     from pilotage.release.retraining.decision import Signal
 
-    failed = [
-        found for name in PROMISED if (found := _failed(instance, model_key(spec.name, "performance"), name, since))
-    ]
+    def failing(asset: str, name: str) -> dict[str, Any] | None:
+        found = _failed(instance, model_key(spec.name, asset), name, since)
+        return found if found is not None and found.get(VERSION, version) == version else None
+
+    failed = [found for name in PROMISED if (found := failing("performance", name))]
     if failed:
         yield Signal(
             cause="performance",
@@ -92,8 +98,7 @@ def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, ver
         )
     if spec.drift is None:
         return
-    key = model_key(spec.name, "drift_report")
-    moved, suffers = (_failed(instance, key, name, since) for name in (INPUTS, EXPECTED))
+    moved, suffers = (failing("drift_report", name) for name in (INPUTS, EXPECTED))
     if moved or suffers:
         told = [each for each in (moved, suffers) if each]
         changed = next((each["alarm_since"] for each in told if each.get("alarm_since")), None)
@@ -128,7 +133,7 @@ def _failed(
         return None
     metadata = {
         field: value.value
-        for field in ("value", "threshold", "window", "top_columns", "measured", "limit", "alarm_since", "missed")
+        for field in _TOLD
         if (value := evaluation.metadata.get(field)) is not None and _plain(value.value)
     }
     return {

@@ -198,11 +198,14 @@ def test_a_run_that_lives_and_is_silent_loses_its_lease(house: House) -> None:
     assert "has been silent" in lost.why
 
 
-def failed_check(house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN) -> None:
+def failed_check(
+    house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN, **metadata: Any
+) -> None:
     key = dg.AssetKey([MODEL_NAME, asset])
+    told = {name: dg.MetadataValue.int(value) for name, value in metadata.items()}
     house.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
-            asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata={}
+            asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata=told
         )
     )
 
@@ -227,6 +230,16 @@ def test_performance_that_suffers_asks_with_its_evidence(in_use: House) -> None:
     assert (opened.causes, opened.asks[0].alarm) == (("performance",), "performance of version 1")
     assert opened.asks[0].evidence["checks"][0]["check"] == "as_promised"
     assert "is open for performance of version 1" in in_use.said(alarm_sensor(in_use.spec))
+
+
+def test_a_check_about_the_champion_before_asks_for_nothing(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.", version=7)
+    failed_check(in_use, "drift_report", "expected_performance", "It will cost more.", version=7)
+    assert in_use.said(alarm_sensor(in_use.spec)) == "No alarm is open."
+    failed_check(in_use, "performance", "as_estimated", "0.2 nats above its estimate.", version=1)
+    [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
+    [asked] = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]["evidence"]["checks"]
+    assert (asked["check"], asked["version"]) == ("as_estimated", 1)
 
 
 def test_labels_that_may_not_be_learned_from_block_and_call_a_person_once(in_use: House) -> None:
