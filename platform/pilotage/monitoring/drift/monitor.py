@@ -155,8 +155,7 @@ class _Look:
         cost = self.spec.kpi.cost
 
         def together(compared: Days) -> Multivariate | None:
-            drawn = [(day, kept[day]) for day in compared.days]
-            return self._together(store, reference, drawn, rate) if self.policy.multivariate else None
+            return self._together(store, reference, [(day, kept[day]) for day in compared.days], rate)
 
         verdict, later, compared = judge_window(
             used,
@@ -169,7 +168,7 @@ class _Look:
             incident_days=self.policy.incident_days,
             declared_rise=LEAST
             * min(cost.false_positive - cost.true_negative, cost.false_negative - cost.true_positive),
-            together=together,
+            together=together if self.policy.multivariate else None,
         )
         store.keep(verdict, later)
         drawn = [kept[day] for day in compared.days]
