@@ -2,6 +2,7 @@
 decides by ``should_retrain``; a run of ``retrain_<model>`` records it, so that the way from the alarm is on show.
 """
 
+import hashlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from assets.drift import EXPECTED, INPUTS
 from assets.labels import CHECKS as LABEL_CHECKS
 from assets.lineage import model_key
 from jobs.retraining import ask_job_name, wish
-from pilotage.run_tags import EVIDENCE
+from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
+from sensors.attempts import pause_before
 
 if TYPE_CHECKING:
     from pilotage.release.retraining.decision import Decision, Signal
@@ -54,28 +56,52 @@ def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         about = "labels" if decision.do == "blocked" else decision.signal.alarm
         if decision.do != "ask" and any(call.about == about for call in state.retraining.calls):
             return _skipped(f"A person was called for {about}. {decision.why}")
-        return dg.SensorResult(run_requests=[_request(spec, decision, about)])
+        return _asked(context.instance, spec, decision, about)
 
     return watch
 
 
-def _request(spec: ModelSpec, decision: "Decision", about: str) -> dg.RunRequest:
-    signal = decision.signal
-    cause = signal.cause if signal else "manual"
+def _asked(instance: dg.DagsterInstance, spec: ModelSpec, decision: "Decision", about: str) -> dg.SensorResult:
+    """The request of a run that records the decision, or why there is none: what a run recorded is not asked for again,
+    and what a failed one did not record is, after a pause. One that is under way has the key of this attempt."""
     occasion = f"{decision.do}: {about}, {decision.evidence.get('check_run', '')}"
-    evidence = {**decision.evidence, "alarm": about}
-    return dg.RunRequest(
-        run_key=f"{spec.name} {occasion}",
-        run_config=wish(
-            spec.name,
-            cause=cause,
-            actor="monitoring",
-            why=decision.why,
-            evidence=evidence,
-            once=occasion,
-            verdict=decision.do,
-        ),
-        tags={EVIDENCE: decision.why[:250]},
+    name = hashlib.sha256(f"{spec.name} {occasion}".encode()).hexdigest()[:16]
+    runs = dg.RunsFilter(job_name=ask_job_name(spec.name), tags={OCCASION: name})
+    attempt = 1
+    if last := instance.get_run_records(runs, limit=1):
+        run, attempt = last[0].dagster_run, int(last[0].dagster_run.tags.get(ATTEMPT, "1"))
+        if run.status is dg.DagsterRunStatus.SUCCESS:
+            return _skipped(f"Run {run.run_id[:8]} recorded it. {decision.why}")
+        if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+            attempt += 1
+            now = datetime.now(UTC)
+            ended = datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
+            if now - ended < (pause := pause_before(attempt)):
+                return _skipped(
+                    f"Run {run.run_id[:8]} failed to record it, and it is tried again "
+                    f"{pause.total_seconds() / 60:.0f} min after it. {decision.why}"
+                )
+    tags = {EVIDENCE: decision.why[:250], OCCASION: name, ATTEMPT: str(attempt)}
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"{spec.name} {occasion}, attempt {attempt}",
+                run_config=_wish(spec, decision, about, occasion),
+                tags=tags,
+            )
+        ]
+    )
+
+
+def _wish(spec: ModelSpec, decision: "Decision", about: str, occasion: str) -> dict[str, Any]:
+    return wish(
+        spec.name,
+        cause=decision.signal.cause if decision.signal else "manual",
+        actor="monitoring",
+        why=decision.why,
+        evidence={**decision.evidence, "alarm": about},
+        once=occasion,
+        verdict=decision.do,
     )
 
 
