@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.alarms import JUDGED, VERSION
-from assets.metadata import span, table
+from assets.metadata import DAY, span, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -114,20 +114,33 @@ def tell_drift(
             book.raise_(Alert.of("drift", verdict.why, evidence={**shared, **_evidence(verdict, state)}, **about))
         else:
             book.clear("drift", spec.name)
-        if verdict.incident:
-            days = span(verdict.incident)
+        now = {f"{each[0]}": span(each) for each in _incidents(verdict, state)}
+        for first, days in now.items():
             book.raise_(
                 Alert.of(
                     "incident",
                     f"{spec.title}: {days} is unlike all of the weeks before. {verdict.why}",
+                    subject=first,
                     evidence={**shared, "days": days},
                     # It stays in the window for a week, and is one thing that happened.
-                    occurrence=f"{verdict.incident[0]}",
+                    occurrence=first,
                     **about,
                 )
             )
+        for key in [alarm.key for alarm in book.alarms()]:
+            if (key.kind, key.model) == ("incident", spec.name) and key.subject not in now:
+                book.clear(*key)
+
+
+def _incidents(verdict: "DriftVerdict", state: "DriftState") -> list[list[date]]:
+    """The days of each incident that the window still has a day of, also those that it has left."""
+    found: list[list[date]] = []
+    for day in state.incidents:
+        if found and day - found[-1][-1] == DAY:
+            found[-1].append(day)
         else:
-            book.clear("incident", spec.name)
+            found.append([day])
+    return [each for each in found if set(each) & set(verdict.incident)]
 
 
 def _evidence(verdict: "DriftVerdict", state: "DriftState") -> dict[str, Any]:
