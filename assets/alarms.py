@@ -9,6 +9,8 @@ from resources.platform_home import PlatformHome
 
 JUDGED = "judged"
 """Metadata of a check: whether there was anything to judge. What was not judged ends no alarm."""
+VERSION = "version"
+"""Metadata of a check: the champion that it is about."""
 
 
 def tell(

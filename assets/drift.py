@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.alarms import JUDGED
-from assets.metadata import span, table
+from assets.alarms import JUDGED, VERSION
+from assets.metadata import DAY, span, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -50,6 +50,7 @@ def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[
     ]
     results.append((INCIDENT, not verdict.incident, verdict.why, {"days": span(verdict.incident)}))
     shared = {
+        VERSION: verdict.version,
         "window": _window(verdict),
         "alarm": verdict.alarm,
         "alarm_since": None if since is None else since.isoformat(),
@@ -113,20 +114,33 @@ def tell_drift(
             book.raise_(Alert.of("drift", verdict.why, evidence={**shared, **_evidence(verdict, state)}, **about))
         else:
             book.clear("drift", spec.name)
-        if verdict.incident:
-            days = span(verdict.incident)
+        now = {f"{each[0]}": span(each) for each in _incidents(verdict, state)}
+        for first, days in now.items():
             book.raise_(
                 Alert.of(
                     "incident",
                     f"{spec.title}: {days} is unlike all of the weeks before. {verdict.why}",
+                    subject=first,
                     evidence={**shared, "days": days},
                     # It stays in the window for a week, and is one thing that happened.
-                    occurrence=f"{verdict.incident[0]}",
+                    occurrence=first,
                     **about,
                 )
             )
+        for key in [alarm.key for alarm in book.alarms()]:
+            if (key.kind, key.model) == ("incident", spec.name) and key.subject not in now:
+                book.clear(*key)
+
+
+def _incidents(verdict: "DriftVerdict", state: "DriftState") -> list[list[date]]:
+    """The days of each incident that the window still has a day of, also those that it has left."""
+    found: list[list[date]] = []
+    for day in state.incidents:
+        if found and day - found[-1][-1] == DAY:
+            found[-1].append(day)
         else:
-            book.clear("incident", spec.name)
+            found.append([day])
+    return [each for each in found if set(each) & set(verdict.incident)]
 
 
 def _evidence(verdict: "DriftVerdict", state: "DriftState") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from assets.alarms import JUDGED, tell
+from assets.alarms import JUDGED, VERSION, tell
 from assets.fairness import fairness_asset
 from assets.kpi import kpi_asset
 from assets.labels import label_assets
@@ -102,7 +102,7 @@ def _metadata(report: "PerformanceReport") -> dict[str, Any]:
         (
             p.estimated
             for p in report.found
-            if p.day == newest and p.days == 1 and p.stage == "champion" and p.estimated
+            if p.day == newest and p.days == 1 and (p.stage, p.version) == ("champion", report.champion) and p.estimated
         ),
         None,
     )
@@ -167,7 +167,8 @@ def _metadata(report: "PerformanceReport") -> dict[str, Any]:
 
 
 def promised_check(spec: ModelSpec, report: "PerformanceReport") -> dg.AssetCheckResult:
-    """Warns where the whole interval of a metric is beyond what the gate asked."""
+    """Warns where the whole interval of a metric is beyond what the gate asked. About this champion alone: what the one
+    before it answered asks for no retraining."""
     window = report.window(LONG)
     metrics = {} if window is None else window.metrics
     asked = [("at least", metric, limit) for metric, limit in spec.gate.at_least.items()]
@@ -192,6 +193,7 @@ def promised_check(spec: ModelSpec, report: "PerformanceReport") -> dg.AssetChec
         description=said,
         metadata={
             JUDGED: bool(rows),
+            **_version(report),
             "missed": len(broken),
             "criteria": table(rows),
             "labelled": 0 if window is None else window.labelled,
@@ -219,12 +221,18 @@ def estimated_check(report: "PerformanceReport") -> dg.AssetCheckResult:
         description=said,
         metadata={
             JUDGED: judged is not None,
+            **_version(report),
             "days": 0 if record is None else record.days,
             "threshold": UNEXPECTED,
             **({} if record is None else {"mean_error": record.mean_error, "inside_range": record.inside}),
             "what_to_do": "docs/how-to/read-performance.md",
         },
     )
+
+
+def _version(report: "PerformanceReport") -> dict[str, Any]:
+    """Metadata of a check: which version it is about."""
+    return {} if report.champion is None else {VERSION: report.champion}
 
 
 def _by(measured: Any) -> str:

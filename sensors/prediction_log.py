@@ -10,6 +10,7 @@ import dagster as dg
 from jobs.serving import MOVE
 from pilotage.run_tags import ATTEMPT, DECISION, LANDING
 from resources.platform_home import PlatformHome
+from sensors.attempts import pause_before
 from sensors.rollout import UNDER_WAY
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ MANY_BYTES = 256 * 2**20
 """Segments that are moved at once, whatever their age."""
 SILENT = timedelta(minutes=10)
 """An open segment that nobody wrote to for so long may be a dead worker's: a living one seals it within a minute."""
-LONGEST_PAUSE = timedelta(hours=1)
-"""Between two attempts at segments whose move failed; the first pause is a minute, and each is twice the one before."""
 
 
 def prediction_log_sensor() -> dg.SensorDefinition:
@@ -64,7 +63,7 @@ def prediction_log_sensor() -> dg.SensorDefinition:
             if run.status is dg.DagsterRunStatus.SUCCESS:
                 return _skipped(f"{told}; run {run.run_id[:8]} had to leave them: see its check of the prediction log.")
             attempt = int(run.tags.get(ATTEMPT, "1")) + 1
-            pause = min(timedelta(minutes=1) * 2 ** min(attempt - 2, 10), LONGEST_PAUSE)
+            pause = pause_before(attempt)
             if now - ended < pause:
                 return _skipped(
                     f"{told}; run {run.run_id[:8]} failed to move them, and they are tried again "

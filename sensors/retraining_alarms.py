@@ -2,24 +2,29 @@
 decides by ``should_retrain``; a run of ``retrain_<model>`` records it, so that the way from the alarm is on show.
 """
 
+import hashlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.alarms import VERSION
 from assets.drift import EXPECTED, INPUTS
 from assets.labels import CHECKS as LABEL_CHECKS
 from assets.lineage import model_key
 from jobs.retraining import ask_job_name, wish
-from pilotage.run_tags import EVIDENCE
+from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
+from sensors.attempts import pause_before
 
 if TYPE_CHECKING:
     from pilotage.release.retraining.decision import Decision, Signal
 
 PROMISED = ("as_promised", "as_estimated")
+_TOLD = (VERSION, "value", "threshold", "window", "top_columns", "measured", "limit", "alarm_since", "missed")
+"""Metadata of a check that go into the evidence."""
 
 
 def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
@@ -51,38 +56,65 @@ def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         about = "labels" if decision.do == "blocked" else decision.signal.alarm
         if decision.do != "ask" and any(call.about == about for call in state.retraining.calls):
             return _skipped(f"A person was called for {about}. {decision.why}")
-        return dg.SensorResult(run_requests=[_request(spec, decision, about)])
+        return _asked(context.instance, spec, decision, about)
 
     return watch
 
 
-def _request(spec: ModelSpec, decision: "Decision", about: str) -> dg.RunRequest:
-    signal = decision.signal
-    cause = signal.cause if signal else "manual"
+def _asked(instance: dg.DagsterInstance, spec: ModelSpec, decision: "Decision", about: str) -> dg.SensorResult:
+    """The request of a run that records the decision, or why there is none: what a run recorded is not asked for again,
+    and what a failed one did not record is, after a pause. One that is under way has the key of this attempt."""
     occasion = f"{decision.do}: {about}, {decision.evidence.get('check_run', '')}"
-    evidence = {**decision.evidence, "alarm": about}
-    return dg.RunRequest(
-        run_key=f"{spec.name} {occasion}",
-        run_config=wish(
-            spec.name,
-            cause=cause,
-            actor="monitoring",
-            why=decision.why,
-            evidence=evidence,
-            once=occasion,
-            verdict=decision.do,
-        ),
-        tags={EVIDENCE: decision.why[:250]},
+    name = hashlib.sha256(f"{spec.name} {occasion}".encode()).hexdigest()[:16]
+    runs = dg.RunsFilter(job_name=ask_job_name(spec.name), tags={OCCASION: name})
+    attempt = 1
+    if last := instance.get_run_records(runs, limit=1):
+        run, attempt = last[0].dagster_run, int(last[0].dagster_run.tags.get(ATTEMPT, "1"))
+        if run.status is dg.DagsterRunStatus.SUCCESS:
+            return _skipped(f"Run {run.run_id[:8]} recorded it. {decision.why}")
+        if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
+            attempt += 1
+            now = datetime.now(UTC)
+            ended = datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
+            if now - ended < (pause := pause_before(attempt)):
+                return _skipped(
+                    f"Run {run.run_id[:8]} failed to record it, and it is tried again "
+                    f"{pause.total_seconds() / 60:.0f} min after it. {decision.why}"
+                )
+    tags = {EVIDENCE: decision.why[:250], OCCASION: name, ATTEMPT: str(attempt)}
+    return dg.SensorResult(
+        run_requests=[
+            dg.RunRequest(
+                run_key=f"{spec.name} {occasion}, attempt {attempt}",
+                run_config=_wish(spec, decision, about, occasion),
+                tags=tags,
+            )
+        ]
+    )
+
+
+def _wish(spec: ModelSpec, decision: "Decision", about: str, occasion: str) -> dict[str, Any]:
+    return wish(
+        spec.name,
+        cause=decision.signal.cause if decision.signal else "manual",
+        actor="monitoring",
+        why=decision.why,
+        evidence={**decision.evidence, "alarm": about},
+        once=occasion,
+        verdict=decision.do,
     )
 
 
 def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, version: int) -> Iterator["Signal"]:
-    """What the checks say about the champion. One that was made before it became champion is about another."""
+    """What the checks say about the champion. One that was made before it became champion, or names another version,
+    is about another."""
     from pilotage.release.retraining.decision import Signal
 
-    failed = [
-        found for name in PROMISED if (found := _failed(instance, model_key(spec.name, "performance"), name, since))
-    ]
+    def failing(asset: str, name: str) -> dict[str, Any] | None:
+        found = _failed(instance, model_key(spec.name, asset), name, since)
+        return found if found is not None and found.get(VERSION, version) == version else None
+
+    failed = [found for name in PROMISED if (found := failing("performance", name))]
     if failed:
         yield Signal(
             cause="performance",
@@ -92,8 +124,7 @@ def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, ver
         )
     if spec.drift is None:
         return
-    key = model_key(spec.name, "drift_report")
-    moved, suffers = (_failed(instance, key, name, since) for name in (INPUTS, EXPECTED))
+    moved, suffers = (failing("drift_report", name) for name in (INPUTS, EXPECTED))
     if moved or suffers:
         told = [each for each in (moved, suffers) if each]
         changed = next((each["alarm_since"] for each in told if each.get("alarm_since")), None)
@@ -128,7 +159,7 @@ def _failed(
         return None
     metadata = {
         field: value.value
-        for field in ("value", "threshold", "window", "top_columns", "measured", "limit", "alarm_since", "missed")
+        for field in _TOLD
         if (value := evaluation.metadata.get(field)) is not None and _plain(value.value)
     }
     return {

@@ -22,6 +22,7 @@ from pilotage.monitoring.outcomes import contested
 from pilotage.monitoring.performance import WINDOWS, DayPerformance, performance
 from pilotage.monitoring.predictions import read_log, read_outcomes
 from pilotage.monitoring.side_by_side import SideBySide, side_by_side
+from pilotage.release.champions import states
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.training.metrics import METRICS
@@ -61,6 +62,8 @@ class PerformanceReport:
 
     now: datetime
     """Of the data."""
+    champion: int | None
+    """Its version: by the ledger, else by its newest answer. ``None`` before the first."""
     measured: list[date]
     """Days measured in this run: the newest, and those of which more is known than before."""
     answers: int
@@ -68,14 +71,14 @@ class PerformanceReport:
     found: list[DayPerformance]
     beside: list[SideBySide]
     estimates: list[EstimateRecord]
-    """Of the champion's answers, on the days of the longest window whose truth is known."""
+    """Of this champion's answers, on the days of the longest window whose truth is known."""
     table: pl.DataFrame
     """``performance/<model>`` of the days of the longest window."""
 
-    def window(self, days: int, *, stage: str = "champion") -> DayPerformance | None:
-        """All answers of a stage in the window of so many days; of several versions the one that answered most."""
-        there = [p for p in self.found if p.days == days and p.stage == stage and p.slice_column is None]
-        return max(there, key=lambda p: p.answers, default=None)
+    def window(self, days: int) -> DayPerformance | None:
+        """What the champion answered in the window of so many days, and none before it; ``None`` if that is nothing."""
+        there = (p for p in self.found if p.days == days and p.slice_column is None)
+        return next((p for p in there if (p.stage, p.version) == ("champion", self.champion)), None)
 
 
 def update_performance(
@@ -91,6 +94,7 @@ def update_performance(
         now: Of the data (UTC); ``None`` for its newest moment.
     """
     now = now or data_clock(spec, settings=settings, lake=lake)
+    state = states(settings=settings).get(spec.name)
     last: date = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
     first = last - timedelta(days=max(WINDOWS) - 1)
     answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
@@ -108,13 +112,16 @@ def update_performance(
         rows = pl.concat([fresh, windows], how="vertical")
         lake.replace_days(f"performance/{spec.name}", rows, measured, note={"run_id": run_id})
         before = pl.concat([before.filter(~pl.col("day").is_in(rows[DAY].implode())), rows]).sort(DAY)
+    version = state.champion.version if state and state.champion else _newest_champion(answers)
+    of_version = settled_days(before, spec).filter(pl.col("version").eq_missing(version))
     return PerformanceReport(
         now=now,
+        champion=version,
         measured=measured,
         answers=answers.height,
         found=found,
         beside=side_by_side(answers, spec),
-        estimates=estimate_records(settled_days(before, spec)),
+        estimates=estimate_records(of_version),
         table=before,
     )
 
@@ -133,7 +140,7 @@ def read_performance(lake: Lake, model: str, *, first: date | None = None, last:
 
 
 def settled_days(table: pl.DataFrame, spec: ModelSpec) -> pl.DataFrame:
-    """The champion's single days of which the truth is known: one row per day and metric."""
+    """The single days of champions of which the truth is known: one row per day, version and metric."""
     told = pl.col("labelled") + pl.col("contested") + pl.col("unlabelled")
     return table.filter(
         pl.col("days") == 1,
@@ -195,6 +202,12 @@ def quarantine_contested(
     if wanted:
         lake.replace_days(table, rows, wanted, note={"run_id": run_id})
     return rows["prediction_id"].n_unique()
+
+
+def _newest_champion(answers: pl.DataFrame) -> int | None:
+    """Version of the champion's newest answer."""
+    versions = answers.filter(pl.col("stage") == "champion")["version"].drop_nulls()
+    return int(versions[-1]) if len(versions) else None
 
 
 def _news(answers: pl.DataFrame, before: pl.DataFrame) -> list[date]:

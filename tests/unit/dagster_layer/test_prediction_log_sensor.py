@@ -16,7 +16,8 @@ from jobs.serving import MOVE
 from pilotage.run_tags import ATTEMPT, LANDING
 from pilotage.settings import Settings
 from resources.platform_home import PlatformHome
-from sensors.prediction_log import LONGEST_PAUSE, MOVE_AFTER, SILENT, prediction_log_sensor
+from sensors.attempts import LONGEST_PAUSE
+from sensors.prediction_log import MOVE_AFTER, SILENT, prediction_log_sensor
 from tests.unit.monitoring.logs import prediction, write_segment
 
 

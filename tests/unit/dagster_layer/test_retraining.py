@@ -198,11 +198,14 @@ def test_a_run_that_lives_and_is_silent_loses_its_lease(house: House) -> None:
     assert "has been silent" in lost.why
 
 
-def failed_check(house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN) -> None:
+def failed_check(
+    house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN, **metadata: Any
+) -> None:
     key = dg.AssetKey([MODEL_NAME, asset])
+    told = {name: dg.MetadataValue.int(value) for name, value in metadata.items()}
     house.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
-            asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata={}
+            asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata=told
         )
     )
 
@@ -227,6 +230,42 @@ def test_performance_that_suffers_asks_with_its_evidence(in_use: House) -> None:
     assert (opened.causes, opened.asks[0].alarm) == (("performance",), "performance of version 1")
     assert opened.asks[0].evidence["checks"][0]["check"] == "as_promised"
     assert "is open for performance of version 1" in in_use.said(alarm_sensor(in_use.spec))
+
+
+def ask_run(house: House, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
+    job = house.defs.resolve_job_def(f"retrain_{MODEL_NAME}")
+    return house.instance.create_run_for_job(job, tags=request.tags, status=status).run_id
+
+
+def test_an_ask_whose_run_failed_is_asked_again_under_another_key_after_a_pause(
+    in_use: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.")
+    sensor = alarm_sensor(in_use.spec)
+    [first] = in_use.tick(sensor).run_requests
+    ask_run(in_use, first, dg.DagsterRunStatus.STARTED)
+    [same] = in_use.tick(sensor).run_requests
+    assert same.run_key == first.run_key, "Dagster launches no second one"
+    failed = ask_run(in_use, first, dg.DagsterRunStatus.FAILURE)
+    assert in_use.said(sensor).startswith(
+        f"Run {failed[:8]} failed to record it, and it is tried again 1 min after it."
+    )
+    monkeypatch.setattr("sensors.retraining_alarms.pause_before", lambda _: timedelta(0))
+    [second] = in_use.tick(sensor).run_requests
+    assert (second.run_key == first.run_key, second.tags[ATTEMPT]) == (False, "2")
+    assert second.run_config == first.run_config
+    done = ask_run(in_use, second, dg.DagsterRunStatus.SUCCESS)
+    assert in_use.said(sensor).startswith(f"Run {done[:8]} recorded it.")
+
+
+def test_a_check_about_the_champion_before_asks_for_nothing(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.", version=7)
+    failed_check(in_use, "drift_report", "expected_performance", "It will cost more.", version=7)
+    assert in_use.said(alarm_sensor(in_use.spec)) == "No alarm is open."
+    failed_check(in_use, "performance", "as_estimated", "0.2 nats above its estimate.", version=1)
+    [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
+    [asked] = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]["evidence"]["checks"]
+    assert (asked["check"], asked["version"]) == ("as_estimated", 1)
 
 
 def test_labels_that_may_not_be_learned_from_block_and_call_a_person_once(in_use: House) -> None:

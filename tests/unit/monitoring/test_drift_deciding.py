@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from pilotage.monitoring.drift import ColumnDrift, DriftState, DriftVerdict, ExpectedLoss, Thresholds, decide
 from pilotage.monitoring.drift.deciding import TOGETHER
 from pilotage.monitoring.drift.learning import column_weights, level, lower_level, threshold
-from pilotage.monitoring.drift.records import ColumnNull, Learned, Measured, Multivariate, Null
+from pilotage.monitoring.drift.records import ColumnNull, Learned, Measured, Multivariate, Null, Raised
 
 DAY = date(2024, 5, 1)
 
@@ -125,6 +126,57 @@ def test_predictions_labels_and_the_columns_together_matter_by_themselves() -> N
     assert told.alarm
     assert "A classifier tells the window from the reference (AUC 0.90) by temp, wind." in told.why
     assert TOGETHER not in told.raised, "it is no column"
+
+
+def test_labels_that_stop_keep_their_alarm_open_and_it_is_the_same_one_when_they_come_back() -> None:
+    calm = column("heavy", 0.0, drifted=False)
+    for role in ("label", "concept"):
+        moved, back = (column(role, score, drifted=score > 8, importance=None, role=role) for score in (20.0, 0.0))
+        told = run([calm, moved], *[[calm]] * 20, [calm, moved], *[[calm, back]] * 7)
+        assert [each.new for each in told] == [True] + [False] * 28
+        assert [each.alarm for each in told] == [True] * 28 + [False]
+        assert told[1].why.startswith(f"Not measured in this window, and beyond its threshold lately: {role}.")
+        assert "The truth itself moved" in told[1].why
+
+
+def after(raised: dict[str, Raised], *columns: ColumnDrift, windows: int, **more: Any) -> list[DriftVerdict]:
+    """Windows after a state in which something is raised."""
+    state, told = DriftState(raised=raised, alarm_since=DAY, through=DAY), []
+    for place in range(1, windows + 1):
+        days = [DAY + timedelta(days=place - back) for back in range(6, -1, -1)]
+        verdict, state = decide(list(columns), thresholds(), state, days=days, rows=9, reference_rows=9, **more)
+        told.append(verdict)
+    return told
+
+
+def test_an_alarm_of_the_columns_together_ends_when_the_classifier_no_longer_runs() -> None:
+    raised = {TOGETHER: Raised(since=DAY, calm=0, worst=0.3)}
+    calm = column("heavy", 0.0, drifted=False)
+    told = after(raised, calm, windows=8)
+    assert [each.alarm for each in told] == [True] * 6 + [False, False]
+    assert told[0].why == "Not measured in this window, and beyond its threshold lately: the columns together."
+    assert told[6].cleared
+    (told_off,) = after(raised, calm, windows=1, watched={"heavy"})
+    assert told_off.cleared, "the policy has no classifier any more"
+
+
+def test_a_column_that_the_new_version_does_not_have_is_raised_no_longer() -> None:
+    raised = {"label": Raised(since=DAY, calm=0, worst=9.0, role="label")}
+    calm = column("heavy", 0.0, drifted=False)
+    (told,) = after(raised, calm, windows=1, watched={"heavy", TOGETHER})
+    assert (told.alarm, told.why) == (False, "Nothing moved more than it does in an ordinary year.")
+    (told,) = after(raised, calm, windows=1, watched={"heavy", "label"})
+    assert told.alarm
+
+
+def test_a_state_from_before_roles_were_kept_is_read_and_goes_on() -> None:
+    old = b'{"raised":{"heavy":{"since":"2024-04-30","calm":1,"worst":9.0}},"alarm_since":"2024-04-30","incidents":[]}'
+    state = msgspec.json.decode(old, type=DriftState)
+    days = [DAY - timedelta(days=back) for back in range(6, -1, -1)]
+    calm = column("heavy", 0.0, drifted=False)
+    told, later = decide([calm], thresholds(), state, days=days, rows=1, reference_rows=1)
+    assert (told.alarm, told.new) == (True, False)
+    assert later.raised["heavy"] == Raised(since=date(2024, 4, 30), calm=2, worst=9.0, role="input")
 
 
 @pytest.mark.parametrize(("suffers", "words"), [(True, "is expected to suffer"), (False, "is not expected to suffer")])

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,120 +14,13 @@ import pytest
 from assets.monitoring import monitoring_assets
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
-from pilotage.features.state import microseconds
-from pilotage.monitoring.alerts import Alarm, AlertBook
-from pilotage.monitoring.drift import DriftReport, DriftStore, read_verdict, watch
+from pilotage.monitoring.drift import DriftState, DriftStore, read_verdict, watch
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.evidently_report import write_html
-from pilotage.release.ledger import SqlLedger
-from pilotage.runtime.answer import OutcomeRecord
 from pilotage.settings import Settings
-from pilotage.spec import Drift, ModelSpec
-from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
+from pilotage.testing.bundles import tiny_rows, tiny_spec
 from resources.platform_home import PlatformHome
-from tests.unit.monitoring.logs import prediction, write_segment
-from tests.unit.release.lives import draft, registered
-
-FIRST = date(2024, 1, 1)
-REFERENCE, WINDOW, ROWS = 42, 3, 60
-POLICY = Drift(window=timedelta(days=WINDOW), block_days=3, multivariate=False)
-Rows = Callable[[pl.DataFrame], pl.DataFrame]
-
-
-def day_of(number: int) -> date:
-    return FIRST + timedelta(days=number)
-
-
-class House:
-    """A champion, the days that it learned from, and what came after."""
-
-    def __init__(self, home: Path, *, released: bool = True, **changes: Any) -> None:
-        self.settings = Settings.load().model_copy(update={"home": home})
-        self.lake = Lake(self.settings.lake)
-        self.spec: ModelSpec = tiny_spec(with_state=True, **{"drift": POLICY, **changes})
-        if released:
-            self._release(home)
-
-    def _release(self, home: Path) -> None:
-        training = {
-            "first": day_of(0).isoformat(),
-            "last": day_of(REFERENCE - 1).isoformat(),
-            "boundaries": {"calibration": f"{day_of(10)}T00:00:00+00:00"},
-        }
-        bundle = home / "bundle"
-        sha256 = make_bundle(bundle, spec=self.spec, training=training)
-        ledger = SqlLedger(self.settings.ledger)
-        ledger.append(registered("tiny", 1, bundle=str(bundle), sha256=sha256))
-        ledger.append(draft("promoted", 1, model="tiny"))
-        ledger.close()
-
-    def rows(self, number: int, change: Rows = lambda rows: rows) -> pl.DataFrame:
-        made = tiny_rows(self.spec, rows=ROWS, seed=number)
-        return change(made).with_columns(day=pl.lit(day_of(number)))
-
-    def publish(self, numbers: range, change: Rows = lambda rows: rows) -> None:
-        frame = pl.concat([self.rows(number, change) for number in numbers])
-        self.lake.replace_days("features/tiny", frame, [day_of(number) for number in numbers], note={})
-
-    def log(self, number: int, rows: int, change: Rows = lambda rows: rows, *, outcomes: bool = True) -> None:
-        """Predictions of one day's moments, all answered on 1 June, and their outcomes a day later."""
-        records: list[Any] = []
-        made = change(tiny_rows(self.spec, rows=rows, seed=1000 + number))
-        features = [feature.name for feature in self.spec.features]
-        for place, row in enumerate(made.iter_rows(named=True)):
-            moment = datetime(2024, 1, 1, 12, tzinfo=UTC) + timedelta(days=number)
-            identity = f"d{number}-{place}"
-            record = prediction(
-                place,
-                prediction_id=identity,
-                at=microseconds(datetime(2024, 6, 1, tzinfo=UTC)) + 1000 * number + place,
-                moment=microseconds(moment),
-                probability=0.3 + 0.4 * (row["amount"] > 500),
-                features={name: row[name] for name in features},
-            )
-            records.append(record)
-            if outcomes:
-                known = microseconds(moment + timedelta(days=1))
-                records.append(
-                    OutcomeRecord(
-                        outcome_id=f"o{identity}",
-                        model="tiny",
-                        prediction_id=identity,
-                        entity=None,
-                        label=bool(row["label"]),
-                        known_at=known,
-                        received_at=known,
-                        caller="",
-                    )
-                )
-        write_segment(self.settings.prediction_log, records, number=number + 1)
-
-    def watch(self, last: int | None = None) -> DriftReport:
-        return watch(self.spec, settings=self.settings, lake=self.lake, last=None if last is None else day_of(last))
-
-
-def dearer(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.with_columns(pl.col("amount") * 3, pl.col("per_item") * 3)
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The home of a model whose thresholds were learned, which takes a second or two."""
-    home = tmp_path_factory.mktemp("learned")
-    made = House(home)
-    made.publish(range(REFERENCE + WINDOW))
-    assert made.watch().newly_learned
-    return home
-
-
-@pytest.fixture
-def house(learned: Path, tmp_path: Path) -> House:
-    """A copy of that home; the bundle stays where the ledger says that it is."""
-    home = tmp_path / "home"
-    shutil.copytree(learned, home)
-    for name in ("state.json", "verdict.json"):
-        (home / "drift" / "tiny" / name).unlink()
-    return House(home, released=False)
+from tests.unit.monitoring.drift_house import POLICY, REFERENCE, ROWS, WINDOW, House, day_of, dearer, night_of
 
 
 def test_days_like_those_it_learned_from_raise_nothing_and_what_was_learned_is_kept(house: House) -> None:
@@ -192,6 +82,40 @@ def test_logged_predictions_come_before_the_features_and_bring_their_outcomes(ho
     counted = report.window_counts.counts["label"]
     assert counted[0].sum() == 80
     assert counted[-1].sum() == 0, "labels of the newest day may not be known yet"
+
+
+def test_the_night_looks_at_days_of_the_log_that_are_over_and_takes_no_half_begun_one_for_an_incident(
+    house: House,
+) -> None:
+    today = REFERENCE + 10
+    for number in range(REFERENCE, today):
+        house.log(number, 110)
+    house.log(today, 5)
+    report = house.watch(now=night_of(today))
+    assert (report.source, report.verdict.last) == ("log", day_of(today - 1))
+    assert (report.verdict.incident, report.verdict.rows) == ((), WINDOW * 110)
+    # Once that day is over, so few rows are one: the service has stopped.
+    report = house.watch(now=night_of(today + 1))
+    assert (report.verdict.last, report.verdict.incident) == (day_of(today), (day_of(today),))
+
+
+def test_a_request_asked_days_ahead_neither_hides_the_log_nor_freezes_the_alarms(house: House) -> None:
+    today = REFERENCE + WINDOW
+    for number in range(REFERENCE, today):
+        house.log(number, 80, dearer)
+    house.log(today + 5, 1)
+    # What an earlier look left, which took the day ahead for the newest.
+    ahead = DriftState(through=day_of(today + 5), incidents=(day_of(today - 1), day_of(today + 5)))
+    DriftStore(house.settings, "tiny").keep(house.watch(REFERENCE - 1, now=night_of(today)).verdict, ahead)
+    report = house.watch(now=night_of(today))
+    assert (report.source, report.verdict.last) == ("log", day_of(today - 1))
+    assert report.verdict.new, "the window is decided"
+    assert (report.state.through, report.state.incidents) == (day_of(today - 1), (day_of(today - 1),))
+
+
+def test_features_of_days_ahead_wait_for_their_day(house: House) -> None:
+    house.publish(range(REFERENCE + WINDOW + 4, REFERENCE + WINDOW + 5), dearer)
+    assert house.watch(now=night_of(REFERENCE + WINDOW)).verdict.last == day_of(REFERENCE + WINDOW - 1)
 
 
 def test_few_logged_predictions_are_no_window(house: House) -> None:
@@ -263,70 +187,6 @@ def test_what_a_feature_matters_is_read_from_the_model_itself(house: House) -> N
     # The text has the gains to six digits.
     for name, value in zip(booster.feature_name(), gain / gain.sum(), strict=True):
         assert shares[name] == pytest.approx(value, rel=1e-4, abs=1e-9)
-
-
-@pytest.mark.slow
-def looked_at(house: House, last: int | None = None) -> dict[str, Any]:
-    """The asset, without its page: what its checks say of the alarm."""
-    (asset,) = monitoring_assets(house.spec)
-    config: dict[str, Any] = {"report": False} | ({} if last is None else {"last": day_of(last).isoformat()})
-    with dg.DagsterInstance.ephemeral() as instance:
-        result = dg.materialize(
-            [asset],
-            instance=instance,
-            resources={"platform": PlatformHome(home=str(house.settings.home))},
-            run_config={"ops": {asset.op.name: {"config": config}}},
-        )
-    told = {each.check_name: each.metadata.get("alarm_since") for each in result.get_asset_check_evaluations()}
-    return {name: value and value.value for name, value in told.items()}
-
-
-def known_alarms(house: House) -> dict[str, Alarm]:
-    with AlertBook.of(house.settings) as book:
-        return {alarm.key.kind: alarm for alarm in book.alarms(open_only=False)}
-
-
-def test_a_night_before_the_first_release_judges_nothing_and_fails_nothing(tmp_path: Path) -> None:
-    house = House(tmp_path, released=False)
-    assert looked_at(house) == dict.fromkeys(
-        ("stable_inputs", "stable_predictions_and_labels", "expected_performance", "no_incident")
-    )
-    assert known_alarms(house) == {}
-
-
-def test_an_alarm_is_in_the_book_from_the_window_that_opens_it_to_the_one_that_closes_it(house: House) -> None:
-    house.publish(range(REFERENCE, REFERENCE + 4), dearer)
-    house.publish(range(REFERENCE + 4, REFERENCE + 12))
-    since = day_of(REFERENCE + 1).isoformat()
-    house.watch(REFERENCE - 1)
-    assert set(looked_at(house, REFERENCE + 1).values()) == {since}
-    alarm = known_alarms(house)["drift"]
-    assert (alarm.key.model, alarm.tier, alarm.open, alarm.count) == ("tiny", "warning", True, 1)
-    assert "amount" in alarm.alert.summary
-    assert (alarm.alert.evidence["since"], alarm.alert.evidence["champion"]) == (since, 1)
-    assert "/runs/" in alarm.alert.run_url
-
-    looked_at(house, REFERENCE - 1)  # An older window, looked at again, changes nothing.
-    assert known_alarms(house)["drift"] == alarm
-
-    # A run that was killed after it decided, and before it told: the next one tells.
-    closed = next(last for last in range(REFERENCE + 2, REFERENCE + 12) if house.watch(last).verdict.cleared)
-    assert set(looked_at(house, closed).values()) == {None}
-    alarm = known_alarms(house)["drift"]
-    assert (alarm.open, alarm.episode) == (False, 1)
-
-
-def test_an_incident_is_one_alarm_of_its_own_until_the_window_has_left_it(house: House) -> None:
-    house.publish(range(REFERENCE, REFERENCE + 8))
-    house.publish(range(REFERENCE, REFERENCE + 1), lambda rows: rows.with_columns(amount=pl.lit(None, pl.Float64)))
-    looked_at(house, REFERENCE)
-    looked_at(house, REFERENCE + 1)
-    [alarm] = known_alarms(house).values()
-    assert (alarm.key.kind, alarm.open, alarm.count) == ("incident", True, 1)
-    assert alarm.alert.summary.startswith(f"{house.spec.title}: {day_of(REFERENCE)} is unlike all of the weeks before.")
-    looked_at(house, REFERENCE + WINDOW)
-    [alarm] = known_alarms(house).values()
-    assert not alarm.open
 
 
 @pytest.mark.timeout(240)

@@ -9,13 +9,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.performance import estimated_check, promised_check
 from pilotage.monitoring.answers import read_answers
 from pilotage.monitoring.labels import collect
-from pilotage.monitoring.measured import read_performance, settled_days, update_performance
+from pilotage.monitoring.measured import PerformanceReport, read_performance, settled_days, update_performance
 from pilotage.monitoring.performance import performance
 from pilotage.monitoring.side_by_side import side_by_side
+from pilotage.release.ledger import SqlLedger
 from pilotage.training.metrics import METRICS, all_metrics
 from tests.unit.monitoring.used_world import Used
+from tests.unit.release.lives import draft, registered
 
 DAYS = 10
 
@@ -195,6 +198,46 @@ def test_estimates_are_held_against_settled_days_alone(tmp_path: Path) -> None:
     table = read_performance(used.lake, "tiny")
     assert set(settled_days(table, used.spec)["day"]) == {used.day(0), used.day(1)}
     assert update_performance(used.spec, run_id="r", **where, now=used.now).estimates[0].days == 3
+
+
+def replaced(home: Path) -> Used:
+    """Version 1 said the opposite of the truth for fifteen days; version 2 answered the last eight."""
+    used = Used(home, days=23, a_day=60)
+    used.serve(used.orders.head(15 * 60).with_columns(probability=1 - pl.col("probability")))
+    used.serve(used.orders.tail(8 * 60), version=2)
+    used.tell()
+    collect(used.spec, settings=used.settings, lake=used.lake, now=used.now)
+    return used
+
+
+def checked(used: Used) -> tuple[PerformanceReport, list[tuple[bool, object, object]]]:
+    """The report, and of both checks: whether it passed, whether it judged, and which version."""
+    where = {"settings": used.settings, "lake": used.lake, "now": used.now}
+    report = update_performance(used.spec, run_id="r", **where)  # type: ignore[arg-type]
+    checks = (promised_check(used.spec, report), estimated_check(report))
+    told = [{key: getattr(value, "value", value) for key, value in each.metadata.items()} for each in checks]
+    return report, [(each.passed, more["judged"], more["version"]) for each, more in zip(checks, told, strict=True)]
+
+
+def test_what_the_champion_before_it_answered_is_not_held_against_the_new_one(tmp_path: Path) -> None:
+    used = replaced(tmp_path)
+    report, checks = checked(used)
+    window = report.window(28)
+    assert window is not None
+    assert (window.version, window.answers, report.champion) == (2, 8 * 60, 2)
+    assert {each.days for each in report.estimates} == {8}
+    assert checks == [(True, True, 2), (True, True, 2)]
+
+
+def test_a_champion_by_the_ledger_that_answered_nothing_yet_is_not_judged_by_others(tmp_path: Path) -> None:
+    used = replaced(tmp_path)
+    ledger = SqlLedger(used.settings.ledger)
+    ledger.append(registered("tiny", 3))
+    ledger.append(draft("promoted", 3, model="tiny"))
+    ledger.close()
+    report, checks = checked(used)
+    assert (report.champion, report.window(28), report.estimates) == (3, None, [])
+    assert checks == [(True, False, 3), (True, False, 3)]
 
 
 def test_nothing_answered_is_nothing_measured(tmp_path: Path) -> None:

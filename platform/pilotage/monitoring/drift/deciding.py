@@ -7,12 +7,12 @@ retraining, never a reason to promote or to stop anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import date, timedelta
 
 import msgspec
 
-from pilotage.monitoring.drift.bins import Bins
+from pilotage.monitoring.drift.bins import Bins, Role
 from pilotage.monitoring.drift.counting import Days
 from pilotage.monitoring.drift.learning import level, lower_level, score, threshold
 from pilotage.monitoring.drift.measures import decided_on, measures, noise, null_rate
@@ -33,6 +33,7 @@ MATTERS = 0.1
 CLEAR_AFTER = 3
 """Windows in a row below the lower bound that close an alarm, and at least as many as a window has days: then none of
 the days that raised it is in the window."""
+_DAY = timedelta(days=1)
 _THIN = 0.5
 """Of the learned windows' rows: with fewer, what rows alone do is added to what was learned."""
 
@@ -94,12 +95,14 @@ def decide(
     multivariate: Multivariate | None = None,
     incident: Iterable[date] = (),
     incident_why: str = "",
+    watched: Collection[str] | None = None,
 ) -> tuple[DriftVerdict, DriftState]:
     """Says what a window means, given what was said before.
 
     A column is raised when it drifts, and stays so until it was below a lower bound (what nine of ten ordinary years
     reach) for ``CLEAR_AFTER`` windows in a row: a value that flaps is one alarm. The alarm is open while raised
-    features that make ``MATTERS`` of the model's gain, a prediction, a label, or the columns together are.
+    features that make ``MATTERS`` of the model's gain, a prediction, a label, or the columns together are. What can't
+    be measured for a while, as labels, stays raised; a window without a classifier is one in which it found nothing.
 
     Args:
         columns: From ``measure``.
@@ -112,10 +115,15 @@ def decide(
         multivariate: The columns together.
         incident: Days that are an incident, all of them so far.
         incident_why: What is unlike on them, and what is done about it.
+        watched: The version's columns, and ``TOGETHER`` if they are looked at together: nothing else stays raised.
+            ``None`` for all that ever was.
     """
     last = days[-1] if days else None
     repeated = state.through is not None and last is not None and last <= state.through
-    raised = dict(state.raised) if repeated else _raised(columns, thresholds, state, last, multivariate)
+    raised = dict(state.raised)
+    if not repeated:
+        now = _raised(columns, thresholds, state, last, multivariate)
+        raised = {name: each for name, each in now.items() if watched is None or name in watched}
     told = [msgspec.structs.replace(each, raised=each.column in raised) for each in columns]
     matter = _matter(told, raised)
     since = state.alarm_since
@@ -147,6 +155,15 @@ def decide(
         raised=raised, alarm_since=since, incidents=incidents, through=state.through if repeated else last
     )
     return verdict, later
+
+
+def until(state: DriftState, today: date) -> DriftState:
+    """A state without what lies ahead of today, as a day of requests asked in advance could leave it: until that day
+    came, no window would be newer, and nothing would change. The window that ended yesterday is decided then."""
+    if state.through is None or state.through <= today:
+        return state
+    incidents = tuple(day for day in state.incidents if day <= today)
+    return msgspec.structs.replace(state, through=today - 2 * _DAY, incidents=incidents)
 
 
 TOGETHER = "(together)"
@@ -195,24 +212,23 @@ def _raised(
     lower = lower_level(thresholds)
     raised: dict[str, Raised] = {}
     seen: set[str] = set()
-    now = [
-        (each.column, each.drifted, _calm(each, lower, thresholds.columns.get(each.column)), each.score or 0.0)
-        for each in columns
+    now: list[tuple[str, Role | None, bool, bool, float]] = [
+        (one.column, one.role, one.drifted, _calm(one, lower, thresholds.columns.get(one.column)), one.score or 0.0)
+        for one in columns
     ]
-    if multivariate is not None:
-        limit = multivariate.threshold
-        calm = limit is None or multivariate.effect < 0.8 * limit
-        now.append((TOGETHER, multivariate.drifted, calm, multivariate.effect))
-    for name, drifted, calm, value in now:
+    effect, limit = (multivariate.effect, multivariate.threshold) if multivariate is not None else (0.0, None)
+    calm = limit is None or effect < 0.8 * limit
+    now.append((TOGETHER, None, multivariate is not None and multivariate.drifted, calm, effect))
+    for name, role, drifted, calm, value in now:
         seen.add(name)
         before = state.raised.get(name)
         if drifted:
             worst = max(value, before.worst) if before else value
-            raised[name] = Raised(since=before.since if before else day, calm=0, worst=worst)
+            raised[name] = Raised(since=before.since if before else day, calm=0, worst=worst, role=role)
         elif before is not None:
             windows = before.calm + 1 if calm else 0
             if windows < max(CLEAR_AFTER, thresholds.window_days):
-                raised[name] = msgspec.structs.replace(before, calm=windows)
+                raised[name] = msgspec.structs.replace(before, calm=windows, role=role)
     # What could not be measured stays as it was.
     return raised | {name: each for name, each in state.raised.items() if name not in seen}
 
@@ -228,12 +244,13 @@ def _calm(each: ColumnDrift, lower: float, null: ColumnNull | None) -> bool:
 
 
 def _matter(columns: Sequence[ColumnDrift], raised: Mapping[str, Raised]) -> list[str]:
-    """What makes the alarm; empty for none."""
+    """What makes the alarm; empty for none. A raised column that is not among those measured is no input: these always
+    are."""
     inputs = [each for each in columns if each.raised and each.role == "input"]
     share = sum(each.importance if each.importance is not None else 1.0 for each in inputs)
     matter = [each.column for each in inputs] if share >= MATTERS else []
-    matter += [each.column for each in columns if each.raised and each.role != "input"]
-    return [*matter, *([TOGETHER] if TOGETHER in raised else [])]
+    measured = {each.column for each in inputs}
+    return [*matter, *(name for name, each in raised.items() if name not in measured and each.role != "input")]
 
 
 def _value(value: object) -> float | None:
@@ -257,8 +274,12 @@ def _why(
         named = ", ".join(_told(each) for each in drifted[:5])
         more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
         said.append(f"{'Drifted' if matter else 'Moved, but matters little to the model'}: {named}{more}.")
-    elif TOGETHER not in raised:
+    elif not raised:
         said.append("Nothing moved more than it does in an ordinary year.")
+    unmeasured = raised.keys() - {each.column for each in columns} - ({TOGETHER} if multivariate is not None else set())
+    if unmeasured:
+        named = ", ".join("the columns together" if name == TOGETHER else name for name in sorted(unmeasured))
+        said.append(f"Not measured in this window, and beyond its threshold lately: {named}.")
     if multivariate is not None and TOGETHER in raised:
         used = ", ".join(list(multivariate.used)[:3])
         said.append(
@@ -270,7 +291,7 @@ def _why(
             f"Performance {verb}, if the probabilities can still be taken at their word: expected cost a row "
             f"{expected.reference_cost:.4g} → {expected.cost:.4g}."
         )
-    if any(each.raised and each.role in ("label", "concept") for each in columns):
+    if any(each.role in ("label", "concept") for each in raised.values()):
         said.append("The truth itself moved, which no estimate from the inputs shows: look at measured performance.")
     if incident:
         one, several = f"{incident[0]} is an incident", f"{incident[0]} … {incident[-1]} are an incident"

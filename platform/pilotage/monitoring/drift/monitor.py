@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Literal
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -20,6 +21,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days, count_days
+from pilotage.monitoring.drift.deciding import until
 from pilotage.monitoring.drift.expected import LEAST, MEANS
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.drift.incidents import LONG, find_incidents
@@ -76,6 +78,7 @@ def watch(
     settings: Settings,
     lake: Lake,
     last: date | None = None,
+    now: datetime | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> DriftReport:
     """Looks at the newest window of a model, decides, and remembers what it decided.
@@ -87,7 +90,8 @@ def watch(
         spec: The model. Without ``drift`` it is looked at with the defaults.
         settings: Where ledger, log and drift's own records are.
         lake: Where the features are.
-        last: Last day of the window; by default the newest that has rows.
+        last: Last day of the window; by default the newest that has rows. Of the log only days count that are over.
+        now: What time it is (UTC); ``None`` for the wall clock.
         progress: Called with short sentences.
 
     Raises:
@@ -102,7 +106,8 @@ def watch(
             f"{spec.name} has no champion.", fix=f"Promote a version: pilotage promote {spec.name} VERSION."
         )
     bundle = read_bundle(Path(release.bundle), sha256=release.bundle_sha256)
-    looked = _Look(spec, policy, release, Observer(bundle, spec.kpi.cost), settings, lake, progress)
+    today = (now or datetime.now(UTC)).astimezone(ZoneInfo(spec.time_zone)).date()
+    looked = _Look(spec, policy, release, Observer(bundle, spec.kpi.cost), settings, lake, progress, today)
     return looked.run(last)
 
 
@@ -115,10 +120,13 @@ class _Look:
     settings: Settings
     lake: Lake
     progress: Callable[[str], None]
+    today: date
+    """In the model's time zone, by the wall clock. The data's own clock stands still within the last day of a replay,
+    which is over, and of a service that stopped."""
 
     def run(self, last: date | None) -> DriftReport:
         store = DriftStore(self.settings, self.spec.name)
-        state = store.state()
+        state = until(store.state(), self.today)
         reference, new = self._reference(store, state)
         bins, past = reference.bins, reference.counted()
         used = past.without(reference.thresholds.learned.left_out)
@@ -147,8 +155,7 @@ class _Look:
         cost = self.spec.kpi.cost
 
         def together(compared: Days) -> Multivariate | None:
-            drawn = [(day, kept[day]) for day in compared.days]
-            return self._together(store, reference, drawn, rate) if self.policy.multivariate else None
+            return self._together(store, reference, [(day, kept[day]) for day in compared.days], rate)
 
         verdict, later, compared = judge_window(
             used,
@@ -161,7 +168,7 @@ class _Look:
             incident_days=self.policy.incident_days,
             declared_rise=LEAST
             * min(cost.false_positive - cost.true_negative, cost.false_negative - cost.true_positive),
-            together=together,
+            together=together if self.policy.multivariate else None,
         )
         store.keep(verdict, later)
         drawn = [kept[day] for day in compared.days]
@@ -184,7 +191,9 @@ class _Look:
     def _source(self, last: date | None) -> tuple[Source, str, Callable[[Sequence[date]], Frames], list[date]]:
         """Where the window is read, why there, and its days with those of the weeks before it."""
         log = Log(self.spec, self.observer, settings=self.settings, lake=self.lake)
-        logged = {day: rows for day, rows in log.rows_of_days().items() if last is None or day <= last}
+        # The first hours of a day are few rows and all from the morning: beside whole days they look like an incident.
+        over = {day: rows for day, rows in log.rows_of_days().items() if day < self.today}
+        logged = {day: rows for day, rows in over.items() if last is None or day <= last}
         length = self.policy.days + LONG
         if logged:
             newest = last_days(max(logged), self.policy.days)
@@ -195,7 +204,7 @@ class _Look:
         else:
             why = "no predictions were logged"
         table = f"features/{self.spec.name}"
-        there = [day for day in self.lake.days(table) if last is None or day <= last]
+        there = [day for day in self.lake.days(table) if day <= min(self.today, last or self.today)]
         if not there:
             return "features", f"{why}, and the features have no days", self._undated, [UNDATED] * self.policy.days
 
@@ -290,8 +299,6 @@ class _Look:
         begins = training.get("boundaries", {}).get("calibration") or training.get("boundaries", {}).get("holdout")
         if begins is None:
             return there, None
-        from zoneinfo import ZoneInfo
-
         return there, datetime.fromisoformat(begins).astimezone(ZoneInfo(self.spec.time_zone)).date()
 
     def _key(self) -> str:

@@ -142,6 +142,8 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True):
     """Windows in a row in which it was below the lower bound."""
     worst: float
     """Highest score so far."""
+    role: Role | None = None
+    """The column's; ``None`` for all columns together, and in records from before it was kept."""
 
 
 class DriftState(msgspec.Struct, frozen=True, kw_only=True):

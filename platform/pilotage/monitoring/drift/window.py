@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days
-from pilotage.monitoring.drift.deciding import decide, measure
+from pilotage.monitoring.drift.deciding import TOGETHER, decide, measure
 from pilotage.monitoring.drift.expected import expected_loss
 from pilotage.monitoring.drift.incidents import LONG, find_incidents
 from pilotage.monitoring.drift.learning import column_weights
@@ -41,7 +41,7 @@ def judge_window(
     importance: Mapping[str, float],
     incident_days: int,
     declared_rise: float,
-    together: Callable[[Days], Multivariate | None] = lambda _: None,
+    together: Callable[[Days], Multivariate | None] | None = None,
 ) -> Judged:
     """Judges a window.
 
@@ -55,7 +55,7 @@ def judge_window(
         importance: Feature → share of the champion's gain, 0..1.
         incident_days: Longest incident.
         declared_rise: Rise of the expected cost a row that counts where nothing was learned.
-        together: The compared days → what a classifier says of them.
+        together: The compared days → what a classifier says of them; ``None`` if none is asked.
     """
     recent = seen.only(seen.days[-LONG - len(days) :])
     looked_at = state.through and days and min(days[0], state.through)
@@ -82,8 +82,9 @@ def judge_window(
         rows=int(compared.rows.sum()),
         reference_rows=int(reference.rows.sum()),
         expected=expected_loss(reference, compared, thresholds, declared_rise=declared_rise),
-        multivariate=together(compared),
+        multivariate=together(compared) if together else None,
         incident=sorted({day for day in state.incidents if day not in recent.days} | odd),
         incident_why=why,
+        watched={*(each.name for each in bins), *([TOGETHER] if together else [])},
     )
     return Judged(verdict, later, compared)
