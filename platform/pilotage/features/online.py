@@ -29,7 +29,7 @@ from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 
 REACH = timedelta(days=30)
-"""How far back before the newest fact the store answers, unless told otherwise."""
+"""How far back before the newest fact that is known the store answers, unless told otherwise."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,6 +54,7 @@ def build_online(
     run_id: str,
     reach: timedelta = REACH,
     also: Iterable[FeatureView] = (),
+    now: datetime | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> OnlineReport:
     """Builds the store from the newest versions of the validated tables, and puts it in place atomically.
@@ -65,6 +66,8 @@ def build_online(
         run_id: Goes into the store.
         reach: Prediction moments back to this long before the newest fact are answered; earlier ones are refused.
         also: Views of other versions that must be served from it, such as a champion older than the spec.
+        now: How late it is (UTC), by default by the wall clock. Facts that become known later are in the store, and
+            take nothing from what is answered now.
         progress: Called with what is being done.
 
     Raises:
@@ -81,7 +84,7 @@ def build_online(
     with FileLock(f"{path}.lock"):
         versions = lake.versions(f"validated/{source}" for source in dict.fromkeys(x.timeline.source for x in lookups))
         validated = ValidatedRows(lake, lookups, versions)
-        newest = validated.newest()
+        newest = validated.newest(by=now)
         through = max(newest.values(), default=None)
         answers_from = None if through is None else through - reach
         progress(f"reads the state of {spec.name} from {len(versions)} sources")
