@@ -32,8 +32,11 @@ class ValidatedRows:
         self._lake = lake
         self._versions = versions
         self._timed: dict[str, dict[str, Timeline]] = {}
+        self._untimed: set[str] = set()
         for timeline in (lookup.timeline for lookup in lookups):
-            if timeline.known_at is not None:
+            if timeline.known_at is None:
+                self._untimed.add(timeline.source)
+            else:
                 self._timed.setdefault(timeline.source, {})[timeline.name] = timeline
         self._opened: dict[str, pl.LazyFrame] = {}
         self._days: dict[str, pl.DataFrame] = {}
@@ -46,7 +49,12 @@ class ValidatedRows:
         return self._opened[source]
 
     def read(self, source: str, since: datetime | None, until: datetime | None) -> pl.LazyFrame:
-        """The rows of every day that tells something that became known from ``since`` to ``until`` (UTC)."""
+        """The rows of every day that tells something that became known from ``since`` to ``until`` (UTC).
+
+        All rows of a source that is also asked without a time: what always was known may stand in any of them.
+        """
+        if source in self._untimed:
+            return self.all(source)
         days = self._days_of(source)
         if days.is_empty() or _DAY not in days.columns:
             return self.all(source)
