@@ -241,6 +241,27 @@ def test_a_withdrawn_day_is_withdrawn_from_the_features(lake: Lake) -> None:
     assert DAYS[2] not in stored(lake).get_column("day")
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_build_of_all_days_withdraws_those_that_are_not_published_any_more(lake: Lake, changed: bool) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([]), [DAYS[2]], note={})
+
+    fewer = spec(features=(Feature(name="farm", expr=pl.col("farm"), description="Farm"),))
+    report = build_features(fewer if changed else spec(), lake=lake, days=None, run_id="run-2")
+
+    assert (report.days, report.missing, report.rows) == (DAYS, [DAYS[2]], 16)
+    assert lake.days("features/spoilage") == [day for day in DAYS if day != DAYS[2]]
+
+
+def test_a_source_all_of_whose_days_were_withdrawn_has_no_features(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([]), DAYS, note={})
+
+    report = build_features(spec(), lake=lake, days=None, run_id="run-2")
+
+    assert (report.missing, report.rows, lake.days("features/spoilage")) == (DAYS, 0, [])
+
+
 def test_days_that_were_never_published_are_refused_by_name(lake: Lake) -> None:
     with pytest.raises(UnpublishedData, match="validated/batches has no rows of 2013-02-01") as refusal:
         build_features(spec(), lake=lake, days=[date(2013, 2, 1)], run_id="run-1")
