@@ -7,7 +7,7 @@ longer. So what each day tells is looked up, not guessed. What the rows are used
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -76,6 +76,19 @@ class ValidatedRows:
             if moments := [moment for moment in found if moment is not None]:
                 newest[source] = max(moments)
         return newest
+
+    def lags(self) -> dict[str, timedelta]:
+        """Daily source → the longest that a fact became known after its day had begun (UTC); without those that have no
+        time or no facts."""
+        lags = {}
+        for source in self._timed:
+            days = self._days_of(source)
+            if _DAY in days.columns:
+                after = (pl.col("last") - pl.col(_DAY).cast(MOMENT)).max()
+                lag = days.select(after).item()
+                if isinstance(lag, timedelta):
+                    lags[source] = lag
+        return lags
 
     def _days_of(self, source: str) -> pl.DataFrame:
         """When the first and the last fact of each day became known; one row for a source without days."""

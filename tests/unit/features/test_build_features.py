@@ -190,6 +190,7 @@ def test_days_that_can_not_matter_are_not_read(lake: Lake) -> None:
     assert validated.read("batches", None, until).collect().height == 12
     assert validated.read("farms", since, until).collect().height == 2
     assert validated.newest() == {"batches": datetime(2013, 1, 6, 20, tzinfo=UTC)}
+    assert validated.lags() == {"batches": timedelta(days=1, hours=20)}
 
 
 def test_a_reference_look_up_beside_a_timed_one_is_the_same_however_it_is_built(lake: Lake, tmp_path: Path) -> None:
