@@ -132,6 +132,19 @@ def test_a_fact_that_will_be_known_later_takes_nothing_from_what_is_answered_now
         assert VIEW.online(later, store).get_column("last_price").item() == 100
 
 
+def test_a_history_that_tells_every_outcome_is_answered_as_of_its_newest_row(lake: Lake, path: Path) -> None:
+    """All of it is past by the wall clock; what is asked about is the newest row to predict."""
+    told = sales((-3, "a", 1), (0, "a", 10), (2000, "a", 100)).with_columns(
+        filled_at=pl.lit(NOON).cast(pl.Datetime("us", "UTC"))
+    )
+    lake.replace_days("validated/sales", told, [date(2013, 6, 1)], note={})
+    report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=1))
+
+    assert report.meta.materialised_through == NOON + timedelta(hours=2000)
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a"), store).select("last_price", "sold_2h").row(0) == (10, 10)
+
+
 def test_the_wall_clock_says_what_is_not_known_yet(lake: Lake, path: Path) -> None:
     ahead = (datetime.now(UTC) - NOON) / timedelta(hours=1) + 24 * 365
     publish(lake, (0, "a", 10), (ahead, "a", 100))
