@@ -1,6 +1,6 @@
 """New files → runs that ingest them and bring features and online state up to date."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -26,7 +26,6 @@ FAILED = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
     """Watches the landing folders of every source of files."""
     watched = {name: spec for name, spec in sources.items() if isinstance(spec.read, Files)}
-    reach = _reach(models)
 
     def selection(landing: Landing, lake: "Lake") -> list[dg.AssetKey]:
         """The sources of a landing, and what they change in the models that read them.
@@ -83,7 +82,7 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
             for name, spec in watched.items()
             if (files := pending(spec, there[name], lake=lake, seen=memory.seen.get(name, {})))
         }
-        landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, memory, reach)]
+        landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, memory, models)]
         tables = table_landing({name: files for name, files in found.items() if not watched[name].daily})
         for landing in [*([tables] if tables else []), *landings]:
             memory.open[landing.key] = landing
@@ -113,11 +112,15 @@ def _calendars(
     return list(groups.values())
 
 
-def _of_days(files: dict[str, list[LandedFile]], lake: "Lake", memory: Memory, reach: timedelta) -> list[Landing]:
+def _of_days(
+    files: dict[str, list[LandedFile]], lake: "Lake", memory: Memory, models: Mapping[str, ModelSpec]
+) -> list[Landing]:
     ingested = [days[-1] for name in files if (days := lake.days(f"raw/{name}"))]
     # A run that is under way may make features of later days from what this landing corrects.
     asked_for = [date.fromisoformat(item.last) for item in memory.open.values() if item.last is not None]
-    return daily_landings(files, newest=max([*ingested, *asked_for], default=None), reach=reach)
+    newest = max([*ingested, *asked_for], default=None)
+    late = {name for name, batch in files.items() for file in batch if file.day and newest and file.day <= newest}
+    return daily_landings(files, newest=newest, reach=_reach(models, _lags(models, late, lake)))
 
 
 def _same_calendar(one: Daily | None, other: Daily | None) -> bool:
@@ -145,10 +148,30 @@ def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[Land
                 yield memory.open[key]
 
 
-def _reach(models: Mapping[str, ModelSpec]) -> timedelta:
-    """How far back the features of any model look."""
+def _lags(models: Mapping[str, ModelSpec], late: Set[str], lake: "Lake") -> dict[str, timedelta]:
+    """Source with late or corrected files → how long after their day its facts became known so far.
+
+    One column of each is read, and only when such files are there.
+    """
+    from pilotage.features.reading import ValidatedRows
+    from pilotage.features.view import FeatureView
+
+    there = {name for name in late if lake.exists(f"validated/{name}")}
+    asked = [spec for spec in models.values() if any(item.source in there for item in spec.asof)]
+    lookups = [lookup for spec in asked for lookup in FeatureView(spec).lookups if lookup.timeline.source in there]
+    return ValidatedRows(lake, lookups, lake.versions(f"validated/{name}" for name in there)).lags()
+
+
+def _reach(models: Mapping[str, ModelSpec], lags: Mapping[str, timedelta] | None = None) -> timedelta:
+    """How many days later the features of any model can know of a day.
+
+    Args:
+        models: The models.
+        lags: Source → how long after their day its facts become known.
+    """
     spans = [
-        (item.max_age or timedelta(0)) if isinstance(item, Latest) else item.over
+        ((item.max_age or timedelta(0)) if isinstance(item, Latest) else item.over)
+        + max((lags or {}).get(item.source, timedelta(0)), timedelta(0))
         for spec in models.values()
         for item in spec.asof
     ]

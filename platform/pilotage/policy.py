@@ -211,7 +211,8 @@ class Retraining(Declaration):
     in the metric in which it must beat the baselines; 0: it need only not be worse. Not asked of trainings by hand."""
     refit: bool = False
     """Whether a candidate that passed its gate is fitted once more with its calibration and holdout rows before it is
-    registered: the newest days, which it gave up to be judged. Its rollout is then the first to see it."""
+    registered: the newest days, which it gave up to be judged. Its rollout is then the first to see it.
+    Only with TimeSplit: the next candidate is judged on rows that are new to it, and a hash has none."""
     at_most: Annotated[int, Bounded(ge=1)] = 2
     """Requests that may begin within ``per``, whatever their cause."""
     per: Annotated[timedelta, Bounded(gt=timedelta(0))] = timedelta(days=1)

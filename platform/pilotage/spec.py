@@ -282,6 +282,11 @@ class ModelSpec(Declaration):
             )
         if isinstance(self.split, TimeSplit) and self.event_time is None:
             raise DeclarationProblem("split=TimeSplit needs event_time", fix="Use HashSplit, or give event_time.")
+        if isinstance(self.split, HashSplit) and self.retraining.refit:
+            raise DeclarationProblem(
+                "retraining.refit leaves split=HashSplit no row that the next candidate could be judged on",
+                fix="Leave out refit, or use TimeSplit.",
+            )
         _known("outcomes.on", set(self.outcomes.on), set(self.entity), "column of the entity")
         if self.predicts_at is not None:
             _known("predicts_at", columns_of(self.predicts_at), available, "request column")

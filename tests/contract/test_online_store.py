@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pilotage.features.online import OnlineReport, build_online
 from pilotage.features.store import OnlineStore
 from pilotage.features.view import FeatureView
 from pilotage.spec import Latest, ModelSpec
-from tests.contract.online_shop import INFO, LAST, NOON, SHOP, SOLD, VIEW, publish, request
+from tests.contract.online_shop import INFO, LAST, NOON, SHOP, SOLD, VIEW, publish, request, sales
 from tests.unit.features.test_build_features import spec
 
 
@@ -119,6 +119,50 @@ def test_the_newest_row_of_a_key_is_kept_however_old_it_is(lake: Lake, path: Pat
     with OnlineStore.open(path) as store:
         assert VIEW.online(request("old"), store).get_column("last_price").item() == 8
     assert report.meta.timelines[LAST] == 2
+
+
+def test_a_fact_that_will_be_known_later_takes_nothing_from_what_is_answered_now(lake: Lake, path: Path) -> None:
+    publish(lake, (-3, "a", 1), (0, "a", 10), (2000, "a", 100))
+    report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=1), now=NOON)
+
+    assert (report.meta.materialised_through, report.meta.newest) == (NOON, {"sales": NOON})
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a"), store).select("last_price", "sold_2h").row(0) == (10, 10)
+        later = request("a", at=NOON + timedelta(hours=2000))
+        assert VIEW.online(later, store).get_column("last_price").item() == 100
+
+
+def test_a_history_that_tells_every_outcome_is_answered_as_of_its_newest_row(lake: Lake, path: Path) -> None:
+    """All of it is past by the wall clock; what is asked about is the newest row to predict."""
+    told = sales((-3, "a", 1), (0, "a", 10), (2000, "a", 100)).with_columns(
+        filled_at=pl.lit(NOON).cast(pl.Datetime("us", "UTC"))
+    )
+    lake.replace_days("validated/sales", told, [date(2013, 6, 1)], note={})
+    report = build_online(SHOP, lake=lake, path=path, run_id="run-1", reach=timedelta(hours=1))
+
+    assert report.meta.materialised_through == NOON + timedelta(hours=2000)
+    with OnlineStore.open(path) as store:
+        assert VIEW.online(request("a"), store).select("last_price", "sold_2h").row(0) == (10, 10)
+
+
+def test_the_wall_clock_says_what_is_not_known_yet(lake: Lake, path: Path) -> None:
+    ahead = (datetime.now(UTC) - NOON) / timedelta(hours=1) + 24 * 365
+    publish(lake, (0, "a", 10), (ahead, "a", 100))
+
+    assert build_online(SHOP, lake=lake, path=path, run_id="run-1").meta.materialised_through == NOON
+
+
+def test_a_row_whose_value_is_not_there_yet_is_no_newest_fact(lake: Lake, path: Path) -> None:
+    windows = SHOP.model_copy(update={"asof": SHOP.asof[1:2], "features": ()})
+    waiting = sales((2000, "a", 0)).with_columns(price=pl.lit(None, pl.Int64))
+    rows = pl.concat([sales((0, "a", 10)), waiting])
+    lake.replace_days("validated/sales", rows, [date(2013, 6, 1)], note={})
+
+    report = build_online(windows, lake=lake, path=path, run_id="run-1")
+
+    assert report.meta.materialised_through == NOON
+    with OnlineStore.open(path) as store:
+        assert FeatureView(windows).online(request("a"), store).get_column("sold_2h").item() == 10
 
 
 def test_a_missing_file_is_named_with_what_to_do(path: Path) -> None:

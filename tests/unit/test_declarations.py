@@ -132,3 +132,9 @@ def test_a_declaration_is_frozen() -> None:
 def test_a_rollout_goes_forward(build: Any, said: str) -> None:
     with pytest.raises(DeclarationError, match=said):
         build()
+
+
+def test_a_model_that_is_split_by_a_hash_is_not_fitted_again() -> None:
+    message = refusal(LOAN_APPROVAL, retraining=LOAN_APPROVAL.retraining.model_copy(update={"refit": True}))
+    assert "no row that the next candidate could be judged on" in message
+    assert "TimeSplit" in message

@@ -70,7 +70,8 @@ def build_features(
     Args:
         spec: The model.
         lake: Where ``validated/…`` is read and ``features/<model>`` is written.
-        days: Days of the source to build; ``None`` for all. Not used for a source without days.
+        days: Days of the source to build; ``None`` for all, which also withdraws those that are gone. Not used for a
+            source without days.
         run_id: Goes into the commit's note.
         progress: Called with what is being done.
 
@@ -87,9 +88,10 @@ def build_features(
     if stale and daily:
         progress("the definition of the features changed: builds every day again")
     published = lake.days(population)
-    wanted = sorted(set(published if days is None or stale else days)) if daily else []
+    built = lake.days(table)
+    wanted = sorted({*published, *built} if days is None or stale else set(days)) if daily else []
     present = sorted(set(wanted) & set(published))
-    if daily and not present and not set(wanted) & set(lake.days(table)):
+    if daily and not present and not set(wanted) & set(built):
         raise UnpublishedData(
             f"{population} has no rows of {', '.join(str(day) for day in wanted[:3]) or 'any day'}.",
             fix=f"Publish those days of {spec.source}, or build other ones.",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -24,12 +24,12 @@ from pilotage.features.asof import read_timelines
 from pilotage.features.reading import ValidatedRows
 from pilotage.features.state import EPOCH
 from pilotage.features.store import APPLICATION_ID, FORMAT, OnlineStore, StoreMeta
-from pilotage.features.timeline import KNOWN_AT, Newest, Timeline, stored_type
+from pilotage.features.timeline import KNOWN_AT, MOMENT, Newest, Timeline, stored_type
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 
 REACH = timedelta(days=30)
-"""How far back before the newest fact the store answers, unless told otherwise."""
+"""How far back before the newest fact that is known the store answers, unless told otherwise."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -54,6 +54,7 @@ def build_online(
     run_id: str,
     reach: timedelta = REACH,
     also: Iterable[FeatureView] = (),
+    now: datetime | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> OnlineReport:
     """Builds the store from the newest versions of the validated tables, and puts it in place atomically.
@@ -64,7 +65,11 @@ def build_online(
         path: The store's file; its folder is made. Readers of an earlier file there notice.
         run_id: Goes into the store.
         reach: Prediction moments back to this long before the newest fact are answered; earlier ones are refused.
+            Where facts are ahead of the rows to predict, as in a history that tells every outcome, it counts from
+            the newest of these rows.
         also: Views of other versions that must be served from it, such as a champion older than the spec.
+        now: How late it is (UTC), by default by the wall clock. Facts that become known later are in the store, and
+            take nothing from what is answered now.
         progress: Called with what is being done.
 
     Raises:
@@ -81,9 +86,9 @@ def build_online(
     with FileLock(f"{path}.lock"):
         versions = lake.versions(f"validated/{source}" for source in dict.fromkeys(x.timeline.source for x in lookups))
         validated = ValidatedRows(lake, lookups, versions)
-        newest = validated.newest()
+        newest = validated.newest(by=now)
         through = max(newest.values(), default=None)
-        answers_from = None if through is None else through - reach
+        answers_from = None if through is None else min(through, _newest_event(spec, lake, now) or through) - reach
         progress(f"reads the state of {spec.name} from {len(versions)} sources")
         frames = read_timelines(lookups, validated.read, first=answers_from or EPOCH, last=None)
         timelines = {lookup.timeline.name: lookup.timeline for lookup in lookups}
@@ -111,6 +116,19 @@ def build_online(
         meta=meta,
         seconds=time.monotonic() - started,
     )
+
+
+def _newest_event(spec: ModelSpec, lake: Lake, now: datetime | None) -> datetime | None:
+    """Newest event time (UTC) of the rows to predict, not later than now; ``None`` where they are not there."""
+    table = f"validated/{spec.source}"
+    if spec.event_time is None or not lake.exists(table):
+        return None
+    rows = lake.scan(table)
+    if rows.collect_schema().get(spec.event_time) != MOMENT:
+        return None
+    event = pl.col(spec.event_time)
+    newest = rows.select(event.filter(event <= (now or datetime.now(UTC))).max()).collect().item()
+    return newest if isinstance(newest, datetime) else None
 
 
 def _trimmed(frame: pl.DataFrame, timeline: Newest, first: datetime) -> pl.DataFrame:

@@ -37,7 +37,8 @@ class StoreMeta:
     """Of the feature view that it was built for."""
     run_id: str
     materialised_through: datetime | None
-    """When the newest fact in it became known (UTC); ``None`` if no source has a time."""
+    """When the newest fact in it that counts became known (UTC), of those that were known when it was built; ``None``
+    if no source has a time."""
     answers_from: datetime | None
     """Earliest prediction moment for which all facts are kept (UTC); ``None`` for any."""
     newest: dict[str, datetime]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -113,12 +114,25 @@ class Timeline(ABC):
             DataError: A column is missing, or has a type that does not fit.
             DeclarationError: A window's value is no integer or boolean.
         """
-        self.check(rows.schema)
+        return self._collected(rows.lazy(), self._moments)
+
+    def newest(self, rows: pl.LazyFrame, *, by: datetime) -> datetime | None:
+        """When the newest fact became known, of those known by a moment (UTC); ``None`` if there is none.
+
+        A row that does not count, such as one whose value is not there yet, is no fact. Raises as ``build`` does.
+        """
+        known = pl.col(KNOWN_AT)
+        found = self._collected(rows, lambda facts: facts.select(known.filter(known <= by).max())).item()
+        return found if isinstance(found, datetime) else None
+
+    def _collected(self, rows: pl.LazyFrame, made: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+        """What is made of the facts that some rows tell."""
+        self.check(rows.collect_schema())
         known_at = pl.lit(ALWAYS, MOMENT) if self.known_at is None else pl.col(self.known_at)
         keys = [pl.col(column).cast(dtype).alias(f"k{i}") for i, (column, dtype) in enumerate(self.keys)]
         try:
-            facts = self._facts(rows.lazy(), [*keys, known_at.alias(KNOWN_AT)])
-            return self._moments(facts.drop_nulls([*self.key_names, KNOWN_AT])).collect()
+            facts = self._facts(rows, [*keys, known_at.alias(KNOWN_AT)])
+            return made(facts.drop_nulls([*self.key_names, KNOWN_AT])).collect()
         except PolarsError as error:
             raise DataError(
                 f"The as-of features of source {self.source} can't be computed: {error}.",

@@ -26,7 +26,7 @@ from pilotage.spec import HashSplit, ModelSpec, TimeSplit
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import assemble
 from pilotage.training.learning_data import effective
-from pilotage.training.records import TrainingSet
+from pilotage.training.records import Cut, TrainingSet
 from pilotage.training.refit import REFIT_OF, refit
 from pilotage.training.train import train
 
@@ -108,7 +108,7 @@ def reproduce(
             model=spec.name,
         )
     spec, config = _as_then(spec, facts, str(made.get("policy", "")))
-    rows = _rows(spec, config, lake, directory, progress)
+    rows = _rows(spec, config, lake, directory, facts.cut, progress)
     candidate = train(spec, rows, config=config, directory=directory, threads=threads, progress=progress)
     if REFIT_OF in recorded.manifest["training"]:
         candidate = refit(spec, rows, candidate, config=config, directory=directory, threads=threads, progress=progress)
@@ -129,10 +129,15 @@ def reproduce(
 
 
 def _rows(
-    spec: ModelSpec, config: TrainConfig, lake: Lake, directory: Path, progress: Callable[[str], None]
+    spec: ModelSpec,
+    config: TrainConfig,
+    lake: Lake,
+    directory: Path,
+    cut: Cut | None,
+    progress: Callable[[str], None],
 ) -> TrainingSet:
     try:
-        return assemble(spec, lake=lake, config=config, directory=directory, progress=progress)
+        return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, progress=progress)
     except (FileNotFoundError, UnpublishedData) as error:
         # Of what was vacuumed, Delta still knows the version, and not the files.
         raise NotReproducible(
@@ -159,6 +164,15 @@ class _Facts:
                 missing=name,
             )
         return self._facts[name]
+
+    @property
+    def cut(self) -> Cut | None:
+        """The days that were read; ``None`` in records that only say which days the rows are of."""
+        said = self._facts.get("cut")
+        if said is None:
+            return None
+        first, last = (day and date.fromisoformat(day) for day in (said["first"], said["last"]))
+        return Cut(first=first, last=last, without=[date.fromisoformat(day) for day in said["without"]])
 
 
 def _as_then(spec: ModelSpec, facts: _Facts, policy: str) -> tuple[ModelSpec, TrainConfig]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pilotage.errors import TrainingError
@@ -11,7 +13,11 @@ SLOPE_SD = 0.25
 INTERCEPT_SD = 0.1
 """How far from "already calibrated" (slope 1, intercept 0) a sigmoid is expected to be, as standard deviations on the
 logit. On 11 month ends of 2013 this beat both plain Platt scaling and none (docs/adr/0003)."""
+_CENTRE = np.array([1.0, 0.0])
+"""Slope and intercept of "already calibrated"."""
 _EDGE = 1e-12
+_SINGULAR = 1e12
+"""Condition number from which on two parameters count as one."""
 
 
 def fit_calibrator(
@@ -60,7 +66,7 @@ def _sigmoid(raw: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None) -
     truth = labels.astype(np.float64)
     prior = np.diag([SLOPE_SD**-2, INTERCEPT_SD**-2])
     effect = 1.0 if clusters is None else _design_effect(design, truth, clusters)
-    slope, intercept = _newton(design, truth, weight=1.0 / effect, prior=prior)
+    slope, intercept = _fitted(design, truth, weight=1.0 / effect, prior=prior)
     # A slope below 0 would turn the ranking round.
     if slope <= 0:
         raise TrainingError(
@@ -71,18 +77,51 @@ def _sigmoid(raw: np.ndarray, labels: np.ndarray, clusters: np.ndarray | None) -
     return Calibrator("sigmoid", [float(slope)], [float(intercept)])
 
 
-def _newton(design: np.ndarray, truth: np.ndarray, *, weight: float, prior: np.ndarray) -> np.ndarray:
-    centre = np.array([1.0, 0.0])
-    found = centre.copy()
-    for _ in range(100):
-        p = 1.0 / (1.0 + np.exp(-design @ found))
-        gradient = design.T @ (p - truth) * weight + prior @ (found - centre)
-        hessian = (design * (p * (1 - p))[:, None]).T @ design * weight + prior
-        step = np.linalg.solve(hessian, gradient)
-        found = found - step
-        if np.abs(step).max() < 1e-10:
+def _fitted(design: np.ndarray, truth: np.ndarray, *, weight: float, prior: np.ndarray) -> np.ndarray:
+    """Slope and intercept where the penalised loss is least.
+
+    Full Newton steps mostly settle, and then give the same bits whatever else is tried; where they jump to and fro, as
+    for scores far from the level of the labels, halved ones settle at the only minimum there is.
+    """
+    for halving in (False, True):
+        with np.errstate(over="ignore", invalid="ignore"):  # A step that jumps too far ends in exp(1000).
+            found = _newton(design, truth, weight=weight, prior=prior, halving=halving)
+        if found is not None:
             return found
     raise TrainingError("The calibrator does not settle.", fix="Give a longer calibration part, or calibration: none.")
+
+
+def _newton(
+    design: np.ndarray, truth: np.ndarray, *, weight: float, prior: np.ndarray, halving: bool
+) -> np.ndarray | None:
+    found = _CENTRE.copy()
+    for _ in range(100):
+        p = 1.0 / (1.0 + np.exp(-design @ found))
+        gradient = design.T @ (p - truth) * weight + prior @ (found - _CENTRE)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design * weight + prior
+        step = np.linalg.solve(hessian, gradient)
+        if halving:
+            step = _halved(step, found, lambda at: _loss(design, truth, at, weight=weight, prior=prior))
+        found = found - step
+        if not np.isfinite(found).all():
+            return None
+        if np.abs(step).max() < 1e-10:
+            return found
+    return None
+
+
+def _halved(step: np.ndarray, found: np.ndarray, loss: Callable[[np.ndarray], float]) -> np.ndarray:
+    """The step, as often halved as it takes for the loss not to rise by more than it is rounded."""
+    most = loss(found) * (1 + 1e-12)
+    while np.abs(step).max() >= 1e-10 and not loss(found - step) <= most:
+        step = step / 2
+    return step
+
+
+def _loss(design: np.ndarray, truth: np.ndarray, at: np.ndarray, *, weight: float, prior: np.ndarray) -> float:
+    """What is least at the fit: tempered log loss, summed, and the penalty of the prior."""
+    logit, off = design @ at, at - _CENTRE
+    return float((np.logaddexp(0.0, logit) - truth * logit).sum() * weight + off @ prior @ off / 2)
 
 
 def _design_effect(design: np.ndarray, truth: np.ndarray, clusters: np.ndarray) -> float:
@@ -92,10 +131,13 @@ def _design_effect(design: np.ndarray, truth: np.ndarray, clusters: np.ndarray) 
         # One day says nothing about how days differ: trust the prior.
         return float(len(truth))
     # A little ridge keeps the plain fit finite when the classes can be told apart by a line.
-    found = _newton(design, truth, weight=1.0, prior=np.eye(2) * 1e-3)
+    found = _fitted(design, truth, weight=1.0, prior=np.eye(2) * 1e-3)
     p = 1.0 / (1.0 + np.exp(-design @ found))
     information = (design * (p * (1 - p))[:, None]).T @ design
     scores = np.zeros((len(groups), 2))
     np.add.at(scores, member, design * (truth - p)[:, None])
     meat = scores.T @ scores * (len(groups) / (len(groups) - 1))
-    return max(1.0, float(np.trace(np.linalg.solve(information, meat)) / 2))
+    if np.linalg.cond(information) < _SINGULAR:
+        return max(1.0, float(np.trace(np.linalg.solve(information, meat)) / 2))
+    # Scores that are all the same tell slope from intercept nowhere: the level is all that there is evidence of.
+    return max(1.0, float(np.trace(np.linalg.pinv(information, rcond=1 / _SINGULAR, hermitian=True) @ meat)))

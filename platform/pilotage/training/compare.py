@@ -16,6 +16,7 @@ from pilotage.spec import HashSplit, ModelSpec
 from pilotage.training.config import TrainConfig
 from pilotage.training.metrics import all_metrics, chances_better, differences
 from pilotage.training.records import Comparison
+from pilotage.training.refit import REFIT_OF
 from pilotage.training.slices import draw
 from pilotage.training.split import hash_parts
 
@@ -99,10 +100,12 @@ def _fresh(spec: ModelSpec, holdout: pl.DataFrame, champion: Bundle, version: in
     if spec.event_time is not None and (until := facts.get("learned_until")):
         moment = datetime.fromisoformat(until)
         return (holdout[EVENT_TIME] > moment).to_numpy(), None
+    nothing = np.zeros(holdout.height, dtype=bool)
+    if spec.event_time is None and REFIT_OF in facts:
+        return nothing, f"version {version} was fitted on its holdout too, and without a time no row is new to it"
     split = dict(facts.get("split") or {})
     if spec.event_time is None and split.pop("kind", None) == "hash":
         return hash_parts(holdout, spec.entity, HashSplit(**split)) == 2, None
-    nothing = np.zeros(holdout.height, dtype=bool)
     return nothing, f"the manifest of version {version} does not say which rows it learned from"
 
 

@@ -33,7 +33,8 @@ class DataConfig(_Part):
     """Which rows are read."""
 
     first: date | None = None
-    """First day of event time, in the model's time zone. Default: the spec's retraining window, or all there is."""
+    """First day: of the source's days or, where it has none, of event time in the model's time zone. Default: the
+    spec's retraining window, or all there is."""
     last: date | None = None
     """Last day. Default: the newest day with features."""
     version: Annotated[int, Field(ge=0)] | None = None

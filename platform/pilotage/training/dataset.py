@@ -13,11 +13,11 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.errors import StorageFull, TrainingError
-from pilotage.features.build import EVENT_TIME, FINGERPRINT, LABEL, LABEL_KNOWN_AT
+from pilotage.features.build import DAY, EVENT_TIME, FINGERPRINT, LABEL, LABEL_KNOWN_AT
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig
-from pilotage.training.records import TrainingSet
+from pilotage.training.records import Cut, TrainingSet
 
 FILE = "training_set.parquet"
 
@@ -28,6 +28,7 @@ def assemble(
     lake: Lake,
     config: TrainConfig,
     directory: Path,
+    cut: Cut | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> TrainingSet:
     """Freezes the labelled rows of ``features/<model>``; the same rows give the same bytes.
@@ -37,6 +38,7 @@ def assemble(
         lake: Where its features are.
         config: Which days and which version of the table; see ``DataConfig``.
         directory: Folder for ``training_set.parquet``; made if missing.
+        cut: The days, as another set was cut. Default: what the configuration and the spec say.
         progress: Called with short sentences.
 
     Returns:
@@ -51,9 +53,8 @@ def assemble(
     table = f"features/{spec.name}"
     version = lake.version(table) if config.data.version is None else config.data.version
     fingerprint = _same_definition(spec, lake, table, version)
-    first = config.data.first or _window_start(spec, lake, config, table)
     columns = set_columns(spec)
-    rows = lake.scan(table, first=first, last=config.data.last, version=version)
+    rows = lake.scan(table, version=version)
     if missing := sorted(set(columns) - set(rows.collect_schema().names())):
         raise TrainingError(
             f"{table} (version {version}) has no column {missing[0]}, which {spec.name} declares.",
@@ -61,18 +62,25 @@ def assemble(
             table=table,
             missing=missing,
         )
-    rows = _published(spec, lake, rows) if config.data.version is None else rows
+    cut = cut or _cut(spec, lake, rows, config)
+    rows = _within(spec, lake, rows, cut, table=table, version=version)
     order = [*([EVENT_TIME] if spec.event_time else []), *spec.entity]
     frame = rows.filter(pl.col(LABEL).is_not_null()).select(columns).sort(order, maintain_order=True).collect()
-    _refuse_unusable(spec, frame, table, config)
+    _refuse_unusable(spec, frame, table, cut)
     progress(f"{frame.height:,} labelled rows, {_share(frame):.1%} positive: writing {FILE}")
-    record = freeze(spec, frame, directory=directory, versions={table: version}, fingerprint=fingerprint)
+    record = freeze(spec, frame, directory=directory, versions={table: version}, fingerprint=fingerprint, cut=cut)
     progress(f"Training set {record.sha256[:12]} from {table} version {version}")
     return record
 
 
 def freeze(
-    spec: ModelSpec, frame: pl.DataFrame, *, directory: Path, versions: dict[str, int], fingerprint: str
+    spec: ModelSpec,
+    frame: pl.DataFrame,
+    *,
+    directory: Path,
+    versions: dict[str, int],
+    fingerprint: str,
+    cut: Cut | None = None,
 ) -> TrainingSet:
     """Writes rows that are there already as a training set; the same rows give the same bytes.
 
@@ -82,6 +90,7 @@ def freeze(
         directory: Folder for ``training_set.parquet``; made if missing.
         versions: Lake table → Delta version that the rows are from.
         fingerprint: Of the feature view that made them.
+        cut: The days that were read from there.
 
     Raises:
         StorageFull: No room for the file.
@@ -97,18 +106,38 @@ def freeze(
         last=_day(spec, frame, -1),
         lake_versions=versions,
         feature_fingerprint=fingerprint,
+        cut=cut,
     )
 
 
-def _published(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Without the days that were withdrawn since their features were built: their rows are known to be wrong.
+def _cut(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame, config: TrainConfig) -> Cut:
+    """The days that a run reads of a version's rows.
 
-    A run that asks for a version of the features by its number gets that version as it was.
+    Days that were withdrawn since their features were built are left out: their rows are known to be wrong. A run that
+    asks for a version of the features by its number gets that version as it was.
     """
+    first, last = config.data.first or _window_start(spec, rows, config), config.data.last
     table = f"validated/{spec.source}"
-    if "day" not in rows.collect_schema() or not lake.exists(table):
-        return rows
-    return rows.filter(pl.col("day").is_in(lake.days(table)))
+    if config.data.version is not None or DAY not in rows.collect_schema() or not lake.exists(table):
+        return Cut(first=first, last=last)
+    there = rows.select(pl.col(DAY).unique()).collect().to_series().to_list()
+    gone = sorted(set(there) - set(lake.days(table)))
+    return Cut(
+        first=first, last=last, without=[d for d in gone if (not first or d >= first) and (not last or d <= last)]
+    )
+
+
+def _within(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame, cut: Cut, *, table: str, version: int) -> pl.LazyFrame:
+    if DAY in rows.collect_schema():
+        kept = lake.scan(table, first=cut.first, last=cut.last, version=version)
+        return kept.filter(~pl.col(DAY).is_in(cut.without)) if cut.without else kept
+    for bound, within in ((cut.first, _local_day(spec).ge), (cut.last, _local_day(spec).le)):
+        rows = rows if bound is None else rows.filter(within(bound))
+    return rows
+
+
+def _local_day(spec: ModelSpec) -> pl.Expr:
+    return pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date()
 
 
 def set_columns(spec: ModelSpec) -> list[str]:
@@ -161,17 +190,17 @@ def _same_definition(spec: ModelSpec, lake: Lake, table: str, version: int) -> s
     return ours
 
 
-def _window_start(spec: ModelSpec, lake: Lake, config: TrainConfig, table: str) -> date | None:
-    """First day of the spec's retraining window, counted back from the last day that is read."""
+def _window_start(spec: ModelSpec, rows: pl.LazyFrame, config: TrainConfig) -> date | None:
+    """First day of the spec's retraining window, counted back from the last day that is read of the version's rows."""
     if spec.retraining.window is None or spec.event_time is None:
         return None
-    days = lake.days(table)
-    last = config.data.last or (days[-1] if days else None)
+    day = pl.col(DAY) if DAY in rows.collect_schema() else _local_day(spec)
+    last = config.data.last or rows.select(day.max()).collect().item()
     return None if last is None else last - spec.retraining.window + timedelta(days=1)
 
 
-def _refuse_unusable(spec: ModelSpec, frame: pl.DataFrame, table: str, config: TrainConfig) -> None:
-    span = f"from {config.data.first or 'the first day'} to {config.data.last or 'the last'}"
+def _refuse_unusable(spec: ModelSpec, frame: pl.DataFrame, table: str, cut: Cut) -> None:
+    span = f"from {cut.first or 'the first day'} to {cut.last or 'the last'}"
     where = f"{table} {span}" if spec.event_time else table
     if frame.is_empty():
         raise TrainingError(
@@ -208,7 +237,7 @@ def _share(frame: pl.DataFrame) -> float:
 def _day(spec: ModelSpec, frame: pl.DataFrame, row: int) -> date | None:
     if spec.event_time is None:
         return None
-    day: date = frame[EVENT_TIME].dt.convert_time_zone(spec.time_zone).dt.date()[row]
+    day: date = frame[[row]].select(_local_day(spec)).item()
     return day
 
 

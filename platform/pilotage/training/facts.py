@@ -13,7 +13,7 @@ import polars as pl
 from pilotage.features.build import EVENT_TIME
 from pilotage.spec import HashSplit, ModelSpec, Scalar, TimeSplit
 from pilotage.training.config import TrainConfig
-from pilotage.training.records import TrainingSet
+from pilotage.training.records import Cut, TrainingSet
 from pilotage.training.split import Parts
 
 
@@ -32,15 +32,17 @@ def training_facts(
 ) -> dict[str, Any]:
     """The facts, as JSON values.
 
-    ``learned_until`` is the newest event time (UTC) that the model was trained or calibrated on: a later row is new to
-    it. ``boundaries`` are the first moments of the parts, UTC. Both are empty for data without a time, where
-    ``split`` says by which hash a row is new.
+    ``cut`` says which days were read; ``first`` and ``last`` are local days of the rows. ``learned_until`` is the
+    newest event time (UTC) that the model was trained or calibrated on: a later row is new to it. ``boundaries`` are
+    the first moments of the parts, UTC. Both are empty for data without a time, where ``split`` says by which hash a
+    row is new.
     """
     return {
         "rows": training_set.rows,
         "positives": training_set.positives,
         "first": training_set.first.isoformat() if training_set.first else None,
         "last": training_set.last.isoformat() if training_set.last else None,
+        "cut": _cut(training_set.cut),
         "training_set_sha256": training_set.sha256,
         "lake_versions": dict(training_set.lake_versions),
         "feature_fingerprint": training_set.feature_fingerprint,
@@ -57,6 +59,13 @@ def training_facts(
         "config": config.model_dump(mode="json", exclude_defaults=True),
         "libraries": {name: installed(name) for name in ("lightgbm", "numpy", "polars", "scikit-learn")},
     }
+
+
+def _cut(cut: Cut | None) -> dict[str, Any] | None:
+    if cut is None:
+        return None
+    first, last = (day and day.isoformat() for day in (cut.first, cut.last))
+    return {"first": first, "last": last, "without": [day.isoformat() for day in cut.without]}
 
 
 def _learned_until(spec: ModelSpec, frame: pl.DataFrame, parts: Parts) -> str | None:

@@ -21,6 +21,19 @@ RATES: tuple[Rate, ...] = get_args(Rate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Which days of a version of the features are read: days of its ``day`` column, which is the source's calendar, and
+    where it has none, of event time in the model's time zone."""
+
+    first: date | None = None
+    """``None``: from the oldest on."""
+    last: date | None = None
+    """Inclusive; ``None``: up to the newest."""
+    without: list[date] = field(default_factory=list)
+    """Days between that were withdrawn since their features were built."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSet:
     """The labelled rows of one training run, as one Parquet file. Grain: one row per labelled row of the source.
 
@@ -40,6 +53,8 @@ class TrainingSet:
     lake_versions: dict[str, int]
     """Lake table → Delta version that was read."""
     feature_fingerprint: str
+    cut: Cut | None = None
+    """The days that were read; ``None`` if the rows were not read from the lake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

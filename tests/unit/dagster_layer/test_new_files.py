@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from pilotage.data.lake import Lake
 from pilotage.data.validate import validate
 from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
+from pilotage.spec import Window
 from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS, Memory, daily_landings
 from sensors.new_files import new_files_sensor
@@ -137,6 +139,35 @@ def test_a_corrected_file_is_asked_for_with_the_days_whose_features_look_back_at
     [request], _ = desk.tick()
     assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-06")
     assert "raw/weather" not in keys(request)
+
+
+def test_a_correction_is_asked_for_with_the_days_that_came_to_know_of_it_later(desk: Desk) -> None:
+    """A flight of 2 January that arrives on the 7th is in the features of the six hours after that."""
+    recent = Window(
+        name="n",
+        source="flights",
+        on={"carrier": "carrier"},
+        known_at="arr_known_at",
+        over=timedelta(hours=6),
+        aggregate="count",
+    )
+    model = load_models()["flight_delay"].model_copy(update={"asof": (recent,), "features": ()})
+    desk.sensor = new_files_sensor(load_sources(), {model.name: model})
+    desk.publish(date(2013, 1, 1), date(2013, 1, 12))
+    lake, flights = Lake(desk.settings.lake), load_sources()["flights"]
+    ingest(flights, lake=lake, settings=desk.settings, days=None, run_id="bootstrap")
+    validate(flights, lake=lake, reports=desk.settings.reports, days=None, run_id="bootstrap")
+    second = lake.scan("validated/flights", first=date(2013, 1, 2), last=date(2013, 1, 2)).collect()
+    late = second.with_columns(
+        pl.lit(datetime(2013, 1, 7, 12, tzinfo=UTC)).cast(second.schema["arr_known_at"]).alias("arr_known_at")
+    )
+    lake.replace_days("validated/flights", late, [date(2013, 1, 2)], note={})
+    desk.tick()
+    corrected = desk.settings.landing / "flights" / "flights_2013-01-02.csv.gz"
+    later = corrected.stat().st_mtime_ns + 10**9
+    os.utime(corrected, ns=(later, later))
+    [request], _ = desk.tick()
+    assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == ("2013-01-02", "2013-01-08")
 
 
 def test_a_correction_of_days_that_are_still_under_way_is_asked_for_with_the_days_that_look_back_at_it(

@@ -13,7 +13,9 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError, DeclarationError, UnpublishedData
 from pilotage.features import build
 from pilotage.features.build import build_features, features_fingerprint
+from pilotage.features.online import build_online
 from pilotage.features.reading import ValidatedRows
+from pilotage.features.store import OnlineStore
 from pilotage.features.view import FeatureView
 from pilotage.spec import (
     CostMatrix,
@@ -188,6 +190,38 @@ def test_days_that_can_not_matter_are_not_read(lake: Lake) -> None:
     assert validated.read("batches", None, until).collect().height == 12
     assert validated.read("farms", since, until).collect().height == 2
     assert validated.newest() == {"batches": datetime(2013, 1, 6, 20, tzinfo=UTC)}
+    assert validated.lags() == {"batches": timedelta(days=1, hours=20)}
+
+
+def test_a_reference_look_up_beside_a_timed_one_is_the_same_however_it_is_built(lake: Lake, tmp_path: Path) -> None:
+    """Only the last day knows the farm in the east; what always was known is known to every day."""
+    lake.replace_days(
+        "validated/tests",
+        batches(DAYS).with_columns(farm=pl.when(pl.col("day") == DAYS[4]).then(pl.lit("east")).otherwise("farm")),
+        DAYS,
+        note={},
+    )
+    both = spec(asof=(
+        Window(name="tests_2d", source="tests", on={"farm": "farm"}, known_at="tested_at", over=timedelta(days=2),
+               aggregate="count"),
+        Latest(name="any", source="tests", on={"farm": "farm"}, columns={"batch": pl.Int64}),
+    ), features=(Feature(name="any", expr=pl.col("any_batch"), description="Any"),))  # fmt: skip
+    east = batches(DAYS).with_columns(farm=pl.lit("east"))
+    lake.replace_days("validated/batches", east, DAYS, note={})
+
+    build_features(both, lake=lake, days=None, run_id="run-1")
+    whole = stored(lake)
+    for day in DAYS:
+        build_features(both, lake=lake, days=[day], run_id="run-2")
+    assert whole.get_column("any").null_count() == 0
+    assert stored(lake).equals(whole)
+
+    path = tmp_path / "online.db"
+    build_online(both, lake=lake, path=path, run_id="run-3")
+    view = FeatureView(both)
+    with OnlineStore.open(path) as store:
+        answers = view.online(whole.select(view.request_types.keys()), store)
+    assert answers.select("tests_2d", "any").equals(whole.select("tests_2d", "any"))
 
 
 def test_building_twice_changes_no_row(lake: Lake) -> None:
@@ -206,6 +240,27 @@ def test_a_withdrawn_day_is_withdrawn_from_the_features(lake: Lake) -> None:
 
     assert (report.days, report.missing, report.rows) == ([DAYS[2]], [DAYS[2]], 0)
     assert DAYS[2] not in stored(lake).get_column("day")
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_build_of_all_days_withdraws_those_that_are_not_published_any_more(lake: Lake, changed: bool) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([]), [DAYS[2]], note={})
+
+    fewer = spec(features=(Feature(name="farm", expr=pl.col("farm"), description="Farm"),))
+    report = build_features(fewer if changed else spec(), lake=lake, days=None, run_id="run-2")
+
+    assert (report.days, report.missing, report.rows) == (DAYS, [DAYS[2]], 16)
+    assert lake.days("features/spoilage") == [day for day in DAYS if day != DAYS[2]]
+
+
+def test_a_source_all_of_whose_days_were_withdrawn_has_no_features(lake: Lake) -> None:
+    build_features(spec(), lake=lake, days=None, run_id="run-1")
+    lake.replace_days("validated/batches", batches([]), DAYS, note={})
+
+    report = build_features(spec(), lake=lake, days=None, run_id="run-2")
+
+    assert (report.missing, report.rows, lake.days("features/spoilage")) == (DAYS, 0, [])
 
 
 def test_days_that_were_never_published_are_refused_by_name(lake: Lake) -> None:

@@ -111,6 +111,7 @@ def in_a_batch(requests: pl.DataFrame, state: MemoryStore, answers: pl.DataFrame
 class Spec(SimpleNamespace):
     """As much of a spec as the view takes."""
 
+    source, event_time = "requests", None
     predicts_at = DEFINITION.predicts_at
     asof = DEFINITION.asof
     features = tuple(SimpleNamespace(name=name, expr=expr) for name, expr in DEFINITION.features.items())

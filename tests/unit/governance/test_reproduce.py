@@ -17,7 +17,7 @@ from pilotage.errors import NotReproducible
 from pilotage.governance import reproduce as room
 from pilotage.governance.reproduce import Library, Reproduction, reproduce
 from pilotage.runtime.bundle import Bundle, read_bundle
-from pilotage.spec import CostMatrix, Feature, HashSplit, Kpi, ModelSpec
+from pilotage.spec import CostMatrix, Feature, HashSplit, Kpi, ModelSpec, Retraining
 from pilotage.training.candidates import train_candidates
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import assemble
@@ -133,13 +133,44 @@ def test_it_tells_how_far_apart_the_answers_are(lake: Lake, tmp_path: Path, monk
     assert 0 < found.largest_difference < 1
 
 
-def test_days_that_were_withdrawn_before_the_training_are_told_as_other_rows(lake: Lake, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refitted", [False, True])
+def test_days_that_were_withdrawn_before_the_training_are_left_out_again(
+    lake: Lake, tmp_path: Path, refitted: bool
+) -> None:
     days = sorted(ROWS["day"].unique())
     lake.replace_days("validated/parcels", ROWS.filter(pl.col("day") != days[3]), days, note={})
-    candidate = trained(lake, tmp_path)
+    candidate = trained(lake, tmp_path, refitted=refitted)
+    assert bundle_of(candidate).manifest["training"]["cut"] == {"first": None, "last": None, "without": ["2024-03-04"]}
+    lake.replace_days("validated/parcels", ROWS.filter(pl.col("day") == days[3]), [days[3]], note={})
     found = again(lake, candidate, tmp_path)
-    assert (found.same_rows, found.same) == (False, False)
-    assert found.rows_now - found.rows == 60
+    assert (found.same_rows, found.same, found.rows) == (True, True, 39 * 60)
+
+
+@pytest.mark.parametrize("values", [{}, {"data": {"first": "2024-03-02", "last": "2024-04-08"}}])
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+def test_a_model_in_another_zone_than_the_days_of_its_source_comes_out_the_same(
+    tmp_path: Path, zone: str, values: dict[str, Any]
+) -> None:
+    """The rows of the first and of the last day are all of one half of it, so its local day is another one."""
+    lake, spec = Lake(str(tmp_path / "lake")), parcel_spec(time_zone=zone)
+    hour = pl.col("sent_at").dt.hour()
+    publish(lake, spec, ROWS.filter((hour < 4) if zone.startswith("America") else (hour >= 15)))
+    candidate = trained(lake, tmp_path, spec, **values)
+    found = again(lake, candidate, tmp_path, spec)
+    assert (found.same_rows, found.same) == (True, True)
+
+
+def test_the_window_of_then_counts_and_not_the_one_that_is_declared_now(lake: Lake, tmp_path: Path) -> None:
+    candidate = trained(lake, tmp_path)
+    now = parcel_spec(retraining=Retraining(window=timedelta(days=30)))
+    assert again(lake, candidate, tmp_path, now).same
+
+
+def test_a_record_that_does_not_say_which_days_were_read_goes_by_those_of_its_rows(lake: Lake, tmp_path: Path) -> None:
+    candidate = trained(lake, tmp_path, data={"first": "2024-03-05"})
+    recorded = bundle_of(candidate)
+    del recorded.manifest["training"]["cut"]
+    assert reproduce(SPEC, recorded, made={}, lake=lake, directory=tmp_path / "again", threads=1).same
 
 
 def test_libraries_that_are_others_now_are_named(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

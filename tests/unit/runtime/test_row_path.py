@@ -42,6 +42,9 @@ class Stock:
     def days(self, table: str) -> list[Any]:
         return []
 
+    def exists(self, table: str) -> bool:
+        return table == "validated/stock"
+
     def scan(self, table: str, *, version: int | None = None) -> pl.LazyFrame:
         return pl.LazyFrame(
             {"shop": ["north", "north"], "known_at": [START, START.replace(day=2)], "level": [4, 40]},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pilotage.errors import TrainingError
-from pilotage.training.calibrate import fit_calibrator
+from pilotage.training.calibrate import INTERCEPT_SD, SLOPE_SD, fit_calibrator
 
 
 def overconfident(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +70,50 @@ def test_certain_predictions_calibrate_too() -> None:
     labels = np.array([False, True, False, True, True, False])
     applied = fit_calibrator("sigmoid", raw, labels).apply(raw)
     assert np.isfinite(applied).all()
+
+
+@pytest.mark.parametrize("days", [None, 10])
+@pytest.mark.parametrize(("level", "spread"), [(-3, 1.5), (-4, 2.0), (-5, 1.0), (-6, 3.0)])
+def test_scores_far_from_the_level_of_the_labels_settle(level: float, spread: float, days: int | None) -> None:
+    """As `is_unbalance` and `scale_pos_weight` give them: the ranking of the labels, and another level."""
+    random = np.random.default_rng(0)
+    logit = random.normal(0, spread, 8000)
+    labels = random.random(8000) < 1 / (1 + np.exp(-(logit + level)))
+    clusters = None if days is None else np.arange(8000) * days // 8000
+    raw = 1 / (1 + np.exp(-logit))
+    calibrator = fit_calibrator("sigmoid", raw, labels, clusters=clusters)
+    calibrated = calibrator.apply(raw)
+    assert calibrator.x[0] > 0
+    assert log_loss(labels, calibrated) < log_loss(labels, raw)
+    if clusters is None:
+        # Where the penalised loss is least, it is flat: what is left over is the pull of the prior.
+        slope, intercept = calibrator.x[0], calibrator.y[0]
+        pull = [((calibrated - labels) * logit).sum(), (calibrated - labels).sum()]
+        assert pull == pytest.approx([(1 - slope) / SLOPE_SD**2, -intercept / INTERCEPT_SD**2], rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("score", [0.05, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("days", [5, 10])
+def test_scores_that_are_all_the_same_calibrate(score: float, days: int) -> None:
+    labels = np.random.default_rng(1).random(1000) < score
+    raw = np.full(1000, score)
+    applied = fit_calibrator("sigmoid", raw, labels, clusters=np.arange(1000) * days // 1000).apply(raw)
+    assert applied == pytest.approx(labels.mean(), abs=0.03)
+
+
+def test_where_full_steps_settle_these_are_the_bits() -> None:
+    """Versions are built again, and compared byte for byte."""
+    raw, labels = overconfident(2000)
+    design = np.stack([np.log(raw) - np.log1p(-raw), np.ones(len(raw))], axis=1)
+    prior, centre = np.diag([SLOPE_SD**-2, INTERCEPT_SD**-2]), np.array([1.0, 0.0])
+    found, step = centre, centre
+    while np.abs(step).max() >= 1e-10:
+        p = 1.0 / (1.0 + np.exp(-design @ found))
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + prior
+        step = np.linalg.solve(hessian, design.T @ (p - labels) + prior @ (found - centre))
+        found = found - step
+    calibrator = fit_calibrator("sigmoid", raw, labels)
+    assert [*calibrator.x, *calibrator.y] == found.tolist()
 
 
 def test_none_changes_nothing() -> None:

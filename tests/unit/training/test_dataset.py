@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -13,11 +13,12 @@ import pytest
 
 from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError, TrainingError, UnpublishedData
+from pilotage.features.build import build_features
 from pilotage.features.view import FeatureView
 from pilotage.spec import Feature, Retraining
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import assemble, read_set, set_columns
-from pilotage.training.records import TrainingSet
+from pilotage.training.records import Cut, TrainingSet
 from tests.unit.training.conftest import parcel_spec, parcels, publish, untimed_spec
 
 SPEC = parcel_spec()
@@ -78,6 +79,46 @@ def test_an_earlier_version_of_the_features_can_be_chosen(lake: Lake, tmp_path: 
     assert assembled(lake, tmp_path / "new").rows == 540
     old = assembled(lake, tmp_path / "old", data={"version": before})
     assert (old.rows, old.lake_versions) == (360, {"features/parcel_late": before})
+
+
+def test_a_version_gives_the_same_rows_however_many_days_came_after_it(lake: Lake, tmp_path: Path) -> None:
+    spec = parcel_spec(retraining=Retraining(window=timedelta(days=4)))
+    publish(lake, spec, parcels(6))
+    before = lake.version("features/parcel_late")
+    then = assembled(lake, tmp_path / "then", spec)
+    publish(lake, spec, parcels(10))
+    now = assembled(lake, tmp_path / "now", spec, data={"version": before})
+    assert (now.first, now.last, now.rows) == (date(2024, 3, 3), date(2024, 3, 6), 240)
+    assert now.sha256 == then.sha256
+
+
+def test_a_source_without_days_is_cut_by_the_local_day_of_event_time(lake: Lake, tmp_path: Path) -> None:
+    spec = parcel_spec(time_zone="Asia/Tokyo", retraining=Retraining(window=timedelta(days=4)))
+    lake.replace("validated/parcels", parcels(10).drop("day"), note={})
+    build_features(spec, lake=lake, days=None, run_id="test")
+    span = assembled(lake, tmp_path / "a", spec, data={"first": "2024-03-03", "last": "2024-03-05"})
+    assert (span.first, span.last) == (date(2024, 3, 3), date(2024, 3, 5))
+    sent = parcels(10)["sent_at"]
+    assert (
+        span.rows
+        == sent.is_between(datetime(2024, 3, 2, 15, tzinfo=UTC), datetime(2024, 3, 5, 14, 59, tzinfo=UTC)).sum()
+    )
+    # In Tokyo the eleventh has begun.
+    window = assembled(lake, tmp_path / "b", spec)
+    assert (window.first, window.last) == (date(2024, 3, 8), date(2024, 3, 11))
+
+
+def test_days_that_were_withdrawn_are_left_out_and_on_record(lake: Lake, tmp_path: Path) -> None:
+    publish(lake, SPEC, parcels(6))
+    gone = date(2024, 3, 4)
+    lake.replace_days("validated/parcels", parcels(6).clear(), [gone], note={})
+    made = assembled(lake, tmp_path / "a")
+    assert (made.rows, made.cut) == (300, Cut(without=[gone]))
+    later = assembled(lake, tmp_path / "b", data={"first": "2024-03-05"})
+    assert later.cut == Cut(first=date(2024, 3, 5))
+    as_it_was = assembled(lake, tmp_path / "c", data={"version": lake.version("features/parcel_late")})
+    assert (as_it_was.rows, as_it_was.cut) == (360, Cut())
+    assert assemble(SPEC, lake=lake, config=TrainConfig(), directory=tmp_path / "d", cut=made.cut).sha256 == made.sha256
 
 
 def test_data_without_a_time_has_no_days(lake: Lake, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pilotage.training.dataset import read_set
 from pilotage.training.evaluate import evaluate
 from pilotage.training.gate import judge
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
+from pilotage.training.refit import refit
 from pilotage.training.train import train
 from tests.unit.training.conftest import as_training_set, parcel_spec, parcels, store_set, untimed_spec
 
@@ -173,6 +174,16 @@ def test_without_a_time_rows_are_fresh_that_neither_hash_put_into_training(tmp_p
     resalted = evaluated(run, champion).versus_champion
     assert resalted is not None
     assert resalted.rows == pytest.approx(0.3 * run[2].parts["holdout"], rel=0.2)
+
+
+def test_without_a_time_no_row_is_new_to_a_champion_that_was_fitted_again(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", untimed_spec())
+    spec, made, candidate, config = run
+    champion = refit(spec, made, candidate, config=config, directory=tmp_path / "champion", threads=1)
+    versus = evaluated(run, champion).versus_champion
+    assert versus is not None
+    assert (versus.rows, versus.candidate) == (0, {})
+    assert versus.problem == "version 7 was fitted on its holdout too, and without a time no row is new to it"
 
 
 def test_a_champion_that_reads_a_column_that_is_gone_is_a_refusal_not_a_crash(run: Trained, tmp_path: Path) -> None:
