@@ -34,8 +34,6 @@ class RestReader:
         backoff: Seconds before the second attempt; it doubles with each, with jitter.
     """
 
-    adds = False
-
     def __init__(
         self,
         spec: SourceSpec,
