@@ -17,7 +17,7 @@ from pilotage.data.ingested import IngestedFile, RejectedFile, SetAside
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
 from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_rows
-from pilotage.data.readers import Offer, Parcel, Reader
+from pilotage.data.readers import Offer, Parcel, Reader, Rows
 from pilotage.data.source import SourceSpec
 from pilotage.errors import CommitConflict, SchemaChanged, UnreadableFile
 
@@ -114,7 +114,7 @@ class Reconciliation:
                 if offer.name not in {file.name for file in self._done.files}:
                     self._done.unchanged.append(offer.name)
                 return None
-            rows = parcel.rows()
+            rows = _rows(parcel, offer)
         except (UnreadableFile, SchemaChanged) as error:
             self._reject(offer, error.message, error.fix)
             return None
@@ -217,6 +217,19 @@ class Reconciliation:
                 self._reject(offer, error.message, error.fix)
                 continue
             self._done.set_aside.append(SetAside(name=offer.name, day=offer.day, by=counts.name, same=same))
+
+
+def _rows(parcel: Parcel, offer: Offer) -> Rows:
+    """The parcel's rows. Whatever can't be made of its values is a fault of this delivery, and not of the others."""
+    try:
+        return parcel.rows()
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UnreadableFile(
+            f"{offer.name} can't be read as declared: {reason}.",
+            fix="Land it again with values of the declared types, or correct `columns` of the source.",
+            file=offer.name,
+        ) from error
 
 
 def _count(deliveries: int) -> str:
