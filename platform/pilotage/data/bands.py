@@ -40,6 +40,8 @@ class Measured:
     """Whether nothing that blocks was out of band."""
     unmet: frozenset[str] = frozenset()
     """Expectations that were not met."""
+    not_finite: frozenset[str] = frozenset()
+    """Those whose SQL gave NaN or infinity, and that therefore have no number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -35,7 +36,7 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
             for want of rows is left out of its values.
 
     Returns:
-        One record for each of ``batches``, in their order.
+        One record for each of ``batches``, in their order. NaN and infinity are no numbers, but named as such.
 
     Raises:
         ExpectationFailed: The SQL of an expectation can't be evaluated.
@@ -57,9 +58,9 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
         except duckdb.Error as error:
             raise _culprit(connection, spec, error) from error
     names = [item.name for item in spec.expectations]
-    empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None}
+    empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None and isfinite(value)}
     return [
-        Measured(day=day, values=dict(zip(names, found[day], strict=True)) if day in found else empty)
+        _measured(day, dict(zip(names, found[day], strict=True))) if day in found else Measured(day=day, values=empty)
         for day in batches
     ]
 
@@ -96,6 +97,11 @@ def as_frame(spec: SourceSpec, batches: Iterable[Measured], bands: Iterable[dict
             row |= {name: batch.values[name], f"{name}_low": band.low, f"{name}_high": band.high}
         rows.append(row)
     return pl.DataFrame(rows, schema=schema)
+
+
+def _measured(day: date | None, values: dict[str, float | None]) -> Measured:
+    odd = {name for name, value in values.items() if value is not None and not isfinite(value)}
+    return Measured(day=day, values=values | dict.fromkeys(odd), not_finite=frozenset(odd))
 
 
 def _number(item: Expectation) -> str:
