@@ -113,6 +113,7 @@ class _Appending:
             sequence=sequence,
             after=after,
             by_day=self._spec.daily is not None,
+            retypes=True,
         )
         if commit.rows:
             self._files.append(file)
@@ -136,8 +137,12 @@ class _Appending:
 
 
 def _unknown(raw: pl.DataFrame, held: pl.DataFrame) -> pl.Series:
-    """Which rows are not among those held, by their content; of two alike, one held covers one."""
-    columns = [column for column in raw.columns if column in held.columns and column not in _ORIGIN]
+    """Which rows are not among those held, by their content; of two alike, one held covers one.
+
+    A column that was declared otherwise when the held ones were read says nothing.
+    """
+    alike = [column for column, dtype in raw.schema.items() if held.schema.get(column) == dtype]
+    columns = [column for column in alike if column not in _ORIGIN]
     known = Counter(map(repr, held.select(columns).iter_rows()))
     unknown = []
     for row in map(repr, raw.select(columns).iter_rows()):

@@ -200,7 +200,7 @@ def test_a_late_row_of_a_table_with_another_column_declared_meanwhile_is_told_fr
     database.ingest(events())
     database.execute("ALTER TABLE events ADD COLUMN gate INTEGER DEFAULT 7")
 
-    assert database.ingest(events(columns={"at": pl.Datetime("us"), "x": pl.Int64, "gate": pl.Int64})) == 0
+    assert database.ingest(events(columns={"at": pl.Datetime("us"), "x": pl.Float64, "gate": pl.Int64})) == 0
 
 
 def test_a_cursor_that_the_database_orders_otherwise_ends_the_run_by_name(database: Database) -> None:
