@@ -60,7 +60,9 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
     names = [item.name for item in spec.expectations]
     empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None and isfinite(value)}
     return [
-        _measured(day, dict(zip(names, found[day], strict=True))) if day in found else Measured(day=day, values=empty)
+        _measured(day, dict(zip(names, found[day], strict=True)))
+        if day in found
+        else Measured(day=day, values=empty, empty=True)
         for day in batches
     ]
 
@@ -80,6 +82,8 @@ def past(lake: Lake, spec: SourceSpec, batches: Sequence[date | None]) -> list[M
             values={name: row[name] for name in known},
             passed=row["passed"],
             unmet=frozenset(row["unmet"]),
+            # Of a refused day that was judged before this was noted, nobody knows.
+            empty=not row["passed"] and row.get("empty") is not False,
         )
         for row in frame.iter_rows(named=True)
     ]
@@ -87,12 +91,22 @@ def past(lake: Lake, spec: SourceSpec, batches: Sequence[date | None]) -> list[M
 
 def as_frame(spec: SourceSpec, batches: Iterable[Measured], bands: Iterable[dict[str, Band]]) -> pl.DataFrame:
     """Rows of ``profile/<source>``: one for each batch, with each number and its band."""
-    schema: dict[str, pl.DataType] = {"day": pl.Date(), "passed": pl.Boolean(), "unmet": pl.List(pl.String())}
+    schema: dict[str, pl.DataType] = {
+        "day": pl.Date(),
+        "passed": pl.Boolean(),
+        "unmet": pl.List(pl.String()),
+        "empty": pl.Boolean(),
+    }
     for item in spec.expectations:
         schema |= {item.name: pl.Float64(), f"{item.name}_low": pl.Float64(), f"{item.name}_high": pl.Float64()}
     rows = []
     for batch, own in zip(batches, bands, strict=True):
-        row: dict[str, object] = {"day": batch.day, "passed": batch.passed, "unmet": sorted(batch.unmet)}
+        row: dict[str, object] = {
+            "day": batch.day,
+            "passed": batch.passed,
+            "unmet": sorted(batch.unmet),
+            "empty": batch.empty,
+        }
         for name, band in own.items():
             row |= {name: batch.values[name], f"{name}_low": band.low, f"{name}_high": band.high}
         rows.append(row)
