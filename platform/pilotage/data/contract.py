@@ -1,7 +1,7 @@
 """Row contracts: which prepared rows break which rule, and why, in words. Nothing is written or published here.
 
 A source declares its rules as a pandera schema. Four more hold for every source: text where a number must be, NaN or
-infinity, a row of another day than its file, and a repeated key.
+infinity, a row of another day than its file, and a key that is repeated within its day (or table).
 """
 
 from __future__ import annotations
@@ -286,7 +286,8 @@ def _undecidable(spec: SourceSpec, column: str | None, found: Any) -> Declaratio
 
 
 def _repeated(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, *, broken: pl.Series) -> Finding:
-    """Later rows with the key of an earlier one that is in order. The first stays."""
+    """Later rows of a batch with the key of an earlier one that is in order. The first stays. Batches are not compared
+    with each other."""
     key = list(spec.key)
     name = ", ".join(key)
     later = (
