@@ -1,10 +1,11 @@
-"""The nightly schedules: SQL sources are read, and every model that declares it is to be trained again."""
+"""The nightly schedules: SQL and REST sources are read, and every model that declares it is to be trained again."""
 
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
 from assets.lineage import model_key
+from jobs.daily_reads import daily_reads
 from jobs.monitoring import monitoring_schedules
 from jobs.retraining import ask_job_name, wish
 from jobs.serving import serving_schedules
@@ -28,8 +29,9 @@ def all_schedules(
             cron_schedule=TABLES_AT,
             tags={CAUSE: "nightly"},
             default_status=dg.DefaultScheduleStatus.RUNNING,
-            description="Reads new rows of SQL and REST sources.",
+            description="Reads new rows of SQL and REST sources without days.",
         )
+    yield from daily_reads(sources, models, at=TABLES_AT)
     yield dg.ScheduleDefinition(
         name="hourly_audit",
         job_name="audit_ledger",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 
 from pilotage.data.ingested import LandedFile
+from pilotage.data.lake_commits import unbroken
 
 MAX_ATTEMPTS = 3
 
@@ -72,7 +73,7 @@ def daily_landings(
             last = min(newest, day + reach)
             days |= {day + timedelta(days=offset) for offset in range((last - day).days + 1)}
     landings = []
-    for first, last in _ranges(sorted(days)):
+    for first, last in unbroken(sorted(days)):
         within = [
             (source, file)
             for source, batch in files.items()
@@ -95,16 +96,6 @@ def table_landing(files: Mapping[str, Sequence[LandedFile]]) -> Landing | None:
     """One landing for all reference tables that have a new file."""
     batch = [(source, file) for source, some in files.items() for file in some]
     return Landing(key=_key(batch), sources=sorted(files), first=None, last=None, files=len(batch)) if batch else None
-
-
-def _ranges(days: Sequence[date]) -> list[tuple[date, date]]:
-    ranges: list[tuple[date, date]] = []
-    for day in days:
-        if ranges and day - ranges[-1][1] == timedelta(days=1):
-            ranges[-1] = (ranges[-1][0], day)
-        else:
-            ranges.append((day, day))
-    return ranges
 
 
 def _key(files: Iterable[tuple[str, LandedFile]]) -> str:

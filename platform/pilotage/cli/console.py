@@ -33,6 +33,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=_as_text, ensure_ascii=False) + "\n")
 
 
+def one_line_json(value: Any) -> str:
+    """A JSON document in one line, dates as ISO 8601."""
+    return json.dumps(value, default=_as_text, ensure_ascii=False)
+
+
 def _as_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
-from pilotage.cli.console import err, out, print_json
+from pilotage.cli.console import err, one_line_json, out, print_json
+from pilotage.errors import ConfigError
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,18 +21,59 @@ ANY_WIDTH = 100_000
 
 
 def show(settings: Settings, query: str, *, form: str, limit: int) -> None:
-    """Runs a query and prints its rows."""
+    """Runs a query and prints its rows.
+
+    Raises:
+        ConfigError: The query is wrong, or its answer holds what can't be printed, such as the date ``infinity``.
+    """
+    import polars as pl
+
     from pilotage.data.lake import Lake
     from pilotage.data.query import query as run
 
     rows = run(Lake(settings.lake), query)
+    try:
+        _show(rows, form, limit)
+    except pl.exceptions.PanicException as error:
+        raise ConfigError(
+            f"The answer holds a value that can't be shown: {error}.",
+            fix="Cast dates and times that may be infinite to VARCHAR.",
+        ) from None
+
+
+def _show(rows: pl.DataFrame, form: str, limit: int) -> None:
     match form:
         case "csv":
-            sys.stdout.write(rows.write_csv())
+            sys.stdout.write(_flat(rows).write_csv())
         case "json":
-            print_json(rows.to_dicts())
+            print_json([{name: _plain(value) for name, value in row.items()} for row in rows.iter_rows(named=True)])
         case _:
             _table(rows, limit)
+
+
+def _flat(rows: pl.DataFrame) -> pl.DataFrame:
+    """What CSV can hold: values of several parts are JSON, bytes are text."""
+    import polars as pl
+
+    def text(value: Any) -> str | None:
+        plain = _plain(value)
+        return plain if plain is None or isinstance(plain, str) else one_line_json(plain)
+
+    odd = [name for name, dtype in rows.schema.items() if dtype.is_nested() or dtype == pl.Binary]
+    return rows.with_columns(
+        pl.Series(name, [text(value) for value in rows[name].to_list()], dtype=pl.String) for name in odd
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: no NaN or infinity, which are null; bytes as text."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _table(rows: pl.DataFrame, limit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 
@@ -11,76 +12,147 @@ from pilotage.data.cells import UNPARSED
 from pilotage.data.ingested import IngestedFile, IngestReport
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
-from pilotage.data.raw import commit_note, days_of, raw_rows
-from pilotage.data.readers import Offer, Parcel, Reader, Rows
+from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_name, raw_rows
+from pilotage.data.readers import Parcel, Rows
+from pilotage.data.readers.sql import SqlReader
 from pilotage.data.source import SourceSpec
 from pilotage.errors import CommitConflict
 
 OVERTAKEN = 20
 """Times in a row that another run may append the same rows first."""
 
+_ORIGIN = (SOURCE_FILE, SOURCE_SHA256, DAY)
+
 
 def append_new(
-    spec: SourceSpec, reader: Reader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+    spec: SourceSpec, reader: SqlReader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
 ) -> IngestReport:
     """Appends the rows above the highest cursor that the lake holds. The cursor is part of each commit, so that a run
     that stops between two chunks, or runs beside another, neither loses rows nor writes them twice."""
-    table, app_id = f"raw/{spec.name}", f"ingest/{spec.name}"
-    files: list[IngestedFile] = []
-    extra: list[str] = []
-    days: set[date] = set()
-    overtaken = 0
-    while True:
-        position = lake.sequence(table, app_id)
-        offers = reader.offers(None, position=position)
-        if not offers:
-            break
-        offer, parcel = offers[0], reader.fetch(offers[0], position=position)
+    return _Appending(spec, reader, lake=lake, run_id=run_id, progress=progress).run()
+
+
+class _Appending:
+    """One run of one source."""
+
+    def __init__(
+        self, spec: SourceSpec, reader: SqlReader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+    ) -> None:
+        self._spec = spec
+        self._reader = reader
+        self._lake = lake
+        self._run_id = run_id
+        self._progress = progress
+        self._table = f"raw/{spec.name}"
+        self._app = f"ingest/{spec.name}"
+        self._files: list[IngestedFile] = []
+        self._days: set[date] = set()
+        self._extra: list[str] = []
+
+    def run(self) -> IngestReport:
+        overtaken = 0
+        while True:
+            try:
+                if not self._next():
+                    return self._report()
+                overtaken = 0
+            except CommitConflict:
+                overtaken += 1
+                if overtaken >= OVERTAKEN:
+                    raise
+
+    def _next(self) -> bool:
+        """Appends the next chunk, and before it the rows that came late below it. Whether there was a chunk."""
+        position = self._lake.sequence(self._table, self._app)
+        offers = self._reader.offers(None, position=position)
+        # The chunk is read before the late rows: what is late beside the position is then seen before it is passed.
+        parcel = self._reader.fetch(offers[0], position=position) if offers else None
+        if position is not None:
+            self._append_late(position)
+        if parcel is None:
+            return False
         rows = parcel.rows()
-        raw = _raw(spec, offer, parcel, rows)
-        file = IngestedFile(
-            name=f"{offer.name} to {parcel.position}",
-            sha256=parcel.sha256,
-            day=None,
-            rows=raw.height,
-            unparsed=raw.filter(pl.col(UNPARSED).list.len() > 0).height,
+        name = f"{offers[0].name} to {parcel.position}"
+        raw = _raw(self._spec, rows.frame, name, parcel)
+        self._append(raw, rows, name, parcel, app=self._app, sequence=parcel.position or 0, after=position)
+        return True
+
+    def _append_late(self, position: int) -> None:
+        app = f"{self._app}/late"
+        after = self._lake.sequence(self._table, app)
+        parcel = self._reader.late(position)
+        if parcel is None:
+            return
+        rows = parcel.rows()
+        name = f"{self._reader.table}, late below {position}"
+        cursor = pl.col(raw_name(self._reader.cursor)).cast(pl.Int64)
+        last_second = (cursor > self._reader.before(position)) & (cursor <= position)
+        raw = _raw(self._spec, rows.frame, name, parcel).filter(last_second)
+        unknown = raw.filter(_unknown(raw, self._lake.scan(self._table).filter(last_second).collect()))
+        if unknown.height:
+            self._append(unknown, rows, name, parcel, app=app, sequence=(after or 0) + 1, after=after)
+
+    def _append(
+        self,
+        raw: pl.DataFrame,
+        rows: Rows,
+        name: str,
+        parcel: Parcel,
+        *,
+        app: str,
+        sequence: int,
+        after: int | None,
+    ) -> None:
+        unparsed = raw.filter(pl.col(UNPARSED).list.len() > 0).height
+        file = IngestedFile(name=name, sha256=parcel.sha256, day=None, rows=raw.height, unparsed=unparsed)
+        commit = self._lake.append(
+            self._table,
+            raw,
+            note=commit_note(self._spec, self._run_id, [file]),
+            app_id=app,
+            sequence=sequence,
+            after=after,
+            by_day=self._spec.daily is not None,
+            retypes=True,
         )
-        try:
-            commit = lake.append(
-                table,
-                raw,
-                note=commit_note(spec, run_id, [file]),
-                app_id=app_id,
-                sequence=parcel.position or 0,
-                after=position,
-                by_day=spec.daily is not None,
-            )
-        except CommitConflict:
-            overtaken += 1
-            if overtaken >= OVERTAKEN:
-                raise
-            continue
         if commit.rows:
-            files.append(file)
-            days |= set(commit.days)
-            extra += [change.column for change in rows.extra if change.column not in extra]
-            progress(f"Added {raw.height:,} rows to {table}, up to {parcel.position}.")
-    return IngestReport(
-        source=spec.name,
-        rows=sum(file.rows for file in files),
-        days=sorted(days),
-        files=files,
-        unchanged=[],
-        rejected=[],
-        set_aside=[],
-        missing_days=[],
-        extra_columns=extra,
-        version=lake.version(table) if lake.exists(table) else None,
-    )
+            self._files.append(file)
+            self._days |= set(commit.days)
+            self._extra += [change.column for change in rows.extra if change.column not in self._extra]
+            self._progress(f"Added {raw.height:,} rows to {self._table}, up to {parcel.position}.")
+
+    def _report(self) -> IngestReport:
+        return IngestReport(
+            source=self._spec.name,
+            rows=sum(file.rows for file in self._files),
+            days=sorted(self._days),
+            files=self._files,
+            unchanged=[],
+            rejected=[],
+            set_aside=[],
+            missing_days=[],
+            extra_columns=self._extra,
+            version=self._lake.version(self._table) if self._lake.exists(self._table) else None,
+        )
 
 
-def _raw(spec: SourceSpec, offer: Offer, parcel: Parcel, rows: Rows) -> pl.DataFrame:
-    raw = raw_rows(spec, rows.frame, name=f"{offer.name} to {parcel.position}", sha256=parcel.sha256, day=None)
+def _unknown(raw: pl.DataFrame, held: pl.DataFrame) -> pl.Series:
+    """Which rows are not among those held, by their content; of two alike, one held covers one.
+
+    A column that was declared otherwise when the held ones were read says nothing.
+    """
+    alike = [column for column, dtype in raw.schema.items() if held.schema.get(column) == dtype]
+    columns = [column for column in alike if column not in _ORIGIN]
+    known = Counter(map(repr, held.select(columns).iter_rows()))
+    unknown = []
+    for row in map(repr, raw.select(columns).iter_rows()):
+        unknown.append(known[row] == 0)
+        known[row] -= known[row] > 0
+    return pl.Series(unknown, dtype=pl.Boolean)
+
+
+def _raw(spec: SourceSpec, rows: pl.DataFrame, name: str, parcel: Parcel) -> pl.DataFrame:
+    raw = raw_rows(spec, rows, name=name, sha256=parcel.sha256, day=None)
     if spec.daily is None:
         return raw
     days = days_of(spec, raw.with_columns(pl.lit(None, pl.Date).alias(DAY)))

@@ -6,14 +6,14 @@ expectation's ``narrowest``, so that a number that hardly ever moves does not ra
 
 A day is judged only by earlier days that passed. Days that were themselves out of the band are left out, so that a
 storm does not make the next one look ordinary, unless they are the majority of the last fourteen: then the world has
-changed, and the band follows it.
+changed, and the band follows it. For that, days count that nothing but this band refused; days without rows never do.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -40,6 +40,10 @@ class Measured:
     """Whether nothing that blocks was out of band."""
     unmet: frozenset[str] = frozenset()
     """Expectations that were not met."""
+    empty: bool = False
+    """Whether no row of it is in order, so that its numbers are those of nothing."""
+    not_finite: frozenset[str] = frozenset()
+    """Those whose SQL gave NaN or infinity, and that therefore have no number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +80,15 @@ def learn(
     learned = []
     for batch in batches:
         while earlier and batch.day is not None and earlier[0].day is not None and earlier[0].day < batch.day:
-            _remember(memory, earlier.popleft())
+            _remember(memory, earlier.popleft(), expectations)
         bands = {item.name: band(item, memory[item.name]) for item in expectations if item.name in batch.values}
         learned.append(bands)
         unmet = {name for name, each in bands.items() if not each.holds(batch.values[name])}
         blocked = any(item.severity == "block" and item.name in unmet for item in expectations)
         _remember(
             memory,
-            Measured(day=batch.day, values=batch.values, passed=batch.passed and not blocked, unmet=frozenset(unmet)),
+            replace(batch, passed=batch.passed and not blocked, unmet=frozenset(unmet)),
+            expectations,
         )
     return learned
 
@@ -115,10 +120,13 @@ def _ordinary(past: Sequence[tuple[float, bool]]) -> list[float]:
     return [value for value, met in past if met]
 
 
-def _remember(memory: Mapping[str, deque[tuple[float, bool]]], batch: Measured) -> None:
-    if not batch.passed:
+def _remember(
+    memory: Mapping[str, deque[tuple[float, bool]]], batch: Measured, expectations: Sequence[Expectation]
+) -> None:
+    if batch.empty:
         return
+    refused_by = {item.name for item in expectations if item.severity == "block" and item.name in batch.unmet}
     for name, past in memory.items():
         value = batch.values.get(name)
-        if value is not None:
+        if value is not None and (batch.passed or refused_by == {name}):
             past.append((value, name not in batch.unmet))

@@ -1,7 +1,7 @@
 """Row contracts: which prepared rows break which rule, and why, in words. Nothing is written or published here.
 
 A source declares its rules as a pandera schema. Four more hold for every source: text where a number must be, NaN or
-infinity, a row of another day than its file, and a repeated key.
+infinity, a row of another day than its file, and a key that is repeated within its day (or table).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ TECHNICAL = ("source_file", "source_sha256", "unparsed")
 """Columns that ingestion adds to the delivered ones. They go to quarantine with a row, but are never published."""
 EXAMPLES = 10
 _ROW = "_row"
+_PRESENT, _UNIQUE = "not_nullable", "field_uniqueness"
+"""What pandera calls its own checks of a column."""
 _NONE = pl.DataFrame(schema={_ROW: pl.UInt32, "reason": pl.String})
 
 
@@ -161,6 +163,7 @@ def _contract(spec: SourceSpec, rows: pl.DataFrame) -> Iterator[Finding]:
     from pandera.errors import SchemaErrors
 
     schema = spec.contract()
+    _carried_out(spec, schema)
     errors: list[Any] = []
     try:
         # Collected and eager: on a LazyFrame pandera looks at the schema only, and every bad row passes.
@@ -168,40 +171,70 @@ def _contract(spec: SourceSpec, rows: pl.DataFrame) -> Iterator[Finding]:
             schema.validate(rows, lazy=True)
     except SchemaErrors as error:
         errors = error.schema_errors
-    broken: dict[tuple[str | None, int | None], pl.Series] = {}
+    broken: dict[tuple[str | None, str, int | None], pl.Series] = {}
     for found in errors:
         column = found.schema.name if found.schema is not schema else None
         if found.check_output is None:
             raise _undecidable(spec, column, found)
-        passes = found.check_output.to_series().fill_null(True)
-        broken[column, found.check_index] = ~passes
+        fails = ~found.check_output.to_series().fill_null(True)
+        key = (column, _kind(found.check), found.check_index)
+        broken[key] = broken[key] | fails if key in broken else fails
     nothing = pl.repeat(False, rows.height, dtype=pl.Boolean, eager=True)
     for column, check, index in _rules(schema):
-        failing = broken.pop((column, index), nothing)
+        failing = broken.pop((column, _kind(check), index), nothing)
         rule, reason = _words(column, check, rows.schema)
         yield Finding(rule=rule, column=column, failing=_failing(rows, failing, reason))
-    for (column, _), failing in broken.items():  # Rules that are no checks, such as pandera's own `unique`.
+    for (column, _, _), failing in broken.items():  # Of a kind that pandera may add one day.
         reason = pl.lit(f"{column}: is not as the schema says")
         yield Finding(rule="as the schema says", column=column, failing=_failing(rows, failing, reason))
 
 
+def _carried_out(spec: SourceSpec, schema: pa.DataFrameSchema) -> None:
+    """Refuses the forms of a schema for which pandera does not say which rows fail."""
+    where = f"assets/sources/{spec.name}.py: the contract"
+    if schema.unique:
+        raise DeclarationError(
+            f"{where} has unique={schema.unique} of several columns, for which rows can't be told apart.",
+            fix="Name these columns in `key` of the source, or give unique=True to the one column that is.",
+            source=spec.name,
+        )
+    for name, column in schema.columns.items():
+        if column.regex:
+            raise DeclarationError(
+                f"{where} has the column {name} with regex=True, which stands for columns without names.",
+                fix="Name each column, as in {name: pa.Column(…) for name in (…)}.",
+                source=spec.name,
+                column=name,
+            )
+
+
 def _rules(schema: pa.DataFrameSchema) -> Iterator[tuple[str | None, Any, int | None]]:
-    """(column, check, its number); the check ``None`` stands for "present"."""
+    """(column, check, its number); pandera's own checks by their names."""
     for name, column in schema.columns.items():
         if not column.nullable:
-            yield name, None, None
+            yield name, _PRESENT, None
+        if column.unique:
+            yield name, _UNIQUE, None
         yield from ((name, check, number) for number, check in enumerate(column.checks))
     yield from ((None, check, number) for number, check in enumerate(schema.checks))
 
 
+def _kind(check: Any) -> str:
+    """What tells the checks of a column apart, beside their numbers: pandera's own have a name and no number."""
+    return check if isinstance(check, str) else "check"
+
+
 def _words(column: str | None, check: Any, types: pl.Schema) -> tuple[str, pl.Expr]:
     """A rule as words, and the sentence for a row that breaks it."""
-    if check is None:
+    if check == _PRESENT:
         return "present", pl.lit(f"{column}: is missing")
-    rule, own = _phrase(check)
     if column is None:
+        rule, _ = _phrase(check)
         return rule, pl.lit(rule)
     shown = _shown(column, types[column])
+    if check == _UNIQUE:
+        return "unique", _sentence(f"{column}: ", shown, " is in more than one row")
+    rule, own = _phrase(check)
     return rule, _sentence(f"{column}: ", shown, f" {rule}" if own else f" is not {rule}")
 
 
@@ -253,7 +286,8 @@ def _undecidable(spec: SourceSpec, column: str | None, found: Any) -> Declaratio
 
 
 def _repeated(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, *, broken: pl.Series) -> Finding:
-    """Later rows with the key of an earlier one that is in order. The first stays."""
+    """Later rows of a batch with the key of an earlier one that is in order. The first stays. Batches are not compared
+    with each other."""
     key = list(spec.key)
     name = ", ".join(key)
     later = (

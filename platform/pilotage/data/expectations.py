@@ -173,7 +173,9 @@ def _result(item: Expectation, batch: Measured, band: Band, *, met: bool) -> Exp
     value = batch.values[item.name]
     where = f"{item.name} of {batch_name(batch.day)}"
     source = f"learned from {band.learned_from} earlier days" if band.learned_from else "as declared"
-    if value is None:
+    if item.name in batch.not_finite:
+        message = f"{where} can't be measured: its SQL gives NaN or infinity, as a division by zero does. {item.why}"
+    elif value is None:
         message = f"{where} can't be measured: there is no value in any row. {item.why}"
     elif met:
         message = f"{where} is {value:.4g}."

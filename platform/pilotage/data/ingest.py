@@ -14,6 +14,7 @@ from pilotage.data.ingested import IngestedFile, IngestReport, LandedFile, Rejec
 from pilotage.data.lake import Lake
 from pilotage.data.readers import reader_for
 from pilotage.data.readers.files import FilesReader, Misfit
+from pilotage.data.readers.sql import SqlReader
 from pilotage.data.reconciling import Reconciliation
 from pilotage.data.source import SourceSpec
 from pilotage.settings import Settings
@@ -72,7 +73,7 @@ def ingest(
         CommitConflict, StorageFull: As ``Lake`` says; nothing of that commit is written.
     """
     reader = reader_for(spec, settings)
-    if reader.adds:
+    if isinstance(reader, SqlReader):
         return append_new(spec, reader, lake=lake, run_id=run_id, progress=progress)
     asked = days if spec.daily else None
     done = Reconciliation(spec, reader, lake=lake, run_id=run_id, progress=progress).run(asked)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, onto_disk, properties
-from pilotage.data.lake_types import same_types, scan_folder, storable
+from pilotage.data.lake_types import other_types, recast, same_types, scan_folder, storable
 from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
 if TYPE_CHECKING:
@@ -98,11 +98,7 @@ class Lake:
         Raises:
             UnpublishedData: There is no such table, or it has no such version.
         """
-        opened = self._require(table, version=version)
-        if self.remote:
-            frame = pl.scan_delta(opened, storage_options=self._options or None)
-        else:
-            frame = scan_folder(opened, self._files(opened, table, first, last))
+        frame = self._scan(self._require(table, version=version), table, first, last)
         if first is not None:
             frame = frame.filter(pl.col(DAY) >= first)
         if last is not None:
@@ -137,7 +133,9 @@ class Lake:
 
     # Writing
 
-    def replace_days(self, table: str, frame: pl.DataFrame, days: Sequence[date], *, note: Mapping[str, str]) -> Commit:
+    def replace_days(
+        self, table: str, frame: pl.DataFrame, days: Sequence[date], *, note: Mapping[str, str], retypes: bool = False
+    ) -> Commit:
         """Replaces exactly these days in one commit; a day without rows becomes empty. Other days stay.
 
         Columns that the table does not have yet are added, null in the days that were there before.
@@ -145,6 +143,8 @@ class Lake:
         Args:
             frame: Rows of these days, with the Date column ``day``.
             note: Goes into the commit, where ``history`` shows it.
+            retypes: Whether a column of another type changes the table's, in the same commit, where the rows of the
+                other days lose nothing by it.
 
         Raises:
             CommitConflict: Other writers of the same days kept winning.
@@ -166,6 +166,8 @@ class Lake:
         def write(opened: DeltaTable | None) -> int:
             if opened is None:
                 return self._create(table, rows, note, partition_by=[DAY])
+            if retypes and (other := self._other(opened, table, rows, without=wanted)) is not None:
+                return self._write(opened, other, note, mode="overwrite", schema_mode="overwrite")
             same_types(opened, rows, table)
             return self._write(opened, rows, note, mode="overwrite", schema_mode="merge", predicate=day_ranges(wanted))
 
@@ -192,6 +194,7 @@ class Lake:
         sequence: int,
         after: int | Literal["anything"] | None = "anything",
         by_day: bool = False,
+        retypes: bool = False,
     ) -> Commit:
         """Adds rows once: what this ``app_id`` wrote with this or a higher ``sequence`` is not written again.
 
@@ -199,6 +202,7 @@ class Lake:
             after: The sequence that this one follows (``None``: nothing before it). A table that is elsewhere is a
                 ``CommitConflict`` at once, so that the caller reads again from where the table is.
             by_day: Whether a table that has to be made is partitioned by ``day``.
+            retypes: As in ``replace_days``.
 
         Raises:
             CommitConflict: As said, or other writers kept winning.
@@ -222,6 +226,8 @@ class Lake:
             mark = [Transaction(app_id, sequence)]
             if opened is None:
                 return self._create(table, rows, note, partition_by=[DAY] if by_day else None, transactions=mark)
+            if retypes and (other := self._other(opened, table, rows)) is not None:
+                return self._write(opened, other, note, mode="overwrite", schema_mode="overwrite", transactions=mark)
             same_types(opened, rows, table)
             return self._write(opened, rows, note, mode="append", schema_mode="merge", transactions=mark)
 
@@ -241,6 +247,24 @@ class Lake:
             onto_disk(Path(self.uri))
 
     # Inside
+
+    def _scan(
+        self, opened: DeltaTable, table: str, first: date | None = None, last: date | None = None
+    ) -> pl.LazyFrame:
+        if self.remote:
+            return pl.scan_delta(opened, storage_options=self._options or None)
+        return scan_folder(opened, self._files(opened, table, first, last))
+
+    def _other(
+        self, opened: DeltaTable, table: str, rows: pl.DataFrame, *, without: Sequence[date] = ()
+    ) -> pl.DataFrame | None:
+        """The whole table as it is after these rows change types of its columns; ``None`` if they change none."""
+        kept = self._scan(opened, table)
+        types = other_types(kept.collect_schema(), rows)
+        if not types:
+            return None
+        kept = kept.filter(~pl.col(DAY).is_in(list(without))) if without else kept
+        return pl.concat([recast(kept.collect(), types, table), rows], how="diagonal")
 
     def _files(self, opened: DeltaTable, table: str, first: date | None, last: date | None) -> list[str]:
         daily = DAY in opened.metadata().partition_columns

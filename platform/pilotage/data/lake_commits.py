@@ -84,15 +84,20 @@ def properties(note: Mapping[str, str], transactions: list[Any] | None, *, creat
     return CommitProperties(custom_metadata=dict(note), app_transactions=transactions, **retries)
 
 
-def day_ranges(days: Sequence[date]) -> str:
-    """Predicate of these sorted days; consecutive ones as one range, so that a year is no list of 365."""
-    runs: list[list[date]] = []
+def unbroken(days: Sequence[date]) -> list[tuple[date, date]]:
+    """First and last day of each run of consecutive days, of sorted ones."""
+    runs: list[tuple[date, date]] = []
     for day in days:
         if runs and (day - runs[-1][1]).days == 1:
-            runs[-1][1] = day
+            runs[-1] = (runs[-1][0], day)
         else:
-            runs.append([day, day])
-    return " OR ".join(f"({DAY} >= '{first}' AND {DAY} <= '{last}')" for first, last in runs)
+            runs.append((day, day))
+    return runs
+
+
+def day_ranges(days: Sequence[date]) -> str:
+    """Predicate of these sorted days; consecutive ones as one range, so that a year is no list of 365."""
+    return " OR ".join(f"({DAY} >= '{first}' AND {DAY} <= '{last}')" for first, last in unbroken(days))
 
 
 def onto_disk(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -74,6 +74,40 @@ def same_types(opened: DeltaTable, rows: pl.DataFrame, table: str) -> None:
                 table=table,
                 column=column,
             )
+
+
+def other_types(there: pl.Schema, rows: pl.DataFrame) -> dict[str, pl.DataType]:
+    """Columns of the rows that have another type than the table's, with their new type."""
+    return {name: dtype for name, dtype in rows.schema.items() if name in there and there[name] != dtype}
+
+
+def recast(rows: pl.DataFrame, types: Mapping[str, pl.DataType], table: str) -> pl.DataFrame:
+    """Rows of a table with other types, where that loses nothing: 5 as 5.0, and never 5.5 as 5.
+
+    Raises:
+        LakeError: It names the column and a value that the new type can't hold.
+    """
+    for column, dtype in types.items():
+        old = rows[column]
+        try:
+            new = old.cast(dtype, strict=False)
+            lost = ~new.cast(old.dtype, strict=False).eq_missing(old)
+        except pl.exceptions.PolarsError:
+            new, lost = old, old.is_not_null()
+        if lost.any():
+            where = rows.filter(lost)
+            days = where["day"].unique().sort().to_list() if "day" in rows.columns else []
+            of_days = f" of {days[0]} to {days[-1]}" if days else ""
+            raise LakeError(
+                f"{table}: {column} is to be {dtype}, and {where.height:,} rows{of_days} hold {old.dtype} that "
+                f"it can't hold, such as {where[column][0]!r}.",
+                fix=f"Do it for all days at once, so that no older row is left; or keep {column} as {old.dtype} in "
+                "`columns` of the source, and derive the other type under another name in `prepare`.",
+                table=table,
+                column=column,
+            )
+        rows = rows.with_columns(new if new.dtype == dtype else pl.lit(None, dtype).alias(column))
+    return rows
 
 
 def scan_folder(opened: DeltaTable, files: Sequence[str]) -> pl.LazyFrame:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -35,7 +36,7 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
             for want of rows is left out of its values.
 
     Returns:
-        One record for each of ``batches``, in their order.
+        One record for each of ``batches``, in their order. NaN and infinity are no numbers, but named as such.
 
     Raises:
         ExpectationFailed: The SQL of an expectation can't be evaluated.
@@ -57,9 +58,11 @@ def measure(spec: SourceSpec, rows: pl.DataFrame, batch: pl.Series, batches: Seq
         except duckdb.Error as error:
             raise _culprit(connection, spec, error) from error
     names = [item.name for item in spec.expectations]
-    empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None}
+    empty = {name: value for name, value in zip(names, nothing, strict=True) if value is not None and isfinite(value)}
     return [
-        Measured(day=day, values=dict(zip(names, found[day], strict=True)) if day in found else empty)
+        _measured(day, dict(zip(names, found[day], strict=True)))
+        if day in found
+        else Measured(day=day, values=empty, empty=True)
         for day in batches
     ]
 
@@ -79,6 +82,8 @@ def past(lake: Lake, spec: SourceSpec, batches: Sequence[date | None]) -> list[M
             values={name: row[name] for name in known},
             passed=row["passed"],
             unmet=frozenset(row["unmet"]),
+            # Of a refused day that was judged before this was noted, nobody knows.
+            empty=not row["passed"] and row.get("empty") is not False,
         )
         for row in frame.iter_rows(named=True)
     ]
@@ -86,16 +91,31 @@ def past(lake: Lake, spec: SourceSpec, batches: Sequence[date | None]) -> list[M
 
 def as_frame(spec: SourceSpec, batches: Iterable[Measured], bands: Iterable[dict[str, Band]]) -> pl.DataFrame:
     """Rows of ``profile/<source>``: one for each batch, with each number and its band."""
-    schema: dict[str, pl.DataType] = {"day": pl.Date(), "passed": pl.Boolean(), "unmet": pl.List(pl.String())}
+    schema: dict[str, pl.DataType] = {
+        "day": pl.Date(),
+        "passed": pl.Boolean(),
+        "unmet": pl.List(pl.String()),
+        "empty": pl.Boolean(),
+    }
     for item in spec.expectations:
         schema |= {item.name: pl.Float64(), f"{item.name}_low": pl.Float64(), f"{item.name}_high": pl.Float64()}
     rows = []
     for batch, own in zip(batches, bands, strict=True):
-        row: dict[str, object] = {"day": batch.day, "passed": batch.passed, "unmet": sorted(batch.unmet)}
+        row: dict[str, object] = {
+            "day": batch.day,
+            "passed": batch.passed,
+            "unmet": sorted(batch.unmet),
+            "empty": batch.empty,
+        }
         for name, band in own.items():
             row |= {name: batch.values[name], f"{name}_low": band.low, f"{name}_high": band.high}
         rows.append(row)
     return pl.DataFrame(rows, schema=schema)
+
+
+def _measured(day: date | None, values: dict[str, float | None]) -> Measured:
+    odd = {name for name, value in values.items() if value is not None and not isfinite(value)}
+    return Measured(day=day, values=values | dict.fromkeys(odd), not_finite=frozenset(odd))
 
 
 def _number(item: Expectation) -> str:

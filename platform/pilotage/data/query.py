@@ -7,6 +7,7 @@ tables that a statement names.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import polars as pl
@@ -16,10 +17,13 @@ from pilotage.data.lake_commits import DAY
 from pilotage.errors import ConfigError
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
+    from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 _CATALOGUE = re.compile(r"\bshow\b|information_schema|duckdb_|pg_catalog|sqlite_", re.IGNORECASE)
 """Statements about the tables themselves, which need all of them."""
+
+_FOREIGN = re.compile(r"\bINTERVAL\b|\bUNION\(")
+"""DuckDB's types that Polars has not."""
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
@@ -44,7 +48,7 @@ def query(lake: Lake, sql: str) -> pl.DataFrame:
             connection.execute("SET allowed_paths = $paths", {"paths": shown})
             connection.execute("SET python_enable_replacements = false; SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
-            answer = connection.sql(sql).to_arrow_table()
+            frame = _frame(connection.sql(sql))
         except duckdb.CatalogException as error:
             if "does not exist" not in str(error):
                 raise _wrong(error) from None
@@ -52,7 +56,6 @@ def query(lake: Lake, sql: str) -> pl.DataFrame:
             raise ConfigError(_first_line(error), fix=f"The tables of the lake are: {there}.") from None
         except duckdb.Error as error:
             raise _wrong(error) from None
-    frame = pl.DataFrame(answer)
     return frame.with_columns(
         pl.col(name).dt.convert_time_zone("UTC")
         for name, dtype in frame.schema.items()
@@ -106,9 +109,37 @@ class Views:
             self._connection.execute(
                 f'CREATE OR REPLACE VIEW "{self._name}" AS SELECT * FROM _everything WHERE {where}'  # noqa: S608
             )
-            return pl.DataFrame(self._connection.sql(sql).to_arrow_table())
+            return _frame(self._connection.sql(sql))
         except duckdb.Error as error:
             raise _wrong(error) from None
+
+
+def _frame(answer: DuckDBPyRelation) -> pl.DataFrame:
+    """The rows of an answer. Of columns of one name the later ones are numbered; a type that Polars lacks is text."""
+    names = _distinct(answer.columns)
+    foreign = [_FOREIGN.search(str(kind)) is not None for kind in answer.types]
+    if names != answer.columns or any(foreign):
+        columns = (f"CAST(#{at} AS VARCHAR)" if text else f"#{at}" for at, text in enumerate(foreign, start=1))
+        quoted = (name.replace('"', '""') for name in names)
+        answer = answer.project(
+            ", ".join(f'{column} AS "{name}"' for column, name in zip(columns, quoted, strict=True))
+        )
+    return pl.DataFrame(answer.to_arrow_table())
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """``day``, ``day_1``, …: each name once. DuckDB does not tell names apart by their case."""
+    taken = {name.lower() for name in names}
+    seen: set[str] = set()
+    distinct = []
+    for name in names:
+        own, number = name, 0
+        while own.lower() in seen or (number and own.lower() in taken):
+            number += 1
+            own = f"{name}_{number}"
+        seen.add(own.lower())
+        distinct.append(own)
+    return distinct
 
 
 def _only_reads(connection: DuckDBPyConnection, sql: str) -> None:

@@ -19,6 +19,11 @@ SOURCE_FILE, SOURCE_SHA256 = "source_file", "source_sha256"
 _OURS = (DAY, UNPARSED, SOURCE_FILE, SOURCE_SHA256)
 
 
+def raw_name(column: str) -> str:
+    """What a delivered column is called in the raw table."""
+    return f"delivered_{column}" if column in _OURS else column
+
+
 def raw_rows(spec: SourceSpec, rows: pl.DataFrame, *, name: str, sha256: str, day: date | None) -> pl.DataFrame:
     """Delivered rows as the raw table holds them. Delivered columns with one of our names become ``delivered_…``.
 
@@ -26,8 +31,8 @@ def raw_rows(spec: SourceSpec, rows: pl.DataFrame, *, name: str, sha256: str, da
         rows: The declared columns, and ``unparsed``.
         day: The partition; ``None`` for a source without days, or where each row has its own.
     """
-    taken = [column for column in spec.columns if column in _OURS]
-    delivered = rows.rename({column: f"delivered_{column}" for column in taken}) if taken else rows
+    taken = {column: raw_name(column) for column in spec.columns if column in _OURS}
+    delivered = rows.rename(taken) if taken else rows
     origin = {SOURCE_FILE: pl.Series([name]), SOURCE_SHA256: pl.Series([sha256])}
     if day is not None:
         origin[DAY] = pl.Series([day])

@@ -13,11 +13,12 @@ from datetime import date
 import polars as pl
 
 from pilotage.data.cells import UNPARSED
+from pilotage.data.declared import Slot, fingerprint, read_otherwise, retyped
 from pilotage.data.ingested import IngestedFile, RejectedFile, SetAside
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
 from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_rows
-from pilotage.data.readers import Offer, Parcel, Reader
+from pilotage.data.readers import Offer, Parcel, Reader, Rows
 from pilotage.data.source import SourceSpec
 from pilotage.errors import CommitConflict, SchemaChanged, UnreadableFile
 
@@ -26,9 +27,6 @@ COMMIT_ROWS = 4_000_000
 
 ROUNDS = 20
 """Times that the source is listed again because it changed meanwhile."""
-
-Slot = date | None
-"""What a delivery replaces: its day, or the whole table."""
 
 
 @dataclass(slots=True)
@@ -70,6 +68,7 @@ class Reconciliation:
         self._table = f"raw/{spec.name}"
         self._settled: dict[Slot, Offer] = {}
         self._unusable: set[Offer] = set()
+        self._outdated: set[Slot] = set()
         self._sha: dict[Offer, str] = {}
         self._done = Done()
 
@@ -91,6 +90,9 @@ class Reconciliation:
     def _settle(self, todo: list[Offer]) -> None:
         """Reads these deliveries and commits those that the lake does not hold."""
         held = self._held([offer.day for offer in todo])
+        self._outdated = read_otherwise(self._spec, self._lake, held) if held else set()
+        # A type changes for all days at once, so they are then committed at once.
+        splits = not (held and retyped(self._spec, self._lake))
         batch: list[_Read] = []
         height = 0
         self._progress(f"Reading {_count(len(todo))} of {self._spec.name}.")
@@ -98,7 +100,7 @@ class Reconciliation:
             if (read := self._fetch(offer, held)) is not None:
                 batch.append(read)
                 height += read.rows.height
-            if height >= COMMIT_ROWS:
+            if splits and height >= COMMIT_ROWS:
                 self._commit(batch, held)
                 batch, height = [], 0
             if number % 100 == 0:
@@ -109,12 +111,12 @@ class Reconciliation:
         """The rows of a delivery; ``None`` if the lake holds it already or it can't be used."""
         try:
             parcel = self._parcel(offer)
-            if held.get(offer.day) == {parcel.sha256}:
+            if held.get(offer.day) == {parcel.sha256} and offer.day not in self._outdated:
                 self._settled[offer.day] = offer
                 if offer.name not in {file.name for file in self._done.files}:
                     self._done.unchanged.append(offer.name)
                 return None
-            rows = parcel.rows()
+            rows = _rows(parcel, offer)
         except (UnreadableFile, SchemaChanged) as error:
             self._reject(offer, error.message, error.fix)
             return None
@@ -142,9 +144,10 @@ class Reconciliation:
             )
             for read in batch
         ]
-        note = commit_note(self._spec, self._run_id, files)
+        note = commit_note(self._spec, self._run_id, files) | {"columns": fingerprint(self._spec)}
         if self._spec.daily:
-            commit = self._lake.replace_days(self._table, rows, [file.day for file in files if file.day], note=note)
+            days = [file.day for file in files if file.day]
+            commit = self._lake.replace_days(self._table, rows, days, note=note, retypes=True)
         else:
             commit = self._lake.replace(self._table, rows, note=note)
         self._progress(
@@ -217,6 +220,19 @@ class Reconciliation:
                 self._reject(offer, error.message, error.fix)
                 continue
             self._done.set_aside.append(SetAside(name=offer.name, day=offer.day, by=counts.name, same=same))
+
+
+def _rows(parcel: Parcel, offer: Offer) -> Rows:
+    """The parcel's rows. Whatever can't be made of its values is a fault of this delivery, and not of the others."""
+    try:
+        return parcel.rows()
+    except (pl.exceptions.PolarsError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+        raise UnreadableFile(
+            f"{offer.name} can't be read as declared: {reason}.",
+            fix="Land it again with values of the declared types, or correct `columns` of the source.",
+            file=offer.name,
+        ) from error
 
 
 def _count(deliveries: int) -> str:

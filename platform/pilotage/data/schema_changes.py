@@ -18,6 +18,9 @@ ALIKE = 0.6
 """Similarity of two names, 0 to 1, from which one is taken for the other's new name. ``dep_delay`` and
 ``departure_delay`` have 0.73, ``carrier`` and ``airline`` 0.29."""
 
+LONGEST = 100
+"""Characters of a delivered name that are shown."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaChange:
@@ -39,13 +42,13 @@ class SchemaChange:
     def __str__(self) -> str:
         match self.kind:
             case "renamed":
-                return f"{self.column} is renamed, probably to {self.now}"
+                return f"{self.column} is renamed, probably to {_shown(self.now)}"
             case "missing":
                 return f"{self.column} is missing"
             case "retyped":
                 return f"{self.column} is retyped from {self.declared} to {self.now}"
             case _:
-                return f"{self.column} is extra"
+                return f"{_shown(self.column)} is extra"
 
     @property
     def fix(self) -> str:
@@ -112,6 +115,11 @@ def refuse(changes: Sequence[SchemaChange], name: str) -> None:
             file=name,
             changes=[str(change) for change in changes],
         )
+
+
+def _shown(name: str) -> str:
+    """A delivered name, of which a file that is no table can make anything."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
 
 
 def _likeness(one: str, other: str) -> float:

@@ -122,7 +122,10 @@ class SourceSpec(Declaration):
     contract: MakesContract
     """Makes the pandera schema of a prepared row. A function, so that pandera loads only where rows are checked."""
     key: tuple[str, ...]
-    """Columns of the prepared rows that are unique."""
+    """Columns of the prepared rows that are unique within a batch: a day, or the whole table.
+
+    Days are not compared with each other. Where a key may come again on another day, as in a table that is read by the
+    time of a change, name the day's column in it, and let features take the newest row."""
     tolerated: Share = 0.05
     """Share of rows in a batch that may break the contract and be quarantined before the batch is refused."""
     daily: Daily | None = None

@@ -156,6 +156,6 @@ def _commit(
     for room, frame in tables.items():
         table = f"{room}/{spec.name}"
         if spec.daily:
-            lake.replace_days(table, frame, days, note=note)
+            lake.replace_days(table, frame, days, note=note, retypes=True)
         else:
             lake.replace(table, frame, note=note)

@@ -11,6 +11,7 @@ import pytest
 
 from pilotage.cli.sql import show
 from pilotage.data.lake import Lake
+from pilotage.errors import ConfigError
 from pilotage.settings import Settings
 
 DAY = date(2013, 2, 12)
@@ -55,3 +56,34 @@ def test_csv_and_json_print_every_row_and_column(settings: Settings, capsys: pyt
     assert pl.read_csv(capsys.readouterr().out.encode()).shape == (2, 21)
     show(settings, "select day from raw.wide", form="json", limit=1)
     assert json.loads(capsys.readouterr().out) == [{"day": "2013-02-12"}, {"day": "2013-02-12"}]
+
+
+ODD = "select ['a', 'b'] as list, {'at': date '2013-02-12', 'x': 'nan'::double} as part, encode('ü') as bytes, null"
+
+
+def test_csv_has_values_of_several_parts_as_json(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    show(settings, ODD, form="csv", limit=100)
+    frame = pl.read_csv(capsys.readouterr().out.encode())
+    assert frame.row(0) == ('["a", "b"]', '{"at": "2013-02-12", "x": null}', "ü", None)
+
+
+def test_json_has_no_nan(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    show(settings, "select 'nan'::double as a, ['inf'::double, 1] as b, encode('ü') as c", form="json", limit=100)
+    printed = capsys.readouterr().out
+    assert json.loads(printed, parse_constant=pytest.fail) == [{"a": None, "b": [None, 1.0], "c": "ü"}]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_columns_of_one_name_and_durations_are_shown(
+    settings: Settings, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    show(settings, "select 1 as a, 2 as a, interval 1 day as span", form=form, limit=100)
+    printed = capsys.readouterr().out
+    assert "a_1" in printed
+    assert "1 day" in printed
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_a_value_that_can_not_be_shown_is_no_traceback(settings: Settings, form: str) -> None:
+    with pytest.raises(ConfigError, match="can't be shown"):
+        show(settings, "select timestamp 'infinity' as never", form=form, limit=100)

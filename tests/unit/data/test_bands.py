@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -78,6 +79,33 @@ def test_a_world_that_changed_for_good_is_followed() -> None:
     assert verdicts[-1]
 
 
+BLOCKING = LEVEL.model_copy(update={"severity": "block"})
+
+
+def test_a_world_that_changed_for_good_is_followed_by_a_band_that_refuses_days() -> None:
+    values = [float(number % 3) for number in range(30)] + [50.0 + number % 3 for number in range(RECENT)]
+
+    found = bands(values, BLOCKING)
+
+    verdicts = [band.holds(value) for band, value in zip(found, values, strict=True)][30:]
+    assert not any(verdicts[: RECENT // 2 + 1])
+    assert verdicts[-1]
+
+
+def test_days_that_something_else_refused_or_without_rows_change_no_world() -> None:
+    rows = Expectation(name="rows", sql="count(*)", low=1, severity="block", why="")
+    ordinary = [
+        replace(each, values={**each.values, "rows": 9.0}) for each in days([number % 3.0 for number in range(40)])
+    ]
+    refused = [replace(each, values={"level": 50.0, "rows": 0.0}) for each in ordinary[20:34]]
+    empty = [replace(each, values={"level": 0.0, "rows": 9.0}, empty=True) for each in ordinary[20:34]]
+    calm = learn([BLOCKING, rows], [*ordinary[:20], *ordinary[34:]])[20]["level"]
+
+    for odd in (refused, empty):
+        after = learn([BLOCKING, rows], [*ordinary[:20], *odd, ordinary[34]])[-1]["level"]
+        assert (after.low, after.high) == (calm.low, calm.high)
+
+
 def test_only_the_last_two_months_count() -> None:
     found = bands([float(number) for number in range(200)])
 
@@ -128,18 +156,17 @@ def test_a_band_never_depends_on_its_own_day_or_a_later_one(values: list[float],
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.data())
-def test_days_judged_in_two_runs_get_the_bands_of_one(values: list[float], data: st.DataObject) -> None:
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=40), st.sampled_from([LEVEL, BLOCKING]), st.data())
+def test_days_judged_in_two_runs_get_the_bands_of_one(
+    values: list[float], level: Expectation, data: st.DataObject
+) -> None:
     cut = data.draw(st.integers(0, len(values)))
     every = days(values)
-    whole = learn([LEVEL], every)
+    whole = learn([level], every)
+    met = [own["level"].holds(each.values["level"]) for each, own in zip(every, whole, strict=True)]
     judged = [
-        Measured(
-            day=each.day,
-            values=each.values,
-            unmet=frozenset(() if own["level"].holds(each.values["level"]) else ["level"]),
-        )
-        for each, own in zip(every, whole, strict=True)
+        replace(each, passed=good or level.severity == "warn", unmet=frozenset(() if good else ["level"]))
+        for each, good in zip(every, met, strict=True)
     ]
 
-    assert learn([LEVEL], every[cut:], history=judged[:cut]) == whole[cut:]
+    assert learn([level], every[cut:], history=judged[:cut]) == whole[cut:]

@@ -173,3 +173,43 @@ def test_a_row_passes_exactly_when_no_rule_speaks_against_it(
         assert (found is None) == (sound and sensor not in seen)
         if sound:
             seen.add(sensor)
+
+
+def schema_of(**columns: pa.Column) -> Any:
+    return lambda: pa.DataFrameSchema(columns)
+
+
+def test_a_column_that_is_unique_and_present_names_each_row_by_the_rule_it_breaks() -> None:
+    rows = [row("a", FIRST), row("a", FIRST), row(None, FIRST), row("b", FIRST)]
+
+    found = check_rows(
+        source(contract=schema_of(sensor=pa.Column(pl.String, unique=True)), key=("low",)), delivered(rows)
+    )
+
+    twice = "sensor: a is in more than one row"
+    assert [each and each[0] for each in found.reasons.to_list()] == [twice, twice, "sensor: is missing", None]
+    assert {(rule.rule, rule.failures) for rule in found.rules if rule.column == "sensor"} == {
+        ("present", 1),
+        ("unique", 2),
+    }
+
+
+@pytest.mark.parametrize(
+    ("schema", "message", "fix"),
+    [
+        (
+            lambda: pa.DataFrameSchema({}, unique=["sensor", "day"]),
+            r"unique=\['sensor', 'day'\]",
+            "`key` of the source",
+        ),
+        (
+            schema_of(**{"^sensor$": pa.Column(pl.String, regex=True)}),
+            r"\^sensor\$ with regex=True",
+            "Name each column",
+        ),
+    ],
+)
+def test_a_form_of_schema_that_names_no_rows_is_a_wrong_declaration(schema: Any, message: str, fix: str) -> None:
+    with pytest.raises(DeclarationError, match=message) as refused:
+        reasons([row("a", FIRST)], contract=schema)
+    assert fix in str(refused.value.fix)

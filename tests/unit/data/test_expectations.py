@@ -65,6 +65,22 @@ def test_a_number_that_no_row_has_a_value_for_is_not_met() -> None:
     ]
 
 
+@pytest.mark.parametrize("sql", ["sum(low) / sum(high)", "(1 + sum(low)) / sum(high)"])
+@pytest.mark.parametrize("bounds", [{"low": 0.0}, {"high": 5.0}, {"low": 0.0, "high": 1.0}])
+def test_a_number_that_is_none_of_one_day_is_not_met_and_the_other_days_are_judged(
+    sql: str, bounds: dict[str, float]
+) -> None:
+    ratio = Expectation(name="ratio", sql=sql, severity="block", why="Both rise alike.", **bounds)
+    rows = pl.DataFrame({"low": [0.0, 1.0], "high": [0.0, 4.0]})
+    asked = [FIRST, FIRST + timedelta(days=1)]
+
+    batches = measure(source(expectations=(ratio,)), rows, pl.Series(asked), asked)
+    odd, plain = judge(source(expectations=(ratio,)), batches, learn([ratio], batches))
+
+    assert (odd.met, odd.value, plain.met) == (False, None, True)
+    assert "its SQL gives NaN or infinity" in odd.message
+
+
 def test_of_a_batch_without_rows_only_what_can_be_counted_is_asked() -> None:
     spec = source()
     rows = pl.DataFrame(schema={"low": pl.Float64})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from datetime import date, timedelta
 from pathlib import Path
@@ -275,3 +276,45 @@ def test_whenever_it_runs_the_lake_holds_the_newest_file_of_every_day(
     run(landing)
     assert landing.delays() == newest
     assert run(landing).rows == 0
+
+
+@pytest.mark.parametrize(
+    ("format_", "bad", "reason"),
+    [
+        ("csv", b"day,carrier\r2013-01-07,UA\r", "its header can't be read"),
+        ("parquet", pl.DataFrame({"carrier": [b"\xff\xfe"], "day": [None]}), "can't be read as declared"),
+    ],
+)
+def test_a_file_that_can_not_be_read_is_named_and_the_others_go_on(
+    landing: Landing, format_: str, bad: bytes | pl.DataFrame, reason: str
+) -> None:
+    columns = {"day": pl.String, "carrier": pl.String}
+    good = pl.DataFrame({"day": [str(TUESDAY)], "carrier": ["UA"]})
+    write = {"csv": good.write_csv, "parquet": good.write_parquet}[format_]
+    file = Files(pattern=r"trips_(?P<day>\d{4}-\d{2}-\d{2})", format=format_)
+    landing.land(f"trips_{MONDAY}", bad if isinstance(bad, bytes) else parquet(bad))
+    write(landing.land(f"trips_{TUESDAY}", b""))
+
+    report = run(landing, spec=source(read=file, columns=columns))
+
+    assert report.days == [TUESDAY]
+    (rejected,) = report.rejected
+    assert rejected.name == f"trips_{MONDAY}"
+    assert rejected.reason.startswith(f"trips_{MONDAY}")
+    assert reason in rejected.reason
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def test_a_cell_of_any_length_is_read(landing: Landing) -> None:
+    text = "x" * 200_000
+    landing.land(f"trips_{MONDAY}.csv", f'day,carrier\n{MONDAY},"{text}"\n'.encode())
+
+    report = run(landing, spec=source(columns={"day": pl.String, "carrier": pl.String}))
+
+    assert (report.rows, report.rejected) == (1, [])
+    assert landing.lake.scan("raw/trips").collect()["carrier"].to_list() == [text]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pilotage.data.lake import Lake
-from pilotage.data.lake_commits import day_ranges
+from pilotage.data.lake_commits import CONFIGURATION, day_ranges
 from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
 MONDAY, TUESDAY, WEDNESDAY = date(2013, 1, 7), date(2013, 1, 8), date(2013, 1, 9)
@@ -235,3 +236,20 @@ def test_what_was_committed_can_be_put_on_the_disk_and_a_disk_that_fails_is_name
     monkeypatch.setattr("ctypes.CDLL", Failing)
     with pytest.raises(LakeError, match="Input/output error"):
         lake_commits.onto_disk(Path(lake.uri))
+
+
+def test_a_table_whose_types_change_keeps_its_days_its_log_and_what_was_appended(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path))
+    first = pl.DataFrame({"day": [MONDAY, TUESDAY], "x": [1, 2]})
+    lake.append("raw/flights", first, note={}, app_id="a", sequence=7, by_day=True)
+
+    later = pl.DataFrame({"day": [TUESDAY], "x": [2.5], "y": ["new"]})
+    lake.replace_days("raw/flights", later, [TUESDAY], note={"run_id": "r"}, retypes=True)
+
+    held = lake.scan("raw/flights").sort("day").select("day", "x", "y").collect()
+    assert held.rows() == [(MONDAY, 1.0, None), (TUESDAY, 2.5, "new")]
+    assert lake.days("raw/flights") == [MONDAY, TUESDAY]
+    assert lake.sequence("raw/flights", "a") == 7
+    table = DeltaTable(str(tmp_path / "raw/flights"))
+    assert table.metadata().partition_columns == ["day"]
+    assert table.metadata().configuration == CONFIGURATION

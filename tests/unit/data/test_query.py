@@ -125,3 +125,14 @@ def test_a_syntax_error_is_shown(lake: Lake) -> None:
     with pytest.raises(ConfigError, match="without selection list") as refused:
         query(lake, "SELECT")
     assert refused.value.fix == "Correct the statement."
+
+
+def test_columns_of_one_name_are_numbered(lake: Lake) -> None:
+    assert query(lake, "select 1 as a, 2 as a, 3 as a_1, 4 as A").rows(named=True) == [
+        {"a": 1, "a_2": 2, "a_1": 3, "A_3": 4}
+    ]
+
+
+def test_a_type_that_polars_lacks_is_text(lake: Lake) -> None:
+    answer = query(lake, "select interval 36 hour as span, [interval 1 day] as spans, union_value(k := 1) as either")
+    assert answer.rows() == [("36:00:00", "[1 day]", "1")]

@@ -139,6 +139,20 @@ def test_the_wait_that_the_endpoint_asks_for_is_kept(endpoint: Endpoint, tmp_pat
     assert waits == [7.0]
 
 
+def test_a_wait_that_is_no_number_is_passed_over(endpoint: Endpoint, tmp_path: Path, waits: list[float]) -> None:
+    endpoint.answers["/trips"] = [(429, {"Retry-After": "\u00b2"}, b""), ok({"items": [{"id": 1, "carrier": "UA"}]})]
+    assert run(trips(f"{endpoint.url}/trips"), tmp_path).rows == 1
+    assert 0.5 <= waits[0] <= 1.0
+
+
+def test_a_text_that_is_no_unicode_is_rejected_with_the_reason(
+    endpoint: Endpoint, tmp_path: Path, waits: list[float]
+) -> None:
+    endpoint.page("/trips", {"id": 1, "carrier": "\ud800"})
+    (rejected,) = run(trips(f"{endpoint.url}/trips"), tmp_path).rejected
+    assert "/trips can't be read as declared: 'utf-8' codec can't encode" in rejected.reason
+
+
 def test_an_endpoint_that_fails_in_the_middle_leaves_what_was_there(
     endpoint: Endpoint, tmp_path: Path, waits: list[float]
 ) -> None:

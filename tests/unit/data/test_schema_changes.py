@@ -75,3 +75,9 @@ def test_every_declared_and_every_delivered_column_is_accounted_for_once(deliver
     foreign += [change.column for change in changes if change.kind == "extra"]
     assert sorted(absent) == sorted(set(COLUMNS) - set(delivered))
     assert sorted(foreign) == sorted(set(delivered) - set(COLUMNS))
+
+
+def test_a_delivered_name_without_end_is_cut_off_in_what_is_said() -> None:
+    (change,) = compare_names({}, ["k" * 200_000])
+
+    assert len(str(change)) < 120

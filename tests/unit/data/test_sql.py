@@ -126,6 +126,90 @@ def test_a_time_can_be_the_cursor(tmp_path: Path) -> None:
     assert database.lake.scan("raw/trips").sort("at").collect()["x"].to_list() == [1, 2]
 
 
+EVENTS = SqlTable(url_setting="loans", table="events", cursor="at")
+
+
+def events(**changes: object) -> SourceSpec:
+    return orders(**({"read": EVENTS, "columns": {"at": pl.Datetime("us"), "x": pl.Int64}} | changes))
+
+
+def add_events(database: Database, *rows: tuple[str, int]) -> None:
+    database.execute("CREATE TABLE IF NOT EXISTS events (at TIMESTAMP, x INTEGER)")
+    database.execute("INSERT INTO events VALUES (?, ?)", rows)
+
+
+def events_held(database: Database) -> list[int]:
+    return database.lake.scan("raw/trips").collect()["x"].sort().to_list()
+
+
+def test_rows_that_share_the_cursor_at_the_end_of_a_chunk_are_not_lost(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotage.data.readers.sql.CHUNK", 3)
+    add_events(database, *((f"2013-01-07 10:00:0{number // 2}.000000", number) for number in range(8)))
+
+    assert database.ingest(events()) == 8
+
+    assert events_held(database) == list(range(8))
+
+
+def test_more_rows_of_one_cursor_than_a_chunk_holds_are_refused_by_name(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilotage.data.readers.sql.CHUNK", 3)
+    add_events(database, *(("2013-01-07 10:00:00.000000", number) for number in range(4)))
+
+    with pytest.raises(SourceUnavailable, match="more than 3 rows with at=2013-01-07 10:00:00"):
+        database.ingest(events())
+
+
+@pytest.mark.parametrize("time", ["2013-01-07 10:00:05", "2013-01-07 10:00:05.000000", "2013-01-07 10:00:04.250000"])
+def test_a_row_that_is_committed_late_with_the_last_time_is_added_once(database: Database, time: str) -> None:
+    add_events(database, ("2013-01-07 10:00:05", 1), ("2013-01-07 10:00:05", 1))
+    assert database.ingest(events()) == 2
+    add_events(database, (time, 2), ("2013-01-07 10:00:09", 3))
+
+    assert [database.ingest(events()), database.ingest(events())] == [2, 0]
+
+    assert events_held(database) == [1, 1, 2, 3]
+
+
+def test_two_runs_that_see_the_same_late_row_add_it_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_events(database, ("2013-01-07 10:00:05", 1))
+    database.ingest(events())
+    add_events(database, ("2013-01-07 10:00:05", 2))
+    late = SqlReader.late
+    overtaken = []
+
+    def overtake(self: SqlReader, position: int) -> object:
+        parcel = late(self, position)
+        if not overtaken:
+            overtaken.append(True)
+            assert database.ingest(events()) == 1
+        return parcel
+
+    monkeypatch.setattr(SqlReader, "late", overtake)
+    assert database.ingest(events()) == 0
+    assert events_held(database) == [1, 2]
+
+
+def test_a_late_row_of_a_table_with_another_column_declared_meanwhile_is_told_from_those_held(
+    database: Database,
+) -> None:
+    add_events(database, ("2013-01-07 10:00:05", 1))
+    database.ingest(events())
+    database.execute("ALTER TABLE events ADD COLUMN gate INTEGER DEFAULT 7")
+
+    assert database.ingest(events(columns={"at": pl.Datetime("us"), "x": pl.Float64, "gate": pl.Int64})) == 0
+
+
+def test_a_cursor_that_the_database_orders_otherwise_ends_the_run_by_name(database: Database) -> None:
+    add_events(database, ("2013-01-07T10:00:05", 1))  # SQLite compares texts, and "T" is above the blank.
+
+    with pytest.raises(SourceUnavailable, match="rows with at 2013-01-07 10:00:05 as above 2013-01-07 10:00:05"):
+        database.ingest(events())
+
+
 def test_rows_of_a_daily_table_go_to_their_days(database: Database) -> None:
     database.execute("INSERT INTO orders VALUES (1, 0, '2013-01-07'), (2, 0, '2013-01-08'), (3, 0, 'who knows')")
     spec = orders(

@@ -58,10 +58,7 @@ class Parcel:
 
 
 class Reader(Protocol):
-    """One way to get at a source's data."""
-
-    adds: bool
-    """Whether a parcel's rows are added to the table. Otherwise a parcel replaces its day, or the whole table."""
+    """One way to get at a source's data. A parcel replaces its day, or the whole table; those of ``SqlReader`` add."""
 
     def offers(self, days: Sequence[date] | None, *, position: int | None) -> list[Offer]:
         """What is there for these days (``None``: all), beyond ``position`` for a reader that adds.

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
@@ -101,10 +103,10 @@ class CsvText:
 
     def _header(self, expected: Mapping[str, pl.DataType]) -> list[str]:
         first = self._data.split(b"\n", 1)[0].decode().rstrip("\r")
-        names = next(csv.reader([first], delimiter=self._separator), [])
+        names = self._names(first, self._separator)
         if not any(name in expected for name in names):
             for other, called in _SEPARATORS.items():
-                found = set(next(csv.reader([first], delimiter=other), [])) & set(expected)
+                found = set(self._names(first, other)) & set(expected)
                 if other != self._separator and len(found) * 2 > len(expected):
                     raise UnreadableFile(
                         f"{self._name} has its columns separated by {called}, not by "
@@ -120,9 +122,19 @@ class CsvText:
             )
         return names
 
+    def _names(self, first: str, separator: str) -> list[str]:
+        try:
+            return next(_fields([first], delimiter=separator), [])
+        except csv.Error as error:
+            raise UnreadableFile(
+                f"{self._name}: its header can't be read ({str(error).split(' - ')[0]}).",
+                fix="Land it with a header of one line, and lines that end in \\n or \\r\\n.",
+                file=self._name,
+            ) from None
+
     def _check_fields(self) -> None:
         """Names the first row whose number of fields is not the header's."""
-        rows = csv.reader(io.StringIO(self._data.decode(), newline=""), delimiter=self._separator, strict=True)
+        rows = _fields(io.StringIO(self._data.decode(), newline=""), delimiter=self._separator, strict=True)
         ends_cleanly = self._data.endswith(b"\n")
         try:
             previous: tuple[int, int] | None = None
@@ -151,6 +163,12 @@ class CsvText:
             fix="Correct that line (a separator in a text must be quoted) and land the file again.",
             file=self._name,
         )
+
+
+def _fields(lines: Iterable[str], **how: Any) -> Any:
+    """A CSV reader for fields of any length; Python's own stops at 131,072 characters."""
+    csv.field_size_limit(sys.maxsize)
+    return csv.reader(lines, **how)
 
 
 def _utf8(data: bytes, name: str) -> bytes:

@@ -42,8 +42,6 @@ class FilesReader:
         folder: ``<landing>/<source>``; one that does not exist holds no files.
     """
 
-    adds = False
-
     def __init__(self, spec: SourceSpec, read: Files, folder: Path) -> None:
         self._spec = spec
         self._read = read

@@ -34,8 +34,6 @@ class RestReader:
         backoff: Seconds before the second attempt; it doubles with each, with jitter.
     """
 
-    adds = False
-
     def __init__(
         self,
         spec: SourceSpec,
@@ -173,7 +171,7 @@ class _Again(Exception):
 
 def _retry_after(answer: httpx.Response) -> float | None:
     value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    return float(value) if value.isdecimal() else None
 
 
 def _shown(url: str) -> str:

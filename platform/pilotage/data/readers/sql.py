@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CHUNK = 100_000
 """Rows that are read, and committed, at once."""
 
+LATE = timedelta(seconds=1)
+"""How far below the position a time is looked for again: rows share a time, and databases store it to the second."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -37,8 +40,6 @@ class SqlReader:
         DeclarationError: The cursor is neither an integer nor a time.
     """
 
-    adds = True
-
     def __init__(self, spec: SourceSpec, read: SqlTable, url: str) -> None:
         kind = spec.columns[read.cursor]
         if not (kind.is_integer() or isinstance(kind, pl.Datetime)):
@@ -49,57 +50,114 @@ class SqlReader:
         self._spec = spec
         self._read = read
         self._url = url
+        self.table, self.cursor = read.table, read.cursor
 
     def offers(self, days: Sequence[date] | None, *, position: int | None) -> list[Offer]:  # noqa: ARG002
         """The table, once, if it has rows above ``position``. A database is not asked by days, but by its cursor."""
         from sqlalchemy import select
 
         with self._connection() as (connection, table):
-            query = self._above(select(table.c[self._read.cursor]), table, position).limit(1)
+            query = self._above(select(table.c[self.cursor]), table, position).limit(1)
             found = connection.execute(query).first()
-        return [] if found is None else [Offer(name=self._read.table, day=None)]
+        return [] if found is None else [Offer(name=self.table, day=None)]
 
     def fetch(self, offer: Offer, *, position: int | None) -> Parcel:
+        found = self._rows(lambda query, table: self._above(query, table, position), limit=CHUNK + 1)
+        if found is None:
+            raise SourceUnavailable(
+                f"{offer.name} in {self._shown} has lost the rows above {self.cursor}={position}.",
+                fix="Ask its owner who deletes rows from it.",
+            )
+        records, rows = found
+        cursor = self._positions(rows.frame)
+        if len(records) > CHUNK:
+            records, rows, cursor = self._whole_values(records, rows, cursor)
+        reached = int(cursor.max())  # type: ignore[arg-type]
+        if position is not None and reached <= position:
+            raise SourceUnavailable(
+                f"{offer.name} in {self._shown} gives rows with {self.cursor} {self.value_of(reached)} as above "
+                f"{self.value_of(position)}, for ever.",
+                fix=f"Store {self.cursor} as a number or a time, or write every text of it in one way "
+                "(YYYY-MM-DD HH:MM:SS.ffffff).",
+            )
+        return Parcel(sha256=_digest(records), rows=lambda: rows, position=reached)
+
+    def late(self, position: int) -> Parcel | None:
+        """The rows of the last second up to a position, for a cursor that is a time: others may share it, and be
+        committed later. ``None`` for an integer, which is taken once."""
+        if not isinstance(self._spec.columns[self.cursor], pl.Datetime):
+            return None
+        since, until = self.value_of(self.before(position)), self.value_of(position)
+
+        def of_last_second(query: Any, table: Table) -> Any:
+            column = table.c[self.cursor]
+            return query.where(column > since, column <= until)
+
+        found = self._rows(of_last_second)
+        if found is None:
+            return None
+        records, rows = found
+        return Parcel(sha256=_digest(records), rows=lambda: rows, position=position)
+
+    def _rows(
+        self, chosen: Callable[[Any, Table], Any], limit: int | None = None
+    ) -> tuple[list[dict[str, Any]], Rows] | None:
+        """The first of the chosen rows, by the cursor; ``None`` if there are none."""
         from sqlalchemy import select
 
         with self._connection() as (connection, table):
             names = [column.name for column in table.columns]
             changes = compare_names(self._spec.columns, names, optional=self._spec.optional)
-            refuse(changes, f"{offer.name} in {self._shown}")
+            where = f"{self.table} in {self._shown}"
+            refuse(changes, where)
             declared = [table.c[name] for name in self._spec.columns if name in names]
-            query = self._above(select(*declared), table, position)
-            query = query.order_by(table.c[self._read.cursor]).limit(CHUNK)
+            query = chosen(select(*declared), table).order_by(table.c[self.cursor]).limit(limit)
             records = [dict(row) for row in connection.execute(query).mappings()]
         if not records:
-            raise SourceUnavailable(
-                f"{offer.name} in {self._shown} has lost the rows above {self._read.cursor}={position}.",
-                fix="Ask its owner who deletes rows from it.",
-            )
+            return None
         frame, retyped = cells.from_records(records, self._spec.columns)
-        refuse([*retyped, *changes], f"{offer.name} in {self._shown}")
-        digest = hashlib.sha256(json.dumps(records, default=str, sort_keys=True).encode()).hexdigest()
-        rows = Rows(frame=frame, extra=tuple(changes))
-        return Parcel(sha256=digest, rows=lambda: rows, position=self._position(frame, offer))
+        refuse([*retyped, *changes], where)
+        return records, Rows(frame=frame, extra=tuple(changes))
 
-    def _position(self, frame: pl.DataFrame, offer: Offer) -> int:
-        cursor = frame[self._read.cursor]
+    def _positions(self, frame: pl.DataFrame) -> pl.Series:
+        cursor = frame[self.cursor]
         if cursor.null_count():
             raise UnreadableFile(
-                f"{offer.name}: {self._read.cursor} of {cursor.null_count()} rows is no {cursor.dtype}.",
+                f"{self.table}: {self.cursor} of {cursor.null_count()} rows is no {cursor.dtype}.",
                 fix="Correct those rows in the database, or declare the column as it is.",
             )
-        return int(cursor.cast(pl.Int64).max())  # type: ignore[arg-type]  # A Datetime is its microseconds.
+        return cursor.cast(pl.Int64)  # A Datetime is its microseconds.
+
+    def _whole_values(
+        self, records: list[dict[str, Any]], rows: Rows, cursor: pl.Series
+    ) -> tuple[list[dict[str, Any]], Rows, pl.Series]:
+        """What is within a chunk: without the rows of the highest cursor, between which the limit may have cut."""
+        highest = int(cursor.max())  # type: ignore[arg-type]
+        whole = cursor < highest
+        if not whole.any():
+            raise SourceUnavailable(
+                f"{self.table} in {self._shown} has more than {CHUNK:,} rows with "
+                f"{self.cursor}={self.value_of(highest)}: they can't be told apart to be read in chunks.",
+                fix="Use a cursor that fewer rows share, such as the id.",
+            )
+        kept = [record for record, keep in zip(records, whole, strict=True) if keep]
+        return kept, Rows(frame=rows.frame.filter(whole), extra=rows.extra), cursor.filter(whole)
 
     def value_of(self, position: int) -> int | datetime:
         """A position as a value of the cursor column: itself, or a time that many microseconds after 1970."""
-        kind = self._spec.columns[self._read.cursor]
+        kind = self._spec.columns[self.cursor]
         if not isinstance(kind, pl.Datetime):
             return position
         moment = _EPOCH + timedelta(microseconds=position)
         return moment if kind.time_zone else moment.replace(tzinfo=None)
 
+    @staticmethod
+    def before(position: int) -> int:
+        """The position above which ``late`` looks."""
+        return position - LATE // timedelta(microseconds=1)
+
     def _above(self, query: Any, table: Table, position: int | None) -> Any:
-        return query if position is None else query.where(table.c[self._read.cursor] > self.value_of(position))
+        return query if position is None else query.where(table.c[self.cursor] > self.value_of(position))
 
     @contextmanager
     def _connection(self) -> Iterator[tuple[Connection, Table]]:
@@ -117,10 +175,10 @@ class SqlReader:
             ) from None
         try:
             with engine.connect() as connection:
-                yield connection, Table(self._read.table, MetaData(), autoload_with=connection)
+                yield connection, Table(self.table, MetaData(), autoload_with=connection)
         except NoSuchTableError:
             raise SourceUnavailable(
-                f"{self._shown} has no table {self._read.table}.",
+                f"{self._shown} has no table {self.table}.",
                 fix=f"Correct read.table of the source {self._spec.name}, or grant access to it.",
             ) from None
         except SQLAlchemyError as error:
@@ -159,3 +217,7 @@ class SqlReader:
         for secret in (url.password, *(value for value in url.query.values() if isinstance(value, str))):
             cause = cause.replace(str(secret), "***") if secret else cause
         return cause
+
+
+def _digest(records: list[dict[str, Any]]) -> str:
+    return hashlib.sha256(json.dumps(records, default=str, sort_keys=True).encode()).hexdigest()
