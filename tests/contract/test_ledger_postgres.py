@@ -111,28 +111,13 @@ def test_a_role_that_may_only_read_and_insert_is_enough(postgres_database: Datab
         execute(url.replace("ledger@", f"{name}@"), "DELETE FROM pilotage_ledger")
 
 
+@pytest.mark.parametrize(("lock_s", "statement_s"), [(0.2, 5), (0.6, 0.1)], ids=["alone", "beyond a statement's"])
 def test_a_lock_that_nobody_gives_back_is_told_and_not_waited_for_ever(
-    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+    postgres_database: Database, monkeypatch: pytest.MonkeyPatch, lock_s: float, statement_s: float
 ) -> None:
-    monkeypatch.setattr(ledger_sql, "WAIT_S", 0.2)
-    url = postgres_database()
-    ledger = SqlLedger(url)
-    ledger.append(draft())
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        ledger_sql.begin(connection)
-        with pytest.raises(LedgerUnavailable, match="lock timeout"):
-            ledger.append(draft())
-    engine.dispose()
-    assert ledger.append(draft()).sequence == 2
-    ledger.close()
-
-
-def test_a_writer_waits_longer_for_the_others_than_a_statement_may_take(
-    postgres_database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ledger_sql, "WAIT_S", 0.6)
-    monkeypatch.setattr(ledger_sql, "STATEMENT_S", 0.1)
+    """A writer may wait longer for the others than a statement may take."""
+    monkeypatch.setattr(ledger_sql, "WAIT_S", lock_s)
+    monkeypatch.setattr(ledger_sql, "STATEMENT_S", statement_s)
     url = postgres_database()
     ledger = SqlLedger(url)
     ledger.append(draft())

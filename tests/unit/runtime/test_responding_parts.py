@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,21 @@ def shadowing(world: World) -> tuple[Shadows, list[ShadowRecord]]:
     return Shadows(encode=encode, log=log, report=world.said.append), logged
 
 
+def offer_all(queue: Shadows, drafts: Iterable[Drafted], *, together: bool) -> None:
+    """Has shadows predict what was answered: all at once, or each before the next comes."""
+
+    async def run() -> None:
+        queue.start(asyncio.get_running_loop())
+        for drafted in drafts:
+            queue.offer(drafted)
+            while not together and len(queue):
+                await asyncio.sleep(0)
+        while len(queue):
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
 def test_a_shadow_that_fails_is_logged_with_its_reason_and_then_left_alone(tmp_path: Path) -> None:
     world = world_of(tmp_path, "one")
     world.release("one", 1)
@@ -250,16 +266,7 @@ def test_a_shadow_says_to_each_request_what_it_would_say_alone(tmp_path: Path, t
     queue, logged = shadowing(world)
     drafts = [world.answer("one", amount=float(amount)) for amount in range(8)]
 
-    async def run() -> None:
-        queue.start(asyncio.get_running_loop())
-        for drafted in drafts:
-            queue.offer(drafted)
-            while not together and len(queue):
-                await asyncio.sleep(0)
-        while len(queue):
-            await asyncio.sleep(0)
-
-    asyncio.run(run())
+    offer_all(queue, drafts, together=together)
     assert [record.prediction_id for record in logged] == [drafted.answer.prediction_id for drafted in drafts]
     state = world.follower.boards["one"].state
     for record, drafted in zip(logged, drafts, strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from pilotage.errors import ModelNotReady, PilotageError, StateUnavailable
 from pilotage.runtime.drafts import Drafted
 from tests.unit.runtime.test_responder import fail
-from tests.unit.runtime.test_responding_parts import shadowing
+from tests.unit.runtime.test_responding_parts import offer_all, shadowing
 from tests.unit.runtime.world import World, world_of
 
 
@@ -30,17 +29,7 @@ def world(tmp_path: Path) -> World:
 def shown(world: World, drafts: Iterable[Drafted], *, together: bool) -> list[str | None]:
     """What the shadow says is wrong, of each request; ``None`` where it predicts."""
     queue, logged = shadowing(world)
-
-    async def run() -> None:
-        queue.start(asyncio.get_running_loop())
-        for drafted in drafts:
-            queue.offer(drafted)
-            while not together and len(queue):
-                await asyncio.sleep(0)
-        while len(queue):
-            await asyncio.sleep(0)
-
-    asyncio.run(run())
+    offer_all(queue, drafts, together=together)
     return [record.error for record in logged]
 
 
