@@ -90,6 +90,9 @@ def validate(
     }
     if passed or withdrawn:
         tables["validated"] = good
+    if _overtaken(spec, lake, batches, raw_version):
+        progress(f"{spec.name}: newer rows were checked meanwhile; looking again")
+        return validate(spec, lake=lake, reports=reports, days=days, run_id=run_id, progress=progress)
     _commit(spec, lake, tables, batches, {"run_id": run_id, "raw_version": str(raw_version)})
     published = f"validated/{spec.name}"
     return ValidationReport(
@@ -121,6 +124,17 @@ def _batches(spec: SourceSpec, lake: Lake, days: Sequence[date] | None) -> list[
     there = lake.days(f"raw/{spec.name}")
     # A day in the middle that was never delivered is as missing as one that was asked for by name.
     return [there[0] + timedelta(days=number) for number in range((there[-1] - there[0]).days + 1)] if there else []
+
+
+def _overtaken(spec: SourceSpec, lake: Lake, batches: Sequence[date | None], raw_version: int) -> bool:
+    """Whether another run published what a newer version of the raw table says of these batches."""
+    table = f"verdict/{spec.name}"
+    if not lake.exists(table):
+        return False
+    # Versions above the table's own are of one that was there before it.
+    newer = pl.col("raw_version").is_between(raw_version + 1, lake.version(f"raw/{spec.name}"))
+    mine = pl.col("day").is_in(list(batches), nulls_equal=True)
+    return lake.scan(table).filter(newer, mine).collect().height > 0
 
 
 def _refused_days(spec: SourceSpec, lake: Lake) -> list[date]:

@@ -397,3 +397,18 @@ def test_two_runs_at_once_over_the_same_days_end_in_one_consistent_result(lake: 
     assert lake.scan("validated/readings").collect().height == 15
     assert lake.scan("quarantine/readings").collect().height == 5
     assert rows_of(lake, "verdict/readings")[0]["run_id"] in {"r1", "r2", "r3", "r4"}
+
+
+def test_a_run_that_was_overtaken_by_one_of_newer_rows_publishes_these(lake: Lake, reports: Path) -> None:
+    land(lake, {day(1): ordinary(day(1))})
+    meanwhile: list[ValidationReport] = []
+
+    def overtake(words: str) -> None:
+        if "publishing" in words and not meanwhile:
+            land(lake, {day(1): [*ordinary(day(1)), row("n1", day(1))]})
+            meanwhile.append(run(lake, reports, run_id="newer"))
+
+    older = validate(source(), lake=lake, reports=reports, days=None, run_id="older", progress=overtake)
+    assert older.rows_published == meanwhile[0].rows_published
+    assert len(rows_of(lake, "validated/readings")) == meanwhile[0].rows_published
+    assert run(lake, reports).rows_published == older.rows_published
