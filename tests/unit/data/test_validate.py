@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from datetime import date
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -380,35 +378,3 @@ def test_the_day_of_a_source_may_have_another_name(lake: Lake, reports: Path) ->
 
     assert lake.days("validated/readings") == [day(0)]
     assert {each["measured_on"] for each in rows_of(lake, "validated/readings")} == {day(0)}
-
-
-def _validate_quietly(home: str, run_id: str) -> int:
-    spec = source(expectations=())
-    return validate(spec, lake=Lake(f"{home}/lake"), reports=Path(home), days=None, run_id=run_id).rows_published
-
-
-def test_two_runs_at_once_over_the_same_days_end_in_one_consistent_result(lake: Lake, tmp_path: Path) -> None:
-    land(lake, {day(number): [*ordinary(day(number)), row("x", day(number))] for number in range(5)})
-
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        published = list(pool.map(_validate_quietly, [str(tmp_path)] * 4, ["r1", "r2", "r3", "r4"]))
-
-    assert published == [15] * 4
-    assert lake.scan("validated/readings").collect().height == 15
-    assert lake.scan("quarantine/readings").collect().height == 5
-    assert rows_of(lake, "verdict/readings")[0]["run_id"] in {"r1", "r2", "r3", "r4"}
-
-
-def test_a_run_that_was_overtaken_by_one_of_newer_rows_publishes_these(lake: Lake, reports: Path) -> None:
-    land(lake, {day(1): ordinary(day(1))})
-    meanwhile: list[ValidationReport] = []
-
-    def overtake(words: str) -> None:
-        if "publishing" in words and not meanwhile:
-            land(lake, {day(1): [*ordinary(day(1)), row("n1", day(1))]})
-            meanwhile.append(run(lake, reports, run_id="newer"))
-
-    older = validate(source(), lake=lake, reports=reports, days=None, run_id="older", progress=overtake)
-    assert older.rows_published == meanwhile[0].rows_published
-    assert len(rows_of(lake, "validated/readings")) == meanwhile[0].rows_published
-    assert run(lake, reports).rows_published == older.rows_published
