@@ -254,6 +254,14 @@ def test_a_keyed_ledger_that_was_written_anew_without_the_key_is_found_by_who_kn
     assert len(SqlLedger(settings.ledger).events()) == 3
 
 
+def test_a_writer_without_the_key_can_not_begin_a_ledger_that_is_to_be_keyed(settings: Settings) -> None:
+    without = settings.model_copy(update={"ledger_keyed_since": 1})
+    with pytest.raises(ConfigError, match="no key is configured here"):
+        append(without)
+    append(keyed(without))
+    assert faults(audit(keyed(without))) == []
+
+
 def test_what_was_plain_before_there_was_a_key_stays_right(settings: Settings) -> None:
     append(settings, 2)
     later = keyed(settings).model_copy(update={"ledger_keyed_since": 3})

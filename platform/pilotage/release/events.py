@@ -125,7 +125,7 @@ def refuse_unkeyed(algorithm: str, key: bytes | None, *, sequence: int = 0, keye
         keyed_since: Number of the first keyed event; ``None`` if that is not known.
 
     Raises:
-        ConfigError: The event before is keyed, and there is no key.
+        ConfigError: The event before is keyed, or the next one is to be, and there is no key.
         LedgerUnavailable: The event before should be keyed, and is not.
     """
     if keyed_since is not None and sequence >= keyed_since and algorithm == PLAIN:
@@ -134,7 +134,8 @@ def refuse_unkeyed(algorithm: str, key: bytes | None, *, sequence: int = 0, keye
             fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md.",
             sequence=sequence,
         )
-    if key is None and algorithm != PLAIN:
+    due = keyed_since is not None and sequence + 1 >= keyed_since
+    if key is None and (due or algorithm != PLAIN):
         raise ConfigError(
             "The ledger is keyed, and no key is configured here.",
             fix="Set PILOTAGE_LEDGER_KEY_FILE to the file that holds its key.",
