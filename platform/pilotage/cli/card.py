@@ -43,17 +43,16 @@ def _version(settings: Settings, model: str, number: int | None) -> VersionRecor
     from pilotage.cli.history import events_of, known
     from pilotage.errors import NotReleasable
     from pilotage.release.history import version_record
-    from pilotage.release.state import fold
+    from pilotage.release.state import fold_model
 
     events = events_of(settings)
-    states = fold(events)
-    known([model], states)
-    champion = states[model].champion
-    if number is None and champion is not None:
-        number = champion.version
-    found = version_record(states[model], number, events)
+    known([model], {event.model for event in events})
+    state = fold_model(model, events)
+    if number is None and state.champion is not None:
+        number = state.champion.version
+    found = version_record(state, number, events)
     if found is None:
-        there = ", ".join(map(str, sorted(states[model].versions)))
+        there = ", ".join(map(str, sorted(state.versions)))
         raise NotReleasable(
             f"{model} has no version {number}." if number else f"{model} has no champion.",
             fix=f"Name one of its versions: {there}." if there else f"See pilotage status {model}.",

@@ -174,8 +174,8 @@ def _act(
     if limit is not None and limit.refuted:
         why = f"{reason}Above its limit, and no better version is there. {limit.message}"
         after = commands.kill(model, why=why, seen=state.sequence, **by)
-        told = f"The fallback answers for {model}. {why}"
-        call_a_person(model, "limit", why=told, evidence=evidence, since=state.resumed_at, **by)
+        call = f"The fallback answers for {model}. {why}"
+        call_a_person(model, "limit", why=call, evidence=evidence, since=state.resumed_at, **by)
         return Looked(model=model, did="killed", why=why, state=after, evidence=evidence)
     told_so_far = reason or " ".join(test.message for test in against) or (limit.message if limit else "")
     if watch is not None and over:
