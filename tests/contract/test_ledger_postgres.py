@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -16,6 +18,7 @@ from pilotage.release import ledger_sql
 from pilotage.release.events import Draft, broken_link
 from pilotage.release.head import read_head
 from pilotage.release.ledger import SqlLedger
+from tests.postgres import PostgresServer
 
 Database = Callable[[], str]
 
@@ -183,6 +186,53 @@ def test_a_server_that_takes_connections_and_does_not_answer_fails() -> None:
         ledger = SqlLedger(f"postgresql://ledger@127.0.0.1:{silent.getsockname()[1]}/ledger")
         with pytest.raises(LedgerUnavailable, match="timeout expired"):
             ledger.events()
+
+
+@pytest.fixture
+def stopped(postgres_server: PostgresServer) -> Iterator[Callable[[], None]]:
+    """Stops the server's processes, which goes on being acknowledged by the kernel."""
+    processes: list[psutil.Process] = []
+
+    def stop() -> None:
+        main = psutil.Process(int((postgres_server.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        processes.extend((main, *main.children(recursive=True)))
+        for each in processes:
+            each.suspend()
+
+    yield stop
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.resume()
+
+
+@pytest.mark.parametrize("ask", [lambda ledger: ledger.events(), lambda ledger: ledger.append(draft())])
+def test_a_server_that_stops_while_it_is_connected_fails_and_serves_again(
+    postgres_server: PostgresServer,
+    stopped: Callable[[], None],
+    ask: Callable[[SqlLedger], object],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger_sql, "GRACE_S", 0.2 - ledger_sql.STATEMENT_S)
+    ledger = SqlLedger(postgres_server.database())
+    ledger.append(draft())
+    stopped()
+    with pytest.raises(LedgerUnavailable, match="timeout expired"):
+        # It hangs up, and finds nobody who takes a new connection.
+        ask(ledger)
+    ledger.close()
+
+
+def test_a_statement_that_the_server_never_answers_is_given_up(
+    postgres_server: PostgresServer, stopped: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_sql, "GRACE_S", 0.2 - ledger_sql.STATEMENT_S)
+    engine = ledger_sql.connect(sa.make_url(postgres_server.database()))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        stopped()
+        with pytest.raises(sa.exc.OperationalError, match=r"did not answer within 0\.2 s"):
+            connection.exec_driver_sql("SELECT 1")
+    engine.dispose()
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ WAIT_S = 30
 
 STATEMENT_S = 5
 """Seconds that a statement may take, but for those of a writer, which may wait for others. One takes a millisecond."""
+
+GRACE_S = 2
+"""Seconds after that time, at which the server should have ended a statement itself, until it counts as hanging."""
 
 _PATIENCE = {
     "connect_timeout": 3,
@@ -90,14 +94,19 @@ def connect(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _bounds(url: sa.URL) -> dict[str, str | int]:
+def _bounds(url: sa.URL) -> dict[str, Any]:
     """A server that hangs must fail: who follows the ledger goes on by what is known. What the address says wins."""
     if url.get_backend_name() != "postgresql" or url.get_driver_name() not in ("psycopg2", "psycopg"):
         return {}
     said = url.normalized_query
     # Of two values of one setting, the server takes the later one.
     options = " ".join((f"-c statement_timeout={STATEMENT_S}s", *said.get("options", ())))
-    return {**{name: value for name, value in _PATIENCE.items() if name not in said}, "options": options}
+    bounds: dict[str, Any] = {name: value for name, value in _PATIENCE.items() if name not in said}
+    if url.get_driver_name() == "psycopg2" and not any("statement_timeout" in each for each in said.get("options", ())):
+        from pilotage.release.ledger_postgres import BoundedConnection
+
+        bounds["connection_factory"] = partial(BoundedConnection, usual_s=STATEMENT_S + GRACE_S)
+    return {**bounds, "options": options}
 
 
 def begin(connection: sa.Connection) -> None:
@@ -112,6 +121,9 @@ def begin(connection: sa.Connection) -> None:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{WAIT_S}s'")
             # Or else it is over before the lock is waited for.
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{WAIT_S + STATEMENT_S}s'")
+            held = connection.connection.driver_connection
+            if held is not None and hasattr(held, "patience_s"):
+                held.patience_s = WAIT_S + STATEMENT_S + GRACE_S
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
 
 
