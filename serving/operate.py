@@ -1,19 +1,28 @@
 """What an operator may do over HTTP: kill, resume, roll back. Each is an event of the ledger, as from anywhere else."""
 
 import asyncio
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pilotage.errors import InvalidRequest, LedgerConflict, LedgerUnavailable, NotApproved, NotReleasable
+from pilotage.errors import (
+    InvalidRequest,
+    KillNotRecorded,
+    LedgerConflict,
+    LedgerUnavailable,
+    NotApproved,
+    NotReleasable,
+)
 from pilotage.release import commands
-from pilotage.release.stages import ModelState
 from pilotage.runtime.access.caller import Role
+from pilotage.runtime.kill_notes import KillNote, KillNotes
 from pilotage.settings import Settings
 from serving.endpoints import LARGEST_BODY, Endpoint
 from serving.exchange import Exchange
 from serving.protocols import decode
 from serving.replies import encoded, send_reply
 from serving.schemas import LONGEST_WHY
+
+if TYPE_CHECKING:
+    from serving.worker import Core
 
 ACTIONS = ("kill", "resume", "rollback")
 _FIX = 'Send {"why": "the reason, in words"}.'
@@ -35,15 +44,16 @@ class Operate(Endpoint):
         content = decode(await exchange.body(LARGEST_BODY), fix=_FIX)
         why, to, version = self._asked(content)
         actor = f"{exchange.caller.name} (key {exchange.caller.id})" if exchange.caller.id else exchange.caller.name
-        state = await asyncio.to_thread(self._decide, core.settings, actor, why, to, version)
-        await asyncio.to_thread(core.follower.follow)
+        if core.standalone:
+            body = await asyncio.to_thread(self._decide_alone, core, actor, why)
+        else:
+            try:
+                body = await asyncio.to_thread(self._decide, core.deciding, actor, why, to, version)
+            except KillNotRecorded:
+                await asyncio.to_thread(core.follower.heed)
+                raise
+            await asyncio.to_thread(core.follower.follow)
         core.logger.warning("%s of %s by %s", self.action, self.model, actor)
-        body: dict[str, Any] = {
-            "model": self.model,
-            "champion": state.champion.version if state.champion else None,
-            "killed": state.killed.why if state.killed else None,
-            "sequence": state.sequence,
-        }
         headers = [(b"content-type", b"application/json"), (b"x-request-id", exchange.request_id.encode())]
         await send_reply(exchange.send, 200, encoded(body), headers=headers)
 
@@ -71,14 +81,45 @@ class Operate(Endpoint):
                 raise InvalidRequest(f"{name} is no version.", fix="Send its number, or leave it out.", field=name)
         return why, content.get("to"), content.get("version")
 
-    def _decide(self, settings: Settings, actor: str, why: str, to: int | None, version: int | None) -> ModelState:
-        # MLflow's client takes 150 MB and four seconds; its aliases are brought up to date by whoever looks next.
-        settings = settings.model_copy(update={"mlflow_uri": f"sqlite:///{Path('/nonexistent/mlflow.db')}"})
+    def _decide(
+        self, settings: Settings, actor: str, why: str, to: int | None, version: int | None
+    ) -> dict[str, object]:
         if self.action == "kill":
-            return commands.kill(self.model, settings=settings, actor=actor, why=why)
-        if self.action == "resume":
-            return commands.resume(self.model, settings=settings, actor=actor, why=why)
-        return commands.rollback(self.model, to, version=version, settings=settings, actor=actor, why=why)
+            state = commands.kill(self.model, settings=settings, actor=actor, why=why)
+        elif self.action == "resume":
+            state = commands.resume(self.model, settings=settings, actor=actor, why=why)
+        else:
+            state = commands.rollback(self.model, to, version=version, settings=settings, actor=actor, why=why)
+        return {
+            "model": self.model,
+            "champion": state.champion.version if state.champion else None,
+            "killed": state.killed.why if state.killed else None,
+            "sequence": state.sequence,
+        }
+
+    def _decide_alone(self, core: "Core", actor: str, why: str) -> dict[str, object]:
+        """Where there is no ledger: a kill is a note on this host's disk, until it is resumed."""
+        notes = KillNotes(core.settings.service_state)
+        held = [note for note in notes.read() if note.model == self.model]
+        if self.action == "kill":
+            if not held:
+                notes.write(KillNote.of(self.model, actor=actor, why=why))
+        elif self.action == "resume":
+            if not held:
+                raise NotReleasable(f"{self.model} is not killed.", fix="Nothing is to be done.", model=self.model)
+            for note in held:
+                notes.remove(note)
+        else:
+            raise NotReleasable(
+                "This service has no ledger: it knows no version but the one that it was built with.",
+                fix=f"Kill {self.model}, or start a bento of the version to go back to.",
+                model=self.model,
+            )
+        core.follower.heed()
+        core.follower.follow()
+        plan = core.follower.boards[self.model].plan
+        champion = plan.champion.version if plan.champion else None
+        return {"model": self.model, "champion": champion, "killed": plan.killed, "sequence": plan.sequence}
 
 
 def refused_status(error: Exception) -> int | None:

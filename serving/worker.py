@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
 from pilotage.errors import LogUnavailable, PilotageError
+from pilotage.release import killing
 from pilotage.release.feed import PlanFeed
 from pilotage.release.ledger import SqlLedger
 from pilotage.runtime.access.keys import KeyRing
@@ -22,6 +25,7 @@ from pilotage.runtime.follower import Follower
 from pilotage.runtime.idempotency import Idempotency
 from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, oldest
 from pilotage.runtime.log.files import Files
+from pilotage.runtime.plan import Plan
 from pilotage.runtime.probe import admit
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
@@ -72,11 +76,16 @@ class Core:
         report = self.logger.info
         warn = self.logger.warning
         self.ledger = SqlLedger.of(settings)
-        feed = PlanFeed(self.ledger)
+        self.deciding = settings.model_copy(update={"mlflow_uri": f"sqlite:///{Path('/nonexistent/mlflow.db')}"})
+        """To decide with: MLflow's client takes 150 MB and four seconds. Its aliases are brought up to date by whoever
+        looks next."""
+        self.standalone = baked is not None and not settings.ledger_url
+        """Whether there is no ledger to decide in."""
+        self._feed = PlanFeed(self.ledger)
         self.heartbeat = Heartbeat(settings.service_state, worker=self.name)
         self.follower = Follower(
             tuple(specs),
-            releases=baked.releases(settings, feed) if baked is not None else feed,
+            releases=baked.releases(settings, self._releases) if baked is not None else self._releases,
             bundles=settings.bundles,
             online=settings.online,
             report=report,
@@ -167,6 +176,12 @@ class Core:
         self.explainers.shutdown(wait=False, cancel_futures=True)
         self.limiter.close()
         self.ledger.close()
+
+    def _releases(self) -> dict[str, Plan]:
+        """What the ledger says, with what it did not have yet: kills of while it could not be reached."""
+        with suppress(OSError):
+            killing.record(self.deciding, ledger=self.ledger, report=self._alert)
+        return self._feed()
 
     def _settle_memory(self) -> None:
         """After versions were loaded: what lives on is no garbage, and need not be looked through again and again.

@@ -20,6 +20,7 @@
     │   ├── RegistryUnavailable MLflow can't be reached
     │   ├── LedgerConflict     somebody else appended first
     │   ├── LedgerUnavailable  the ledger's database can't be reached, or is damaged
+    │   │   └── KillNotRecorded a model is killed on this host, and the ledger does not know
     │   ├── NotReleasable      the version may not become champion
     │   └── NotApproved        somebody who may has to approve it first
     └── ServingError
@@ -141,6 +142,10 @@ class LedgerConflict(ReleaseError):
 
 class LedgerUnavailable(ReleaseError):
     """The ledger's database can't be reached, or is damaged."""
+
+
+class KillNotRecorded(LedgerUnavailable):
+    """A model is killed on this host, and the ledger does not know it yet."""
 
 
 class NotReleasable(ReleaseError):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pilotage.errors import KillNotRecorded
 from pilotage.release import commands
+from pilotage.release.ledger import SqlLedger
 from pilotage.settings import Settings
 from tests.faults.checker import check
 from tests.faults.crowd import Crowd
@@ -28,6 +30,15 @@ def kill(settings: Settings, model: str) -> int:
 def resume(settings: Settings, model: str) -> int:
     """Lets it answer again."""
     return commands.resume(model, settings=settings, actor="ada", why="it is over").sequence
+
+
+def recorded_kills(settings: Settings) -> list[str]:
+    """The models that the ledger says were killed."""
+    ledger = SqlLedger.of(settings)
+    try:
+        return [event.model for event in ledger.events() if event.kind == "killed"]
+    finally:
+        ledger.close()
 
 
 @contextmanager
@@ -77,20 +88,28 @@ def outage(
             told_by_all(serving, "tiny", "plans_from", lambda told: told == "last known copy")
             crowd.keep_on(outage_s, answered_by="model")
             tell(f"down for {outage_s:g} s and more, and answers go on; {len(crowd.seen)} requests")
+            with pytest.raises(KillNotRecorded):
+                kill(world.settings, "tiny_state")
+            told_by_all(serving, "tiny_state", "killed", lambda told: told == "a test")
+            crowd.until_more(20, model="tiny_state", answered_by="rule")
+            tell(f"killed on this host without a ledger; {len(crowd.seen)} requests")
             serving.kill_everything()
             with world.serving("meanwhile") as restarted:
                 crowd.port = restarted.port
                 crowd.until_more(100, answered_by="model")
-                crowd.until_more(20, model="tiny_high", answered_by="rule")
+                for model in ("tiny_high", "tiny_state"):
+                    crowd.until_more(20, model=model, answered_by="rule")
                 told_by_all(restarted, "tiny", "plans_from", lambda told: told == "last known copy")
                 tell(f"restarted without a ledger; {len(crowd.seen)} requests")
                 start()
                 told_by_all(restarted, "tiny", "plans_from", lambda told: told == "ledger")
+                until(lambda: recorded_kills(world.settings), lambda found: "tiny_state" in found, what="the kill")
                 # What is decided now arrives.
                 restarted.until_sequence("tiny", kill(world.settings, "tiny"))
                 crowd.until_more(20, model="tiny", answered_by="rule")
                 restarted.until_sequence("tiny", resume(world.settings, "tiny"))
-                restarted.until_sequence("tiny_high", resume(world.settings, "tiny_high"))
+                for model in ("tiny_high", "tiny_state"):
+                    restarted.until_sequence(model, resume(world.settings, model))
                 for model in MODELS:
                     crowd.until_more(20, model=model, answered_by="model")
                 crowd.stop()

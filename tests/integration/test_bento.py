@@ -178,7 +178,26 @@ def test_a_bento_answers_on_an_empty_home_with_everything_else_gone(
                 time.sleep(0.05)
             allowed = client.post("/tiny/predict", json=ORDER, headers={"Authorization": f"Bearer {text}"})
             assert allowed.json()["probability"] == right
-        assert list((home / "prediction-log").rglob("*")), "it logs to its own home"
+            assert list((home / "prediction-log").rglob("*")), "it logs to its own home"
+            _, operator = create_key(home / "api-keys.json", "ada", roles=["operate", "predict"], limit=None)
+            headers = {"Authorization": f"Bearer {operator}"}
+
+            def decide(action: str) -> tuple[int, str | None]:
+                answer = client.post(f"/admin/tiny/{action}", json={"why": "a test"}, headers=headers)
+                return answer.status_code, answer.json().get("killed")
+
+            while (decided := decide("kill"))[0] == 401:
+                assert time.monotonic() < deadline, "a key that is made counts"
+                time.sleep(0.05)
+            assert decided == (200, "a test")
+            assert client.post("/tiny/predict", json=ORDER, headers=headers).json()["answered_by"] == "rule"
+            assert decide("rollback")[0] == 409
+        # A restart does not forget it.
+        with serving(built, settings, home) as client:
+            assert client.post("/tiny/predict", json=ORDER, headers=headers).json()["answered_by"] == "rule"
+            assert decide("resume") == (200, None)
+            assert client.post("/tiny/predict", json=ORDER, headers=headers).json()["probability"] == right
+            assert decide("resume")[0] == 409
         # A second start on the same home, which is no longer empty.
         with serving(built, settings, home) as client:
             again = client.post("/tiny/predict", json=ORDER, headers={"Authorization": f"Bearer {text}"})

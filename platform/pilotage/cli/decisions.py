@@ -103,7 +103,7 @@ def kill(model: str, why: str, actor: str | None) -> None:
     """Let no version of MODEL answer: within two seconds the service answers from the model's fallback."""
     from pilotage.release import commands
 
-    commands.kill(_known(model), **_by(actor, why))
+    commands.kill(model if _served_here(model) else _known(model), **_by(actor, why))
     click.echo(f"{model} is killed: its fallback answers until you `pilotage resume {model} --why …`.")
 
 
@@ -203,11 +203,29 @@ def _known(model: str) -> str:
     """
     from pilotage.cli import declared
     from pilotage.cli.history import events_of
+    from pilotage.errors import LedgerUnavailable
     from pilotage.settings import Settings
 
-    if model not in {event.model for event in events_of(Settings.load())}:
-        declared.model(model)
+    try:
+        if model in {event.model for event in events_of(Settings.load())}:
+            return model
+    except LedgerUnavailable:
+        # Whoever decides says so; a kill holds without it.
+        pass
+    declared.model(model)
     return model
+
+
+def _served_here(model: str) -> bool:
+    """Whether the service on this host knows the model: then a kill waits for nobody before it holds."""
+    from pilotage.runtime.plans_file import PlansFile
+    from pilotage.settings import Settings
+
+    try:
+        known = PlansFile(Settings.load().service_state).read()
+    except (OSError, ValueError):
+        return False
+    return known is not None and model in known.plans
 
 
 def _answers(state: ModelState) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from pilotage.errors import NotReleasable
+from pilotage.release import killing
 from pilotage.release.decide import (
     Evidence,
     Verifier,
@@ -231,15 +232,24 @@ def kill(
     """Lets no version of a model answer, until ``resume``. Holds whatever others decide meanwhile, unless it is about
     what was ``seen``.
 
+    A person's kill (nothing ``seen``) holds on this host before it is recorded, and though it can't be.
+
     Raises:
         LedgerConflict: Somebody else decided about this model since what was seen.
+        KillNotRecorded: It holds on this host, and is not in the ledger.
     """
-
-    def make(state: ModelState) -> Draft | None:
-        return None if state.killed else drafted(model, "killed", None, actor, why, {})
-
     signed(actor, why)
-    return decide(model, make, settings=settings, ledger=ledger, seen=seen, insist=seen is None)
+    if seen is not None or ledger is not None:
+        draft = drafted(model, "killed", None, actor, why, {})
+        return decide(
+            model,
+            lambda state: None if state.killed else draft,
+            settings=settings,
+            ledger=ledger,
+            seen=seen,
+            insist=seen is None,
+        )
+    return killing.kill(model, settings=settings, actor=actor, why=why)
 
 
 def resume(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledger | None = None) -> ModelState:
@@ -250,6 +260,9 @@ def resume(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledg
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
     signed(actor, why)
+    if ledger is None:
+        # One that waits for the ledger would kill the model again.
+        killing.record(settings)
     draft = drafted(model, "resumed", None, actor, why, {})
     return decide(model, lambda _: draft, settings=settings, ledger=ledger)
 

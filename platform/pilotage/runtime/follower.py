@@ -1,27 +1,27 @@
 """Keeps a serving process in line with what was decided: follows the plans, loads versions, and swaps boards.
 
 One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
-loaded, another share. Another one loads, which takes seconds; a version that can't be served is refused and remembered
-with its reason, and the version before goes on answering. A third tends the online state. A fourth remembers the plans:
-what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so that this file
-knows no database.
+loaded, another share. Another one heeds kills that were noted on this host, as the plans may be out of reach. A third
+loads, which takes seconds; a version that can't be served is refused and remembered with its reason, and the version
+before goes on answering. A fourth tends the online state. A fifth remembers the plans: what holds it up, a disk or
+another worker, holds up no kill. Where plans are read from is handed in, so that this file knows no database.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pilotage.errors import PilotageError, UnknownModel
 from pilotage.policy import Serving
 from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
+from pilotage.runtime.kill_notes import HeededKills, KillNotes
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import LastKnown, PlansFile
 from pilotage.runtime.probe import admit
+from pilotage.runtime.refusals import Refusals
 from pilotage.runtime.standing import changes, misunderstood, standing, state_through
 from pilotage.runtime.state import OnlineState
 
@@ -33,19 +33,8 @@ _TEND_S = 1.0
 """Seconds between two looks at the online state."""
 _BREATH_S = 0.005
 """Seconds between two chores: who answers gets its turn."""
-_NOTES = "plans.json"
-"""Stands for the last known plans among the problems."""
-_LONGEST_PAUSE_S = 60.0
-"""Seconds between two attempts at a version that was refused. It may only have been a full disk."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Retry:
-    """When a refused version is tried again, and why it was refused."""
-
-    not_before: float
-    pause_s: float
-    reason: str
+_NOTES, _KILLS = "plans.json", "kills"
+"""Stand for the last known plans, and for the kills that were noted, among the problems."""
 
 
 class Follower:
@@ -73,7 +62,7 @@ class Follower:
             bundles: Folder in which copies of bundles are kept.
             online: Folder of the online stores.
             report: Called with a sentence for each thing that an operator should know.
-            remember: Folder in which the last known plans are kept; ``None`` to keep none.
+            remember: Folder of the last known plans and of kills that were noted; ``None`` for neither.
             policies: How each model is served; what is missing has the defaults.
             chores: Called in the background, about once a second.
             admission: Decides whether a bundle is fit to serve.
@@ -89,6 +78,7 @@ class Follower:
         self._states = {model: OnlineState(online / f"{model}.db") for model in models}
         self._report = report
         self._file = PlansFile(remember) if remember is not None else None
+        self._kills = HeededKills(KillNotes(remember) if remember is not None else None)
         self._policies = policies or {}
         self._chores = tuple(chores)
         self._admission = admission
@@ -102,7 +92,7 @@ class Follower:
         self._looked = False
         """Whether there was one."""
         self._known: dict[str, dict[Key, Loaded]] = {model: {} for model in models}
-        self._retries: dict[tuple[str, Key], _Retry] = {}
+        self._refusals = Refusals()
         self._problems: dict[str, str] = {}
         """Model → what an operator should know; the empty name stands for the plans themselves."""
         self._stateless: dict[str, str] = {}
@@ -118,6 +108,7 @@ class Follower:
             threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
             for name, work, pause in (
                 ("follower", self.follow, lambda: self._stop.wait(poll_s)),
+                ("kills", self.heed, lambda: self._stop.wait(poll_s)),
                 ("loader", self.load_missing, lambda: _until(self._missing)),
                 ("notes", self._keep_notes, lambda: None),
                 ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),
@@ -125,7 +116,8 @@ class Follower:
         ]
 
     def start(self) -> None:
-        """Begins to follow, in the background."""
+        """Begins to follow, in the background; a model whose kill was noted does not answer even once."""
+        self.heed()
         for thread in self._threads:
             thread.start()
 
@@ -161,10 +153,11 @@ class Follower:
         """What is wrong with a model, in a sentence; else, with the plans that all of them wait for."""
         by_ledger = misunderstood(self.boards.get(model))
         found = (
+            self._kills.told(model),
             self._problems.get(model),
             self._stateless.get(model),
             by_ledger,
-            *map(self._problems.get, ("", _NOTES)),
+            *map(self._problems.get, ("", _NOTES, _KILLS)),
         )
         return next(filter(None, found), None)
 
@@ -184,15 +177,28 @@ class Follower:
 
     def look(self) -> None:
         """Looks once, takes up whatever is new, and loads it. What the threads do; tests may."""
+        self.heed()
         self.follow()
         self.remember()
         self.load_missing()
         self.tend()
 
+    def heed(self) -> None:
+        """Carries out kills that were noted on this host. Any thread may; it waits for nobody but the disk."""
+        try:
+            new = self._kills.look()
+        except OSError as error:
+            self._problem(_KILLS, f"Kills that were noted on this host can't be read: {error}")
+            return
+        self._solved(_KILLS)
+        if new:
+            self._arrange_all()
+
     def follow(self) -> None:
         """Reads the plans, and carries out what needs no loading. Any thread may; it waits for the ledger alone."""
         with self._following:
             try:
+                gone = self._kills.gone()
                 read = LastKnown(plans=dict(self._releases()), at=datetime.now(UTC))
             except Exception as error:
                 # The ledger may be down for a while; what is loaded goes on answering.
@@ -204,6 +210,7 @@ class Follower:
                 with self._lock:
                     self._solved("")
                     self._plans, self._read, self._reading = read, read, True
+                    self._kills.let_go(gone)
             self._looked = True
             self._arrange_all()
         self._changed.set()
@@ -243,7 +250,6 @@ class Follower:
                 self._problem("chore", f"{type(error).__name__}: {error}")
 
     def _wanted(self) -> Iterable[tuple[str, Assignment]]:
-        now = time.monotonic()
         for turn in range(4):
             # First the champion of every model, then the canaries, the champions before, and the shadows.
             for model, plan in (self._plans.plans if self._plans else {}).items():
@@ -252,8 +258,7 @@ class Follower:
                     if assignment is None or model not in self._known:
                         continue
                     key = (assignment.version, assignment.bundle_sha256)
-                    retry = self._retries.get((model, key))
-                    if key not in self._known[model] and (retry is None or now >= retry.not_before):
+                    if key not in self._known[model] and self._refusals.may_try(model, key):
                         yield model, assignment
 
     def _load(self, model: str, assignment: Assignment) -> None:
@@ -263,10 +268,7 @@ class Follower:
             loaded = load(model, assignment, shelf=self._bundles, policy=policy, admission=self._admission)
         except Exception as error:
             # Whatever it is: this thread must live to see the next version, and what is loaded goes on answering.
-            before = self._retries.get((model, key))
-            pause = min(_LONGEST_PAUSE_S, 2 * before.pause_s if before else POLL_S)
-            reason = f"version {assignment.version} is refused: {error}"
-            self._retries[model, key] = _Retry(not_before=time.monotonic() + pause, pause_s=pause, reason=reason)
+            self._refusals.add(model, key, f"version {assignment.version} is refused: {error}")
             self._report_refusals(model)
             return
         board = self.boards.get(model)
@@ -274,15 +276,15 @@ class Follower:
         self._refresh_state(model, (board.champion if board else None) or loaded)
         with self._lock:
             self._known[model][key] = loaded
-            self._retries.pop((model, key), None)
+            self._refusals.solved(model, key)
             self.loads += 1
             self._arrange_all()
 
     def _arrange_all(self) -> None:
         with self._lock:
             for model in self.models:
-                plan = self._plans.plans.get(model) if self._plans else None
-                if plan is None or (plan.champion is None and not plan.killed):
+                plan = self._kills.applied(model, self._plans.plans.get(model) if self._plans else None)
+                if self._looked and (plan is None or (plan.champion is None and not plan.killed)):
                     self._problem(model, "none was promoted yet")
                 if plan is not None:
                     self._arrange(plan)
@@ -303,10 +305,7 @@ class Follower:
         # One assignment: a request sees the old board or the new one, whole.
         self.boards[model] = board
         self._known[model] = board.loaded()
-        tried = {(each.version, each.bundle_sha256) for each in plan.assignments()}
-        for name, key in list(self._retries):
-            if name == model and key not in tried:
-                del self._retries[name, key]
+        self._refusals.keep(model, {(each.version, each.bundle_sha256) for each in plan.assignments()})
         if board.champion is not None or board.killed:
             self._solved(model)
         self._report_refusals(model)
@@ -314,8 +313,8 @@ class Follower:
             self._report(change)
 
     def _report_refusals(self, model: str) -> None:
-        if reasons := [retry.reason for (name, _), retry in self._retries.items() if name == model]:
-            self._problem(model, "; ".join(reasons))
+        if reasons := self._refusals.reasons(model):
+            self._problem(model, reasons)
 
     def _refresh_state(self, model: str, loaded: Loaded | None) -> None:
         """Takes up a replaced online store, and notes whether it can answer: a missing one is found before the first

@@ -40,6 +40,10 @@ class PlansFile:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "plans.json"
 
+    def is_there(self) -> bool:
+        """Whether a worker of this host ever followed plans."""
+        return self._path.exists()
+
     def read(self) -> LastKnown | None:
         """What was written last; ``None`` if nothing was.
 

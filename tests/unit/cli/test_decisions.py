@@ -13,6 +13,9 @@ from click.testing import CliRunner
 from pilotage.cli.main import cli, run
 from pilotage.cli.status import report, show
 from pilotage.release.champions import states
+from pilotage.runtime.kill_notes import KillNotes
+from pilotage.runtime.plan import Plan
+from pilotage.runtime.plans_file import PlansFile
 from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle
 from tests.unit.cli.ledgers import append
@@ -144,6 +147,20 @@ def test_a_kill_needs_no_declarations(settings: Settings, pilotage: Command, mon
     monkeypatch.setattr(declared, "models", broken)
     assert pilotage("kill", "flight_delay", *WHY)[0] == 0
     assert states(settings=settings)["flight_delay"].killed is not None
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["served on this host", "declared, and not served here yet"])
+def test_a_kill_without_the_ledger_holds_where_the_model_is_served(
+    settings: Settings, pilotage: Command, served: bool
+) -> None:
+    plan = Plan(model="flight_delay", sequence=1)
+    PlansFile(settings.service_state).write({"flight_delay": plan} if served else {})
+    (settings.home / "ledger.db").mkdir()
+    code, told = pilotage("kill", "flight_delay", *WHY)
+    assert (code, "flight_delay is killed on this host, and on no other" in told) == (1, True), told
+    assert [note.model for note in KillNotes(settings.service_state).read()] == ["flight_delay"]
+    code, told = pilotage("kill", "flight_dely", *WHY)
+    assert (code, "There is no model 'flight_dely'" in told) == (2, True)
 
 
 def test_a_kill_needs_no_sense_in_the_events_of_another_model(settings: Settings, pilotage: Command) -> None:

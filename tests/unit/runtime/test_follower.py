@@ -14,6 +14,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ModelNotReady, UnknownModel
 from pilotage.features.online import build_online
 from pilotage.runtime import follower as module
+from pilotage.runtime import refusals
 from pilotage.runtime.plan import Plan
 from pilotage.testing.bundles import make_bundle, tiny_spec
 from tests.unit.runtime.world import World, world_of
@@ -69,7 +70,7 @@ def test_a_refused_version_is_tried_again_later_and_not_at_every_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: now[0])
     world = world_of(tmp_path, "one")
     tried: list[int] = []
     original = module.load
@@ -89,7 +90,7 @@ def test_a_refused_version_is_tried_again_later_and_not_at_every_look(
 
 def test_a_version_that_was_repaired_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(refusals.time, "monotonic", lambda: now[0])
     world = world_of(tmp_path, "one")
     world.release("one", 1, damage=True)
     make_bundle(tmp_path / "again", spec=tiny_spec("one"), seed=1)

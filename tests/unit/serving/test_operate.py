@@ -81,13 +81,29 @@ def test_a_rollback_that_names_its_version_is_safe_to_repeat(tmp_path: Path) -> 
         assert service.post("/admin/tiny/rollback", json={"why": "x", "version": True}).json()["field"] == "version"
 
 
-def test_without_the_ledger_an_operator_is_told_so_and_predictions_go_on(tmp_path: Path) -> None:
-    with hosted(tmp_path, tiny_spec("tiny")) as service:
-        (tmp_path / "ledger.db").rename(tmp_path / "gone.db")
-        (tmp_path / "ledger.db").mkdir()
-        refused = service.post("/admin/tiny/kill", json={"why": "x"})
+def test_without_the_ledger_a_kill_holds_at_once_says_where_and_is_on_record_later(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny"), tiny_spec("other")) as service:
+        ledger, gone = tmp_path / "ledger.db", tmp_path / "gone.db"
+        ledger.rename(gone)
+        ledger.mkdir()
+        refused = service.post("/admin/tiny/rollback", json={"why": "x"})
         assert (refused.status_code, refused.json()["error"]) == (503, "LedgerUnavailable")
-        assert service.predict().status_code == 200
+        assert service.predict().json()["answered_by"] == "model"
+        for _ in range(2):
+            killed = service.post("/admin/tiny/kill", json={"why": "wrong since noon"})
+            assert (killed.status_code, killed.json()["error"]) == (503, "KillNotRecorded")
+            assert "killed on this host" in killed.json()["message"]
+            assert service.predict().json()["answered_by"] == "rule"
+        assert service.predict("other").json()["answered_by"] == "model"
+        resumed = service.post("/admin/tiny/resume", json={"why": "x"})
+        assert (resumed.status_code, resumed.json()["error"]) == (503, "LedgerUnavailable")
+        ledger.rmdir()
+        gone.rename(ledger)
+        service.core.follower.follow()
+        assert service.predict().json()["answered_by"] == "rule"
+        assert [(kind, cause) for kind, _, _, cause in events(service)].count(("killed", "wrong since noon")) == 1
+        assert service.post("/admin/tiny/resume", json={"why": "mended"}).status_code == 200
+        assert service.predict().json()["answered_by"] == "model"
 
 
 class FullDisk(RealFiles):

@@ -1,0 +1,92 @@
+"""A person's kill: in force on this host first, then on record. See ``runtime/kill_notes.py`` for the notes.
+
+The ledger gets each kill once, from whoever reaches it first: who killed, or any worker of the host that reads the
+ledger. Its event names the note, so that one which was left behind is known for what it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pilotage.errors import KillNotRecorded, LedgerUnavailable, PilotageError
+from pilotage.release.decide import decide, drafted
+from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.stages import ModelState
+from pilotage.runtime.kill_notes import KillNote, KillNotes
+from pilotage.runtime.plans_file import PlansFile
+from pilotage.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+
+def kill(model: str, *, settings: Settings, actor: str, why: str) -> ModelState:
+    """Kills a model here at once, and everywhere by the ledger.
+
+    Raises:
+        KillNotRecorded: It holds here alone.
+        LedgerUnavailable: It holds nowhere: no service runs on this host, or it could not be noted either.
+    """
+    notes = KillNotes(settings.service_state)
+    note = KillNote.of(model, actor=actor.strip(), why=why.strip())
+    if not PlansFile(settings.service_state).is_there():
+        # Nobody who serves would read it.
+        return _recorded(note, settings)
+    try:
+        notes.write(note)
+    except OSError as error:
+        _LOG.warning("The kill of %s can't be noted on this host: %s", model, error)
+        return _recorded(note, settings)
+    try:
+        state = _recorded(note, settings)
+    except LedgerUnavailable as error:
+        raise KillNotRecorded(
+            f"{model} is killed on this host, and on no other. {error.message}",
+            fix="Kill it on every other host that serves it. The ledger gets it when it can be used again; "
+            "a resume needs the ledger.",
+            model=model,
+        ) from error
+    except PilotageError:
+        notes.remove(note)
+        raise
+    notes.remove(note)
+    return state
+
+
+def record(settings: Settings, *, ledger: Ledger | None = None, report: Callable[[str], object] = _LOG.error) -> None:
+    """Puts kills that were noted on this host into the ledger, and takes their notes away.
+
+    Args:
+        settings: Where everything is.
+        ledger: One that is open already.
+        report: Called with a sentence for each that can't be recorded.
+
+    Raises:
+        LedgerUnavailable: It can't be used; the notes stay.
+        OSError: The notes can't be read.
+    """
+    notes = KillNotes(settings.service_state)
+    for note in notes.read():
+        book = ledger or SqlLedger.of(settings)
+        try:
+            events = book.events()
+            if not any(event.kind == "killed" and event.payload.get("note") == note.id for event in events):
+                _recorded(note, settings, ledger=book)
+        except LedgerUnavailable:
+            raise
+        except PilotageError as error:
+            # It holds here, whatever the ledger has of this model that nobody understands.
+            report(f"The kill of {note.model} can't be recorded: {error}")
+            continue
+        finally:
+            if ledger is None and isinstance(book, SqlLedger):
+                book.close()
+        notes.remove(note)
+
+
+def _recorded(note: KillNote, settings: Settings, *, ledger: Ledger | None = None) -> ModelState:
+    payload = {"note": note.id, "since": note.at.isoformat()}
+    draft = drafted(note.model, "killed", None, note.actor, note.why, payload)
+    return decide(
+        note.model, lambda state: None if state.killed else draft, settings=settings, ledger=ledger, insist=True
+    )

@@ -1,0 +1,150 @@
+"""A person's kill holds on this host first, and is in the ledger once, whoever reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilotage.errors import ConfigError, KillNotRecorded, LedgerConflict, LedgerUnavailable
+from pilotage.release import commands, killing
+from pilotage.release.events import Event
+from pilotage.release.ledger import SqlLedger
+from pilotage.runtime.kill_notes import KillNote, KillNotes
+from pilotage.runtime.plan import Plan
+from pilotage.runtime.plans_file import PlansFile
+from pilotage.settings import Settings
+from tests.unit.release.lives import registered
+
+ADA: dict[str, Any] = {"actor": "ada", "why": "wrong since noon"}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(home=tmp_path)
+    ledger = SqlLedger.of(settings)
+    ledger.append(registered("m", 1))
+    ledger.close()
+    PlansFile(settings.service_state).write({"m": Plan(model="m", sequence=1)})
+    return settings
+
+
+@contextmanager
+def outage(settings: Settings) -> Iterator[None]:
+    """The ledger's file is somewhere else, and something else in its place."""
+    file = settings.home / "ledger.db"
+    file.rename(file.with_name("away.db"))
+    file.mkdir()
+    yield
+    file.rmdir()
+    file.with_name("away.db").rename(file)
+
+
+def kills(settings: Settings) -> list[Event]:
+    ledger = SqlLedger.of(settings)
+    try:
+        return [event for event in ledger.events() if event.kind == "killed"]
+    finally:
+        ledger.close()
+
+
+def noted(settings: Settings) -> list[str]:
+    return [note.model for note in KillNotes(settings.service_state).read()]
+
+
+def test_without_the_ledger_it_holds_here_says_so_and_is_recorded_later(settings: Settings) -> None:
+    with outage(settings):
+        with pytest.raises(KillNotRecorded, match="m is killed on this host, and on no other"):
+            commands.kill("m", settings=settings, **ADA)
+        assert noted(settings) == ["m"]
+        with pytest.raises(LedgerUnavailable):
+            killing.record(settings)
+        with pytest.raises(LedgerUnavailable):
+            commands.resume("m", settings=settings, actor="bob", why="mended")
+        assert noted(settings) == ["m"]
+    [note] = KillNotes(settings.service_state).read()
+    killing.record(settings)
+    killing.record(settings)
+    [event] = kills(settings)
+    assert (event.actor, event.cause) == ("ada", "wrong since noon")
+    assert event.payload == {"note": note.id, "since": note.at.isoformat()}
+    assert noted(settings) == []
+
+
+def test_a_kill_leaves_no_note_and_a_second_one_no_event(settings: Settings) -> None:
+    for _ in range(2):
+        assert commands.kill("m", settings=settings, **ADA).killed is not None
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
+def test_whoever_records_it_there_is_one_event(settings: Settings) -> None:
+    notes = KillNotes(settings.service_state)
+    for _ in range(5):
+        notes.write(KillNote.of("m", **ADA))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: killing.record(settings), range(4)))
+        assert (len(kills(settings)), noted(settings)) == (1, [])
+        notes.write(KillNote.of("m", actor="bob", why="wrong, too"))
+
+
+def test_a_note_that_was_left_behind_does_not_kill_a_second_time(settings: Settings) -> None:
+    with outage(settings), pytest.raises(KillNotRecorded):
+        commands.kill("m", settings=settings, **ADA)
+    [path] = (settings.service_state / "kills").iterdir()
+    left = path.read_bytes()
+    killing.record(settings)
+    commands.resume("m", settings=settings, actor="bob", why="mended")
+    path.write_bytes(left)
+    killing.record(settings)
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
+def test_a_resume_ends_a_kill_that_waits_for_the_ledger(settings: Settings) -> None:
+    with outage(settings), pytest.raises(KillNotRecorded):
+        commands.kill("m", settings=settings, **ADA)
+    assert commands.resume("m", settings=settings, actor="bob", why="mended").killed is None
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
+def test_a_kill_that_is_refused_holds_nowhere(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="why is missing"):
+        commands.kill("m", settings=settings, actor="ada", why=" ")
+    with pytest.raises(LedgerConflict):
+        commands.kill("m", settings=settings, seen=99, **ADA)
+    assert (kills(settings), noted(settings)) == ([], [])
+
+
+def test_where_it_can_not_be_noted_the_ledger_is_enough(settings: Settings) -> None:
+    (settings.service_state / "kills").write_bytes(b"")
+    assert commands.kill("m", settings=settings, **ADA).killed is not None
+    with outage(settings), pytest.raises(LedgerUnavailable) as caught:
+        commands.kill("other", settings=settings, **ADA)
+    assert not isinstance(caught.value, KillNotRecorded)
+
+
+def test_where_no_service_runs_none_is_noted(settings: Settings) -> None:
+    (settings.service_state / "plans.json").unlink()
+    with outage(settings), pytest.raises(LedgerUnavailable) as caught:
+        commands.kill("m", settings=settings, **ADA)
+    assert (isinstance(caught.value, KillNotRecorded), noted(settings)) == (False, [])
+
+
+def test_what_the_ledger_refuses_is_told_and_keeps_no_other_kill_waiting(settings: Settings, tmp_path: Path) -> None:
+    """A writer without the key of a keyed ledger, say."""
+    (tmp_path / "key").write_bytes(b"0123456789abcdef0123456789abcdef")
+    keyed = settings.model_copy(update={"ledger_key_file": tmp_path / "key"})
+    ledger = SqlLedger.of(keyed)
+    ledger.append(registered("m", 2))
+    ledger.close()
+    for model in ("m", "other"):
+        KillNotes(settings.service_state).write(KillNote.of(model, **ADA))
+    told: list[str] = []
+    killing.record(settings, report=told.append)
+    assert ["The kill of m" in told[0], "The kill of other" in told[1]] == [True, True]
+    assert sorted(noted(settings)) == ["m", "other"]
+    killing.record(keyed)
+    assert (len(kills(settings)), noted(settings)) == (2, [])
