@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for as long as the tests run, and an online store."""
+"""A real PostgreSQL server and an object store for as long as the tests run, and an online store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pilotage.data.lake import Lake
 from pilotage.features.online import build_online
 from pilotage.features.store import OnlineStore
 from tests.contract.online_shop import SHOP, publish
+from tests.object_store import ObjectStore, running_object_store
 from tests.postgres import PostgresServer, running_postgres
 
 
@@ -26,6 +27,20 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_database(postgres_server: PostgresServer) -> Callable[[], str]:
     """Makes an empty database, and gives its address."""
     return postgres_server.database
+
+
+@pytest.fixture(scope="session")
+def _object_store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with running_object_store(tmp_path_factory.mktemp("object-store") / "log") as store:
+        yield store
+
+
+@pytest.fixture
+def object_store(_object_store_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """An S3 store, which the environment says how to reach."""
+    for name, value in _object_store_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return _object_store_server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
-from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, onto_disk, properties
+from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, onto_disk, plain, properties
 from pilotage.data.lake_types import other_types, recast, same_types, scan_folder, storable
 from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
@@ -72,15 +72,7 @@ class Lake:
         if not self.remote:
             found = [f"{log.parent.parent.name}/{log.parent.name}" for log in Path(self.uri).glob("*/*/_delta_log")]
         else:
-            from pyarrow import fs
-
-            store, root = fs.FileSystem.from_uri(self.uri)
-            rooms = store.get_file_info(fs.FileSelector(root, allow_not_found=True))
-            found = [
-                f"{room.base_name}/{table.base_name}"
-                for room in rooms
-                for table in store.get_file_info(fs.FileSelector(room.path))
-            ]
+            found = self._stored()
         return sorted(name for name in found if _NAME.fullmatch(name) and self.exists(name))
 
     def version(self, table: str) -> int:
@@ -248,6 +240,26 @@ class Lake:
 
     # Inside
 
+    def _stored(self) -> list[str]:
+        """The folders of an object store in which tables are."""
+        from pyarrow import fs
+
+        try:
+            store, root = fs.FileSystem.from_uri(self.uri)
+            return [
+                f"{room.base_name}/{table.base_name}"
+                for room in store.get_file_info(fs.FileSelector(root, allow_not_found=True))
+                for table in store.get_file_info(fs.FileSelector(room.path))
+            ]
+        except (OSError, ValueError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception, table: str | None = None) -> LakeError:
+        fix = "Look at its _delta_log."
+        if self.remote or table is None:
+            fix = "See that the store answers, that the bucket is there, and that its AWS_… variables are right."
+        return LakeError(f"{table or 'The lake'} can't be read in {self.uri}: {plain(error)}", fix=fix, table=table)
+
     def _scan(
         self, opened: DeltaTable, table: str, first: date | None = None, last: date | None = None
     ) -> pl.LazyFrame:
@@ -284,22 +296,21 @@ class Lake:
 
     def _open(self, table: str, *, version: int | None = None) -> DeltaTable | None:
         from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
             return DeltaTable(self._path(table), version=version, storage_options=self._options or None)
         except TableNotFoundError:
             return None
+        except DeltaError as error:
+            if version is not None:
+                return None
+            raise self._unreadable(error, table) from error
+        except OSError as error:
+            raise self._unreadable(error, table) from error
 
     def _require(self, table: str, *, version: int | None = None) -> DeltaTable:
-        from deltalake.exceptions import DeltaError
-
-        try:
-            opened = self._open(table, version=version)
-        except DeltaError as error:
-            if version is None:
-                raise LakeError(f"{table} can't be opened: {error}", fix="Look at its _delta_log.") from error
-            opened = None
+        opened = self._open(table, version=version)
         if opened is None:
             which = table if version is None else f"version {version} of {table}"
             room, name = table.split("/")

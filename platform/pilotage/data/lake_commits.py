@@ -4,6 +4,7 @@ names. Knows delta-rs; knows nothing of sources."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -27,6 +28,11 @@ CONFIGURATION = {
 }
 
 _NO_SPACE = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122")
+
+
+_DRAWN = re.compile(r"\s*(\x1b\[[0-9;]*m|[↳│╰├─▶×╭])+\s*")
+_LONGEST = 500
+"""Characters of what a store said that are repeated."""
 
 
 class _Conflict(Exception):
@@ -121,6 +127,11 @@ def onto_disk(folder: Path) -> None:
         os.close(handle)
 
 
+def plain(error: Exception) -> str:
+    """What a store says, in one line: delta-rs draws trees of causes, in colour."""
+    return " ".join(_DRAWN.sub(": ", str(error)).split())[:_LONGEST]
+
+
 def _named(error: Exception, table: str) -> Exception:
     from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -137,6 +148,6 @@ def _named(error: Exception, table: str) -> Exception:
         return _Conflict(text)
     if isinstance(error, DeltaError | OSError):
         return LakeError(
-            f"{table} can't be written: {text}", fix="Remove the cause and run it again; nothing was committed."
+            f"{table} can't be written: {plain(error)}", fix="Remove the cause and run it again; nothing was committed."
         )
     return error
