@@ -18,14 +18,15 @@ def out() -> Console:
     """The console of results."""
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    # Words that people wrote are shown as they are, also "12:fire:30".
+    return Console(soft_wrap=True, emoji=False)
 
 
 def err() -> Console:
     """The console of errors and progress."""
     from rich.console import Console
 
-    return Console(stderr=True, soft_wrap=True)
+    return Console(stderr=True, soft_wrap=True, emoji=False)
 
 
 def print_json(value: Any) -> None:

@@ -60,9 +60,12 @@ def show_log(
     """Prints decisions, oldest first.
 
     Raises:
-        ConfigError: The ledger knows nothing of a model.
+        ConfigError: The ledger knows nothing of a model, or the moments are in the wrong order.
     """
     from pilotage.release.history import decisions
+
+    if first is not None and last is not None and first > last:
+        raise ConfigError(f"--from {utc(first)} is after --to {utc(last)}.", fix="Swap them.")
 
     events = events_of(settings)
     known(models, {event.model for event in events})
@@ -116,7 +119,7 @@ def events_of(settings: Settings) -> list[Event]:
     """All events of the ledger, in order."""
     from pilotage.release.ledger import SqlLedger
 
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.to_read(settings)
     try:
         return list(ledger.events())
     finally:

@@ -157,3 +157,31 @@ def test_what_can_not_be_answered_is_refused(
     fill(settings)
     assert audit(*words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["audit", "log"], ["audit", "at", "2026-01-01"], ["status"], ["card", "m"]])
+def test_a_ledger_that_is_lost_is_no_ledger_in_which_nothing_was_decided(
+    asked: list[str], settings: Settings, capsys: Captured
+) -> None:
+    fill(settings)
+    for file in settings.home.glob("ledger.db*"):
+        file.unlink()
+    assert run(lambda: cli.main(asked, standalone_mode=False)) == 1
+    captured = capsys.readouterr()
+    assert "is empty or not there, and event 8 is noted in" in captured.err
+    assert not captured.out
+
+
+def test_days_in_the_wrong_order_are_no_days_without_decisions(settings: Settings, capsys: Captured) -> None:
+    fill(settings)
+    assert audit("log", "--from", "2026-02-01", "--to", "2026-01-01") == 2
+    captured = capsys.readouterr()
+    assert "--from 2026-02-01 00:00:00 UTC is after --to 2026-01-01 23:59:59 UTC" in captured.err
+    assert not captured.out
+
+
+def test_words_are_shown_as_they_are_on_record(settings: Settings, capsys: Captured) -> None:
+    why = "see [ticket 12], [/tmp/x] and 12:fire:30"
+    ledgers.append(settings, Draft(model="m", kind="killed", actor="[ada]", cause=why, payload={}))
+    assert audit("log") == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"killed by [ada]: {why}")
