@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable
@@ -29,9 +30,22 @@ def err() -> Console:
     return Console(stderr=True, soft_wrap=True, emoji=False)
 
 
+def forgive_encodings() -> None:
+    """Spells out what standard output and error have no characters for, as in a terminal that is not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output, dates as ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_as_text, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, default=_as_text, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Spelled out as JSON has it.
+        text = json.dumps(value, indent=2, default=_as_text)
+    sys.stdout.write(f"{text}\n")
 
 
 def one_line_json(value: Any) -> str:
