@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pilotage.errors import PilotageError
+
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, other line ends, and what turns the direction of writing."""
 
 
 def out() -> Console:
@@ -57,6 +62,16 @@ def _as_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
+def one_line(words: str) -> str:
+    """What people wrote, as one line of plain text: what would break it or steer the terminal is spelled out."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), words)
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 in words, not rounded to all or nothing."""
+    return f"{100 * share:g}%"
+
+
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Names and words below a title: one line each, however long, as hashes and addresses are there to be copied."""
     from rich.text import Text
@@ -65,7 +80,7 @@ def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in lines), default=0)
     console.print(Text(title, style="bold"))
     for name, words in lines:
-        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {words}"))
+        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {one_line(words)}"))
 
 
 def utc(moment: datetime) -> str:

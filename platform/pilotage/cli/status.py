@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilotage.cli import declared, home, retrain, servers
 from pilotage.cli.alerts import counts
-from pilotage.cli.console import out
+from pilotage.cli.console import one_line, out
 from pilotage.cli.retrain import retraining_of
 from pilotage.cli.stages import rows, stages_of
 from pilotage.settings import Settings
@@ -137,7 +137,7 @@ def _panel(model: dict[str, Any]) -> RenderableType:
 
     def row(name: str, words: str, style: str = "") -> None:
         # As text: what people wrote may look like Rich's markup, "[ticket 12]".
-        grid.add_row(name, Text(words, style=style))
+        grid.add_row(name, Text(one_line(words), style=style))
 
     champion = model["champion"]
     if champion is None:
