@@ -62,10 +62,20 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
     return {
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
-        "alarms": counts(settings),
+        **_alarms(settings),
         "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
+
+
+def _alarms(settings: Settings) -> dict[str, Any]:
+    """Open alarms by tier; where their database fails, why they are not known: the ledger still tells the rest."""
+    from pilotage.errors import LedgerUnavailable
+
+    try:
+        return {"alarms": counts(settings), "alarms_unknown": None}
+    except LedgerUnavailable as error:
+        return {"alarms": None, "alarms_unknown": error.message}
 
 
 def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
@@ -176,8 +186,9 @@ def _servers(status: dict[str, Any]) -> RenderableType:
     for server in status["servers"]:
         style = "green" if server["healthy"] else "red" if status["up"] else "dim"
         grid.add_row(server["name"], server["url"], Text(server["detail"] or "healthy", style=style))
-    alarms = [f"{number} {tier}" for tier, number in status["alarms"].items() if number]
-    if alarms:
+    if status["alarms"] is None:
+        grid.add_row(Text("open alarms", style="bold red"), "", Text(f"not known: {status['alarms_unknown']}"))
+    elif alarms := [f"{number} {tier}" for tier, number in status["alarms"].items() if number]:
         style = "bold red" if status["alarms"]["critical"] else "yellow"
         grid.add_row(Text("open alarms", style=style), "pilotage alerts list", Text(", ".join(alarms), style=style))
     if not status["up"]:

@@ -68,3 +68,17 @@ def test_what_people_wrote_is_shown_as_they_wrote_it(settings: Settings, capsys:
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert f"promoted by [ada]: {why}" in printed
     assert "AUC [red] is too low." in printed
+
+
+def test_without_the_database_of_the_alarms_it_still_tells_what_is_in_production(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(settings, "loan_approval", 1)
+    promoted(settings, "loan_approval", 1)
+    (settings.home / "alerts.db").write_bytes(b"no database, but of some length" * 100)
+    status = report(settings, ["loan_approval"])
+    assert status["models"][0]["champion"]["version"] == 1
+    assert status["alarms"] is None
+    assert "file is not a database" in status["alarms_unknown"]
+    show(status)
+    assert "not known: The alerts at" in " ".join(capsys.readouterr().out.split())
