@@ -54,7 +54,7 @@ def bento(settings: Settings, models: Sequence[str], *, everything: bool) -> Non
     known = declared.models()
     if unknown := sorted(set(models) - set(known)):
         raise ConfigError(f"There is no model {unknown[0]!r}.", fix=f"Use some of: {', '.join(sorted(known))}.")
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.to_read(settings)
     try:
         plans = PlanFeed(ledger)()
     finally:

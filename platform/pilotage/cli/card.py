@@ -61,8 +61,8 @@ def _version(settings: Settings, model: str, number: int | None) -> VersionRecor
 
 
 def _line(each: Decision) -> str:
-    from pilotage.cli.console import utc
+    from pilotage.cli.console import one_line, utc
     from pilotage.governance.card import as_text
 
-    kind, actor, why = map(as_text, (each.kind.replace("_", " "), each.actor, each.why))
+    kind, actor, why = map(as_text, map(one_line, (each.kind.replace("_", " "), each.actor, each.why)))
     return f"- {utc(each.at)}: {kind} by {actor}: {why} (event {each.sequence})"

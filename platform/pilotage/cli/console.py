@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
@@ -14,23 +16,41 @@ if TYPE_CHECKING:
     from pilotage.errors import PilotageError
 
 
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, other line ends, and what turns the direction of writing."""
+
+
 def out() -> Console:
     """The console of results."""
     from rich.console import Console
 
-    return Console(soft_wrap=True)
+    # Words that people wrote are shown as they are, also "12:fire:30".
+    return Console(soft_wrap=True, emoji=False)
 
 
 def err() -> Console:
     """The console of errors and progress."""
     from rich.console import Console
 
-    return Console(stderr=True, soft_wrap=True)
+    return Console(stderr=True, soft_wrap=True, emoji=False)
+
+
+def forgive_encodings() -> None:
+    """Spells out what standard output and error have no characters for, as in a terminal that is not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output, dates as ISO 8601."""
-    sys.stdout.write(json.dumps(value, indent=2, default=_as_text, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, default=_as_text, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        # Spelled out as JSON has it.
+        text = json.dumps(value, indent=2, default=_as_text)
+    sys.stdout.write(f"{text}\n")
 
 
 def one_line_json(value: Any) -> str:
@@ -42,6 +62,16 @@ def _as_text(value: Any) -> str:
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
+def one_line(words: str) -> str:
+    """What people wrote, as one line of plain text: what would break it or steer the terminal is spelled out."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), words)
+
+
+def percent(share: float) -> str:
+    """A share of 0..1 in words, not rounded to all or nothing."""
+    return f"{100 * share:g}%"
+
+
 def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Names and words below a title: one line each, however long, as hashes and addresses are there to be copied."""
     from rich.text import Text
@@ -50,7 +80,7 @@ def print_rows(title: str, rows: Iterable[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in lines), default=0)
     console.print(Text(title, style="bold"))
     for name, words in lines:
-        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {words}"))
+        console.print(Text.assemble((f"  {name:<{width}}", "dim"), f"  {one_line(words)}"))
 
 
 def utc(moment: datetime) -> str:

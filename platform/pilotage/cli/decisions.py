@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotage.cli.actor import actor_of
+from pilotage.cli.console import percent
 from pilotage.cli.evidence import ab_report, evidence
 
 if TYPE_CHECKING:
@@ -103,8 +104,11 @@ def kill(model: str, why: str, actor: str | None) -> None:
     """Let no version of MODEL answer: within two seconds the service answers from the model's fallback."""
     from pilotage.release import commands
 
-    commands.kill(model if _served_here(model) else _known(model), **_by(actor, why))
+    by = _by(actor, why)
+    state = commands.kill(model if _served_here(model) else _known(model), **by)
     click.echo(f"{model} is killed: its fallback answers until you `pilotage resume {model} --why …`.")
+    if state.champion is None:
+        click.echo(f"No version of it was in production. Is {by['settings'].home} the home that you mean?", err=True)
 
 
 @click.command(short_help="Let a killed model answer again.")
@@ -145,7 +149,7 @@ def canary(model: str, version: int, share: float | None, why: str, actor: str |
     state = commands.canary(model, version, share, spec=_spec(model), **_by(actor, why))
     if (running := state.canary) is not None:
         some = " of the first segment" if running.segment else ""
-        click.echo(f"{model} version {version} is a canary: it answers {running.share:.0%} of the entities{some}.")
+        click.echo(f"{model} version {version} is a canary: it answers {percent(running.share)} of the entities{some}.")
 
 
 @click.group(short_help="Begin or end an A/B test.")
@@ -164,7 +168,7 @@ def ab_start(model: str, version: int, share: float, why: str, actor: str | None
 
     commands.start_ab(model, version, share, spec=_spec(model), **_by(actor, why))
     click.echo(
-        f"{model} version {version} answers {share:.0%} of the entities until `pilotage ab end {model} --why …`."
+        f"{model} version {version} answers {percent(share)} of the entities until `pilotage ab end {model} --why …`."
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pilotage.cli.console import print_json
+from pilotage.cli.console import percent, print_json
 
 if TYPE_CHECKING:
     from pilotage.policy import GuardrailMetric
@@ -36,7 +36,7 @@ def evidence(model: str, version: int | None, as_json: bool) -> None:
         print_json({"decision": decision.kind, "why": decision.why, **decision.payload})
         return
     about = found.stage
-    share = f" at {about.share:.0%}" if about.share is not None else ""
+    share = f" at {percent(about.share)}" if about.share is not None else ""
     click.echo(f"{model} version {found.version} against {found.champion}, {about.kind}{share}:")
     for guardrail in decision.payload["guardrails"]:
         click.echo(f"  {'!' if guardrail['breached'] else ' '} {guardrail['message']}")

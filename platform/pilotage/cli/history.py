@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilotage.cli.console import out, print_json, print_rows, utc
+from pilotage.cli.console import one_line, out, percent, print_json, print_rows, utc
 from pilotage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def show_log(
     """Prints decisions, oldest first.
 
     Raises:
-        ConfigError: The ledger knows nothing of a model.
+        ConfigError: The ledger knows nothing of a model, or the moments are in the wrong order.
     """
     from pilotage.release.history import decisions
+
+    if first is not None and last is not None and first > last:
+        raise ConfigError(f"--from {utc(first)} is after --to {utc(last)}.", fix="Swap them.")
 
     events = events_of(settings)
     known(models, {event.model for event in events})
@@ -83,9 +86,10 @@ def _line(each: Decision, payload: Mapping[str, Any]) -> str:
     if (to := payload.get("to")) is not None:
         what += f" to {to}"
     if (share := payload.get("share")) is not None:
-        what += f" at {share:.0%}"
+        what += f" at {percent(share)}"
     why = ": ".join([each.why, *([" ".join(payload["reasons"])] if payload.get("reasons") else [])])
-    return f"{each.sequence:>5}  {utc(each.at)}  {about}  {what} by {each.actor}: {why}"
+    # An event is a line: nobody's words may look like another event.
+    return one_line(f"{each.sequence:>5}  {utc(each.at)}  {about}  {what} by {each.actor}: {why}")
 
 
 def show_at(settings: Settings, moment: datetime, models: Sequence[str], *, as_json: bool) -> None:
@@ -116,7 +120,7 @@ def events_of(settings: Settings) -> list[Event]:
     """All events of the ledger, in order."""
     from pilotage.release.ledger import SqlLedger
 
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.to_read(settings)
     try:
         return list(ledger.events())
     finally:
@@ -155,7 +159,7 @@ def _rows(then: Then) -> Iterable[tuple[str, str]]:
         yield from record(then.champion)
     if (running := state.challenger) is not None:
         kind = "canary" if running.kind == "canary" else "A/B test"
-        yield kind, f"version {running.version}, {running.share:.0%} of the entities, since {utc(running.since)}"
+        yield kind, f"version {running.version}, {percent(running.share)} of the entities, since {utc(running.since)}"
     for shadow in state.shadows:
         yield "shadow", f"version {shadow.version}, since {utc(shadow.since)}"
 

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs, so that ``--help`` and completi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import click
 from pilotage.cli import decisions
 from pilotage.cli.alerts import alerts
 from pilotage.cli.audit import audit
+from pilotage.cli.boundary import run
 from pilotage.cli.card import card
 from pilotage.cli.reproduce import reproduce
 from pilotage.cli.retrain import retrain
-from pilotage.errors import ConfigError, PilotageError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -115,7 +114,13 @@ cli.add_command(reproduce)
 @click.argument("query")
 @click.option("--csv", "form", flag_value="csv", help="Print CSV.")
 @click.option("--json", "form", flag_value="json", help="Print a JSON list with one object a row.")
-@click.option("--limit", default=100, show_default=True, help="Rows shown as a table; CSV and JSON print all.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Rows shown as a table; CSV and JSON print all.",
+)
 def sql(query: str, form: str | None, limit: int) -> None:
     """Query the lake with DuckDB. Tables: raw.flights, validated.flights, quarantine.flights, features.flight_delay …
 
@@ -186,7 +191,13 @@ def land(source: str, first: Any, last: Any) -> None:
 @click.option("--from", "first", type=DAY, required=True, help="First day, YYYY-MM-DD.")
 @click.option("--to", "last", type=DAY, required=True, help="Last day, included.")
 @click.option("--speed", type=float, default=None, help="Replayed seconds a second. Default: as fast as it goes.")
-@click.option("--at-once", default=8, show_default=True, help="Requests that wait for their answer at most.")
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Requests that wait for their answer at most.",
+)
 @click.option("--name", "label", default="year", show_default=True, help="Of the replay; the same one goes on.")
 @click.option(
     "--api-key-file",
@@ -212,7 +223,7 @@ def replay(
             speed=speed,
             at_once=at_once,
             label=label,
-            api_key=api_key_file.read_text(encoding="utf-8").strip() if api_key_file else None,
+            api_key=api_key_file.read_bytes().decode("ascii", "backslashreplace").strip() if api_key_file else None,
         )
     )
 
@@ -351,32 +362,10 @@ def _settings() -> Any:
 
 def main() -> None:
     """Entry point: turns deliberate errors into a message and an exit code, and leaves the others their traceback."""
+    from pilotage.cli.console import forgive_encodings
+
+    forgive_encodings()
     sys.exit(run(lambda: cli.main(standalone_mode=False)))
-
-
-def run(command: Callable[[], Any]) -> int:
-    """Runs a command and gives its exit code: 1 for what went wrong, 2 for what was asked wrongly, 130 for Ctrl-C."""
-    from pilotage.cli.console import print_error
-
-    try:
-        result = command()
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped.", err=True)
-        return 130
-    except ConfigError as error:
-        print_error(error)
-        return 2
-    except PilotageError as error:
-        print_error(error)
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has seen enough. Nothing may be flushed into the closed pipe at exit.
-        sys.stdout = None
-        return 0
-    return result if isinstance(result, int) else 0
 
 
 if __name__ == "__main__":

@@ -69,6 +69,10 @@ def replay(
 
     if first > last:
         raise ConfigError(f"--from {first} is after --to {last}.", fix="Swap them.")
+    if speed is not None and not speed > 0:
+        raise ConfigError(f"--speed {speed:g} is no speed.", fix="Give a number above 0, or leave it out.")
+    if not label or Path(label).name != label:
+        raise ConfigError(f"--name {label!r} can't name a file.", fix="Use letters, digits and dashes.")
     spec, sources = declared.model(name), declared.sources()
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     platform = Platform(

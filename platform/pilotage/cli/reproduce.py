@@ -100,7 +100,8 @@ def _show(found: Reproduction, number: int, keep: Path | None) -> None:
         console.print(f"  {name:<18} {words}", highlight=False, markup=False)
 
     rows = f"{found.rows:,} rows, SHA-256 {found.training_set_sha256[:16]}…"
-    line("training set", f"the same {rows}" if found.same_rows else f"{found.rows_now:,} rows, not the {rows}")
+    now = f"{found.rows_now:,} rows, SHA-256 {found.training_set_sha256_now[:16]}…"
+    line("training set", f"the same {rows}" if found.same_rows else f"DIFFERENT: {now}, not the {rows}")
     for name, same in found.files.items():
         line(name, "the same" if same else "DIFFERENT")
     line(

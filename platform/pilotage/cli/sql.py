@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from decimal import Decimal
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +67,11 @@ def _flat(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: no NaN or infinity, which are null; bytes as text."""
+    """A value as JSON has it: no NaN or infinity, which are null; bytes as text; sums of integers are numbers."""
     if isinstance(value, float):
         return value if isfinite(value) else None
+    if isinstance(value, Decimal) and value.as_tuple().exponent == 0:
+        return int(value)
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, dict):

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from pilotage.cli.console import percent
+
 if TYPE_CHECKING:
     from pilotage.policy import CanaryStep, ShadowStage
     from pilotage.release.state import ModelState, Version
@@ -109,7 +111,7 @@ def rows(model: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         step = f", step {running['step']} of {running['steps']}" if running["steps"] else ""
         some = ", of the first segment" if running["first_segment_only"] else ""
         kind = "canary" if running["kind"] == "canary" else "A/B test"
-        yield kind, f"version {running['version']}, {running['share']:.0%} of the entities{some}{step}", "cyan"
+        yield kind, f"version {running['version']}, {percent(running['share'])} of the entities{some}{step}", "cyan"
     if model["shadows"]:
         yield "shadow", f"version {', '.join(str(each['version']) for each in model['shadows'])}", "cyan"
     if model["rollout"]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pilotage.cli import declared, home, retrain, servers
 from pilotage.cli.alerts import counts
-from pilotage.cli.console import out
+from pilotage.cli.console import one_line, out
 from pilotage.cli.retrain import retraining_of
 from pilotage.cli.stages import rows, stages_of
 from pilotage.settings import Settings
@@ -23,7 +23,7 @@ def states(settings: Settings) -> dict[str, ModelState]:
     from pilotage.release.ledger import SqlLedger
     from pilotage.release.state import fold
 
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.to_read(settings)
     try:
         return fold(ledger.events())
     finally:
@@ -62,10 +62,20 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
     return {
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
-        "alarms": counts(settings),
+        **_alarms(settings),
         "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
+
+
+def _alarms(settings: Settings) -> dict[str, Any]:
+    """Open alarms by tier; where their database fails, why they are not known: the ledger still tells the rest."""
+    from pilotage.errors import LedgerUnavailable
+
+    try:
+        return {"alarms": counts(settings), "alarms_unknown": None}
+    except LedgerUnavailable as error:
+        return {"alarms": None, "alarms_unknown": error.message}
 
 
 def _model(name: str, spec: Any, state: ModelState | None) -> dict[str, Any]:
@@ -134,34 +144,38 @@ def _panel(model: dict[str, Any]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
+
+    def row(name: str, words: str, style: str = "") -> None:
+        # As text: what people wrote may look like Rich's markup, "[ticket 12]".
+        grid.add_row(name, Text(one_line(words), style=style))
+
     champion = model["champion"]
     if champion is None:
-        grid.add_row("in production", Text("nothing", style="yellow"))
+        row("in production", "nothing", "yellow")
         newest = model["waiting_versions"][-1:]
         step = (
             f"pilotage promote {model['model']} {newest[0]} --why …" if newest else f"pilotage train {model['model']}"
         )
-        grid.add_row("next", step)
+        row("next", step)
     else:
-        grid.add_row("in production", Text(f"version {champion['version']}", style="bold green"))
-        grid.add_row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
+        row("in production", f"version {champion['version']}", "bold green")
+        row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
         for each in champion["approved_by"]:
-            grid.add_row("approved", f"{_local(each['at'])} by {each['by']}: {each['why']}")
+            row("approved", f"{_local(each['at'])} by {each['by']}: {each['why']}")
         because = f" ({champion['trained_because']})" if champion["trained_because"] else ""
-        grid.add_row("trained", f"{_local(champion['trained_at'])}{because}, on {data_words(champion['data'])}")
+        row("trained", f"{_local(champion['trained_at'])}{because}, on {data_words(champion['data'])}")
         if champion["metrics"]:
-            grid.add_row("at the gate", _metrics(champion["metrics"]))
+            row("at the gate", _metrics(champion["metrics"]))
         if model["waiting_versions"]:
-            grid.add_row("waiting", f"version {', '.join(map(str, model['waiting_versions']))}")
+            row("waiting", f"version {', '.join(map(str, model['waiting_versions']))}")
     for name, words, style in [*rows(model), *retrain.words(model["retraining"])]:
-        grid.add_row(name, Text(words, style=style))
+        row(name, words, style)
     if model["last_refusal"]:
         refusal = model["last_refusal"]
-        grid.add_row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
-    grid.add_row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else "no longer declared")
-    return Panel(
-        grid, title=f"[bold]{model['model']}[/] {model['title'] or ''}", title_align="left", border_style="dim"
-    )
+        row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
+    row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else "no longer declared")
+    title = Text.assemble((model["model"], "bold"), f" {model['title'] or ''}")
+    return Panel(grid, title=title, title_align="left", border_style="dim")
 
 
 def _servers(status: dict[str, Any]) -> RenderableType:
@@ -172,8 +186,9 @@ def _servers(status: dict[str, Any]) -> RenderableType:
     for server in status["servers"]:
         style = "green" if server["healthy"] else "red" if status["up"] else "dim"
         grid.add_row(server["name"], server["url"], Text(server["detail"] or "healthy", style=style))
-    alarms = [f"{number} {tier}" for tier, number in status["alarms"].items() if number]
-    if alarms:
+    if status["alarms"] is None:
+        grid.add_row(Text("open alarms", style="bold red"), "", Text(f"not known: {status['alarms_unknown']}"))
+    elif alarms := [f"{number} {tier}" for tier, number in status["alarms"].items() if number]:
         style = "bold red" if status["alarms"]["critical"] else "yellow"
         grid.add_row(Text("open alarms", style=style), "pilotage alerts list", Text(", ".join(alarms), style=style))
     if not status["up"]:

@@ -110,7 +110,7 @@ def _decision(settings: Settings, name: str, run_id: str, before: int) -> Event:
     """The ledger's event about this run: what it registered, or why it was refused."""
     from pilotage.release.ledger import SqlLedger
 
-    ledger = SqlLedger(settings.ledger)
+    ledger = SqlLedger.to_read(settings)
     try:
         events = ledger.events(after=before)
     finally:

@@ -78,7 +78,8 @@ def _already(settings: Settings, running: home.Instance, options: Options) -> No
     if options.exit_when_ready:
         print(json.dumps({"already_running": True, "pid": running.pid, "addresses": running.addresses}))
         return
-    out().print(f"Pilotage already runs on {settings.home}" + (f" (process {running.pid})." if running.pid else "."))
+    where = f"{settings.home} (process {running.pid})." if running.pid else f"{settings.home}."
+    out().print(f"Pilotage already runs on {where}", markup=False)
     for name, url in running.addresses.items():
         out().print(f"  {name:<20} {url}", highlight=False)
     out().print("Stop it with Ctrl-C where it runs" + (f", or: kill {running.pid}" if running.pid else ""))

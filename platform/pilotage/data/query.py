@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _CATALOGUE = re.compile(r"\bshow\b|information_schema|duckdb_|pg_catalog|sqlite_", re.IGNORECASE)
 """Statements about the tables themselves, which need all of them."""
 
-_FOREIGN = re.compile(r"\bINTERVAL\b|\bUNION\(")
-"""DuckDB's types that Polars has not."""
+_FOREIGN = re.compile(r"\bINTERVAL\b|\bUNION\(|\bUHUGEINT\b|\bBIT\b")
+"""DuckDB's types that Polars has not, or would give other values of."""
 
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
@@ -145,6 +145,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def _only_reads(connection: DuckDBPyConnection, sql: str) -> None:
     from duckdb import StatementType
 
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise ConfigError("The statement is no UTF-8.", fix="Write it in UTF-8.") from None
     statements = connection.extract_statements(_EXPLAIN.sub("", sql, count=1))
     # PIVOT is MULTI: it asks for the values of its column first.
     if len(statements) != 1 or statements[0].type not in (StatementType.SELECT, StatementType.MULTI):

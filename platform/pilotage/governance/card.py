@@ -69,7 +69,7 @@ def model_card(
         confidence=confidence,
         manifest=manifest,
         refit=REFIT_OF in manifest["training"],
-        features=sorted(spec.features, key=lambda feature: -evaluation.importance.get(feature.name, 0.0)),
+        features=sorted(spec.features, key=lambda feature: -candidate.importance.get(feature.name, 0.0)),
         personal=[field.name for field in spec.request if field.personal],
         parts=_parts(evaluation),
     )
@@ -125,7 +125,10 @@ def _number(value: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return _NOTHING if share is None or not math.isfinite(share) else f"{round(100 * share, 1):g} %"
+    if share is None or not math.isfinite(share):
+        return _NOTHING
+    # What is rare is not nothing.
+    return f"{round(100 * share, 1) or round(100 * share, 4):g} %"
 
 
 def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:

@@ -68,8 +68,8 @@ class Reproduction:
 
     @property
     def same(self) -> bool:
-        """Whether every byte is."""
-        return all(self.files.values())
+        """Whether every row and every byte is: of rows that only judged it, nothing is in a bundle."""
+        return self.same_rows and all(self.files.values())
 
 
 def reproduce(

@@ -98,7 +98,7 @@ def trials(model: str, *, settings: Settings, ledger: Ledger | None = None) -> t
     """Every A/B test of a model, the oldest first."""
     found: list[Trial] = []
     states: dict[str, ModelState] = {}
-    for event in (ledger or SqlLedger(settings.ledger)).events():
+    for event in (ledger or SqlLedger.to_read(settings)).events():
         if event.model != model:
             continue
         before = states[model].ab_test if model in states else None

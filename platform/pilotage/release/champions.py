@@ -34,7 +34,7 @@ class ReleaseStatus:
 
 def states(*, settings: Settings) -> dict[str, ModelState]:
     """What the ledger says of every model."""
-    book = SqlLedger(settings.ledger)
+    book = SqlLedger.to_read(settings)
     try:
         return fold(book.events())
     finally:
@@ -43,13 +43,13 @@ def states(*, settings: Settings) -> dict[str, ModelState]:
 
 def champion(model: str, *, settings: Settings, ledger: Ledger | None = None) -> Release | None:
     """The champion of a model, by the ledger; ``None`` before the first promotion."""
-    book = ledger or SqlLedger(settings.ledger)
+    book = ledger or SqlLedger.to_read(settings)
     return fold_model(model, book.events()).champion
 
 
 def release_status(model: str, *, settings: Settings, ledger: Ledger | None = None) -> ReleaseStatus:
     """What was decided about a model so far."""
-    book = ledger or SqlLedger(settings.ledger)
+    book = ledger or SqlLedger.to_read(settings)
     state = fold_model(model, book.events())
     return ReleaseStatus(
         model=model,

@@ -113,7 +113,7 @@ def gather(
     from pilotage.monitoring.predictions import read_shadows
 
     about = version if version is not None else (state.under_way.version if state.under_way else None)
-    events = (ledger or SqlLedger(settings.ledger)).events()
+    events = (ledger or SqlLedger.to_read(settings)).events()
     stages = stages_of(events, state, about) if about is not None else ()
     if about is None or not stages or state.champion is None:
         raise ReleaseError(

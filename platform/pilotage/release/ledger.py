@@ -94,6 +94,11 @@ class SqlLedger:
             keyed_since=settings.ledger_keyed_since,
         )
 
+    @classmethod
+    def to_read(cls, settings: Settings) -> SqlLedger:
+        """The ledger of an installation, to read from: without its key, and never taken for new when it is lost."""
+        return cls(settings.ledger, head=settings.ledger_head)
+
     def append(self, draft: Draft, *, expected: int | None = None) -> Event:
         """See ``Ledger``.
 

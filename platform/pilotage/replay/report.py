@@ -145,7 +145,7 @@ def _picture(
 def _events(model: str, settings: Settings) -> list[Event]:
     from pilotage.release.ledger import SqlLedger
 
-    book = SqlLedger(settings.ledger)
+    book = SqlLedger.to_read(settings)
     try:
         return [event for event in book.events() if event.model == model]
     finally:

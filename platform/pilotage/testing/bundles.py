@@ -248,6 +248,7 @@ def make_run(directory: Path, *, spec: ModelSpec | None = None, seed: int = 7, p
             parts={"train": 120, "calibration": 40, "holdout": 40},
             boundaries={},
             cross_validation=[{"auc": 0.7}, {"auc": 0.75}],
+            importance={"amount": 1.0},
             trials=[Trial(number=0, params={"num_leaves": 5}, log_loss=0.5, seconds=0.1)],
         ),
         evaluation=Evaluation(

@@ -33,6 +33,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         place = f"{path.name}:{mark.line + 1}" if mark else path.name
         what = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{place}: is no YAML: {what}.", fix="Correct the file.", path=str(path)) from None
+    except ValueError as error:
+        # A date that there is not, such as 2013-02-30.
+        raise ConfigError(f"{path.name}: {error}.", fix="Correct the file.", path=str(path)) from None
     if tree is None or values is None:
         return {}, None
     if not isinstance(values, dict):

@@ -137,6 +137,12 @@ def test_a_model_that_does_not_exist_can_not_be_killed_by_mistake(settings: Sett
     assert not settings.home.exists()
 
 
+def test_a_kill_of_what_is_not_in_production_says_so(settings: Settings, pilotage: Command) -> None:
+    code, said = pilotage("kill", "flight_delay", *WHY)
+    assert code == 0
+    assert f"No version of it was in production. Is {settings.home} the home that you mean?" in said
+
+
 def test_a_kill_needs_no_declarations(settings: Settings, pilotage: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from pilotage.cli import declared
 

@@ -157,3 +157,54 @@ def test_what_can_not_be_answered_is_refused(
     fill(settings)
     assert audit(*words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["audit", "log"], ["audit", "at", "2026-01-01"], ["status"], ["card", "m"]])
+def test_a_ledger_that_is_lost_is_no_ledger_in_which_nothing_was_decided(
+    asked: list[str], settings: Settings, capsys: Captured
+) -> None:
+    fill(settings)
+    for file in settings.home.glob("ledger.db*"):
+        file.unlink()
+    assert run(lambda: cli.main(asked, standalone_mode=False)) == 1
+    captured = capsys.readouterr()
+    assert "is empty or not there, and event 8 is noted in" in captured.err
+    assert not captured.out
+
+
+def test_days_in_the_wrong_order_are_no_days_without_decisions(settings: Settings, capsys: Captured) -> None:
+    fill(settings)
+    assert audit("log", "--from", "2026-02-01", "--to", "2026-01-01") == 2
+    captured = capsys.readouterr()
+    assert "--from 2026-02-01 00:00:00 UTC is after --to 2026-01-01 23:59:59 UTC" in captured.err
+    assert not captured.out
+
+
+def test_words_are_shown_as_they_are_on_record(settings: Settings, capsys: Captured) -> None:
+    why = "see [ticket 12], [/tmp/x] and 12:fire:30"
+    ledgers.append(settings, Draft(model="m", kind="killed", actor="[ada]", cause=why, payload={}))
+    assert audit("log") == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"killed by [ada]: {why}")
+
+
+def test_an_event_is_one_line_whatever_its_words_are(settings: Settings, capsys: Captured) -> None:
+    forged = "tired\n    2  2026-01-01 00:00:00 UTC  m 9  promoted by ceo: fine\x1b[2K\u202e"
+    ledgers.append(settings, Draft(model="m", kind="killed", actor="ada", cause=forged, payload={}))
+    for asked in (["audit", "log"], ["audit", "at", f"{datetime.now(UTC):%Y-%m-%d}"], ["status", "m"]):
+        assert run(lambda asked=asked: cli.main(asked, standalone_mode=False)) == 0  # type: ignore[misc]
+        printed = capsys.readouterr().out
+        assert "tired\\n" in printed
+        assert not [line for line in printed.splitlines() if line.startswith("    2")]
+        assert not set(printed) & {"\x1b", "\u202e"}
+
+
+def test_a_share_is_not_rounded_to_all_of_the_traffic(settings: Settings, capsys: Captured) -> None:
+    ledgers.registered(settings, "m", 1)
+    ledgers.promoted(settings, "m", 1)
+    ledgers.registered(settings, "m", 2)
+    decided(settings, "shadowed", 2)
+    decided(settings, "canaried", 2, share=0.999, salt="s")
+    assert audit("log") == 0
+    assert "m 2  canaried at 99.9% by bob" in capsys.readouterr().out
+    assert audit("at", f"{datetime.now(UTC):%Y-%m-%d}") == 0
+    assert "version 2, 99.9% of the entities" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,9 @@ from click.testing import CliRunner
 
 from pilotage.cli.main import cli, run
 from pilotage.errors import ConfigError, DataError
+from pilotage.release.events import Draft
+from pilotage.settings import Settings
+from tests.unit.cli import ledgers
 
 HEAVY = ("polars", "pydantic", "psutil", "rich", "mlflow", "deltalake", "duckdb", "sqlalchemy", "pandas", "dagster")
 
@@ -108,3 +112,56 @@ def test_every_shipped_declaration_is_fine(capsys: pytest.CaptureFixture[str]) -
 
     assert check() == 0
     assert "✓ assets/models/flight_delay.py" in capsys.readouterr().out
+
+
+def pilotage(home: Path, *words: str | bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, as a shell starts it."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PILOTAGE_")}
+    return subprocess.run(
+        [sys.executable, "-m", "pilotage.cli.main", *words],
+        env={**kept, "PILOTAGE_HOME": str(home), **variables},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_home_that_can_not_be_written_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = pilotage(tmp_path / "file", "land", "flights", "--from", "2013-01-01", "--to", "2013-01-01")
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        f"Error: {tmp_path / 'file' / 'landing' / 'flights'}: Not a directory.",
+        "Fix: See that this user may use it, and that its disk has room.",
+    ]
+
+
+@pytest.mark.parametrize("words", [["trace", b"a\xffb"], ["sql", b"select 'a\xffb'"]])
+def test_an_argument_that_is_no_utf_8_is_asked_wrongly(words: list[str | bytes], tmp_path: Path) -> None:
+    done = pilotage(tmp_path, *words)
+    assert done.returncode == 2
+    assert b"is no UTF-8." in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_terminal_without_the_characters_gets_them_spelled_out(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    ledgers.append(settings, Draft(model="m", kind="killed", actor="ada", cause="größer", payload={}))
+    done = pilotage(tmp_path, "audit", "log", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().rstrip().endswith("killed by ada: gr\\xf6\\xdfer")
+    assert pilotage(tmp_path, "audit", "verify", PYTHONIOENCODING="latin-1").returncode == 0
+    [told] = json.loads(pilotage(tmp_path, "audit", "log", "--json", PYTHONIOENCODING="ascii").stdout)
+    assert told["why"] == "größer"
+
+
+@pytest.mark.parametrize(
+    "option", [["--speed", "0"], ["--speed", "nan"], ["--at-once", "0"], ["--name", "../../year"], ["--name", ""]]
+)
+def test_a_replay_that_could_not_go_on_is_not_begun(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PILOTAGE_HOME", str(tmp_path))
+    asked = ["replay", "flight_delay", "--from", "2013-03-01", "--to", "2013-03-02", *option]
+    assert run(lambda: cli.main(asked, standalone_mode=False)) == 2
+    assert option[0] in capsys.readouterr().err

@@ -87,3 +87,10 @@ def test_columns_of_one_name_and_durations_are_shown(
 def test_a_value_that_can_not_be_shown_is_no_traceback(settings: Settings, form: str) -> None:
     with pytest.raises(ConfigError, match="can't be shown"):
         show(settings, "select timestamp 'infinity' as never", form=form, limit=100)
+
+
+def test_large_numbers_and_bits_are_what_they_are(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "select sum(range) as total, 340282366920938463463374607431768211455::uhugeint as most, '1011'::bit as bits"
+    show(settings, f"{query} from range(4)", form="json", limit=1)
+    told = json.loads(capsys.readouterr().out)
+    assert told == [{"total": 6, "most": "340282366920938463463374607431768211455", "bits": "1011"}]

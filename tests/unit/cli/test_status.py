@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from pilotage.cli.status import report, show
+from pilotage.release.events import Draft
 from pilotage.settings import Settings
-from tests.unit.cli.ledgers import promoted, refused, registered
+from tests.unit.cli.ledgers import append, promoted, refused, registered
 
 
 @pytest.fixture
@@ -56,3 +57,28 @@ def test_people_read_the_same_and_the_next_step(settings: Settings, capsys: pyte
     assert "pilotage train flight_delay" in printed
     assert "pilotage promote loan_approval 1 --why" in printed
     assert "Pilotage is not running on this home." in printed
+
+
+def test_what_people_wrote_is_shown_as_they_wrote_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    registered(settings, "loan_approval", 1)
+    why = "see [ticket 12] and [/x]"
+    append(settings, Draft(model="loan_approval", kind="promoted", version=1, actor="[ada]", cause=why, payload={}))
+    refused(settings, "loan_approval", "AUC [red] is too low.")
+    show(report(settings, ["loan_approval"]))
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"promoted by [ada]: {why}" in printed
+    assert "AUC [red] is too low." in printed
+
+
+def test_without_the_database_of_the_alarms_it_still_tells_what_is_in_production(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registered(settings, "loan_approval", 1)
+    promoted(settings, "loan_approval", 1)
+    (settings.home / "alerts.db").write_bytes(b"no database, but of some length" * 100)
+    status = report(settings, ["loan_approval"])
+    assert status["models"][0]["champion"]["version"] == 1
+    assert status["alarms"] is None
+    assert "file is not a database" in status["alarms_unknown"]
+    show(status)
+    assert "not known: The alerts at" in " ".join(capsys.readouterr().out.split())

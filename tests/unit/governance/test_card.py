@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
+from pilotage.data.lake import Lake
 from pilotage.errors import BundleCorrupt
 from pilotage.governance.card import as_text, model_card
+from pilotage.release.records import Provenance
 from pilotage.spec import Drift, Fairness, Rollout, Serving
 from pilotage.testing.bundles import Run, make_run, tiny_spec
+from pilotage.training.config import TrainConfig
+from pilotage.training.dataset import assemble
+from pilotage.training.evaluate import evaluate
+from pilotage.training.gate import judge
 from pilotage.training.records import (
     Comparison,
     FairnessReport,
@@ -23,6 +29,11 @@ from pilotage.training.records import (
     Slice,
     Tried,
 )
+from pilotage.training.refit import refit
+from pilotage.training.train import train
+from tests.unit.training.conftest import parcel_spec, parcels, publish
+
+PROVENANCE = Provenance(run_id="r", run_url="http://r", git_commit="g", cause="manual", actor="ana")
 
 SPEC = tiny_spec(
     risk="high",
@@ -163,3 +174,34 @@ def test_a_value_is_never_markdown_or_html(run: Run) -> None:
 def test_a_bundle_that_is_not_the_recorded_one_has_no_card(run: Run) -> None:
     with pytest.raises(BundleCorrupt):
         card(run, candidate=replace(run.candidate, bundle_sha256="0" * 64))
+
+
+@pytest.mark.parametrize("calibration", ["none", "isotonic"])
+def test_it_says_how_this_version_was_made_whatever_is_declared(calibration: str, tmp_path: Path) -> None:
+    spec, lake = parcel_spec(), Lake(str(tmp_path / "lake"))
+    publish(lake, spec, parcels(40))
+    config = TrainConfig.from_values({"calibration": calibration})
+    made = assemble(spec, lake=lake, config=config, directory=tmp_path / "run")
+    steps: dict[str, Any] = {"config": config, "directory": tmp_path / "run"}
+    judged = train(spec, made, threads=1, **steps)
+    evaluation = evaluate(spec, made, judged, champion_bundle=None, champion_version=None, **steps)
+    released = refit(spec, made, judged, threads=1, **steps)
+    parts: dict[str, Any] = {"training_set": made, "evaluation": evaluation, "verdict": judge(spec, evaluation)}
+    for candidate in (judged, released):
+        told = model_card(spec, candidate=candidate, provenance=PROVENANCE, **parts)
+        assert f"probabilities calibrated: {calibration}." in told
+        assert "by a hash of the entity" not in told
+        assert [row[-1] for row in rows(told) if row[0] == "weight"] == [
+            f"{100 * candidate.importance['weight']:.1f} %"
+        ]
+    assert judged.importance != released.importance
+
+
+def test_what_is_rare_is_not_nothing(run: Run) -> None:
+    few = replace(run.training_set, rows=100_000, positives=12)
+    assert "100,000 rows from 2024-01-01 to 2024-01-06, 0.012 % of them" in card(run, training_set=few)
+
+
+def test_drift_that_is_not_watched_asks_for_no_retraining(run: Run) -> None:
+    assert "- **Drift**: not watched." in card(run)
+    assert "- **Retraining**: when performance or a person asks for it." in card(run)

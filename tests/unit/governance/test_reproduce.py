@@ -120,6 +120,16 @@ def test_it_tells_which_file_is_another_one(lake: Lake, tmp_path: Path) -> None:
     assert (found.same, found.largest_difference) == (False, 0.0)
 
 
+def test_a_label_that_was_changed_where_it_was_only_judged_is_not_the_same(lake: Lake, tmp_path: Path) -> None:
+    candidate = trained(lake, tmp_path)
+    newest = pl.col("sent_at") == pl.col("sent_at").max()
+    other = Lake(str(tmp_path / "other"))
+    publish(other, SPEC, ROWS.with_columns(late=pl.col("late") ^ newest))
+    found = again(other, candidate, tmp_path)
+    assert set(found.files.values()) == {True}
+    assert (found.rows_now, found.same_rows, found.same) == (found.rows, False, False)
+
+
 def test_it_tells_how_far_apart_the_answers_are(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     candidate = trained(lake, tmp_path)
     fitted = room.train
