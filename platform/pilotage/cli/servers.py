@@ -15,7 +15,7 @@ from typing import Any
 
 from pilotage.cli import home
 from pilotage.cli.runs import alive
-from pilotage.cli.supervisor import Program
+from pilotage.cli.supervisor import Lasting, Program
 from pilotage.run_tags import OWNER
 from pilotage.settings import PROJECT, Settings
 
@@ -298,7 +298,7 @@ def _locations(url: str) -> str | None:
         if entry["loadStatus"] != "LOADED":
             return "loading definitions"
         if message := (entry.get("locationOrLoadError") or {}).get("message"):
-            return f"definitions don't load: {message.strip().splitlines()[0][:160]}"
+            return Lasting(f"definitions don't load: {message.strip().splitlines()[0][:160]}; see pilotage check")
     return None if entries else "no definitions"
 
 

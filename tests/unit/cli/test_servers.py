@@ -87,7 +87,7 @@ def test_dagster_is_well_once_the_definitions_are_loaded(answers: Answers, setti
     dagster = servers.dagster(settings)
     assert [check(dagster) for _ in range(3)] == [
         "loading definitions",
-        "definitions don't load: DeclarationError: assets/models/x.py: no such source",
+        "definitions don't load: DeclarationError: assets/models/x.py: no such source; see pilotage check",
         None,
     ]
 
