@@ -73,7 +73,8 @@ def check(program: Any) -> str | None:
 
 
 def location(status: str, message: str | None = None) -> dict[str, Any]:
-    error = None if message is None else {"message": message}
+    around = "DagsterUserCodeLoadError: Error occurred during the loading of Dagster definitions in\n  stack"
+    error = None if message is None else {"message": around, "causes": [{"message": message}]}
     entry = {"name": "pilotage", "loadStatus": status, "locationOrLoadError": error}
     return {"data": {"workspaceOrError": {"locationEntries": [entry]}}}
 
@@ -87,7 +88,7 @@ def test_dagster_is_well_once_the_definitions_are_loaded(answers: Answers, setti
     dagster = servers.dagster(settings)
     assert [check(dagster) for _ in range(3)] == [
         "loading definitions",
-        "definitions don't load: DeclarationError: assets/models/x.py: no such source; see pilotage check",
+        "definitions don't load: DeclarationError: assets/models/x.py: no such source",
         None,
     ]
 
