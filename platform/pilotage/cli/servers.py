@@ -297,9 +297,9 @@ def _locations(url: str) -> str | None:
     for entry in entries:
         if entry["loadStatus"] != "LOADED":
             return "loading definitions"
-        if "message" in (error := entry.get("locationOrLoadError") or {}):
+        if "message" in (found := entry.get("locationOrLoadError") or {}):
             # Around what a file of ours says, Dagster says that loading failed.
-            first = next(iter(error.get("causes") or []), error)["message"].strip().splitlines()[0]
+            first = next(iter(found.get("causes") or []), found)["message"].strip().splitlines()[0]
             return Lasting(f"definitions don't load: {first[:300]}")
     return None if entries else "no definitions"
 

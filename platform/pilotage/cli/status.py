@@ -158,7 +158,8 @@ def _panel(model: dict[str, Any]) -> RenderableType:
     if model["last_refusal"]:
         refusal = model["last_refusal"]
         grid.add_row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
-    grid.add_row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else "no longer declared")
+    undeclared = "no longer declared: a service that starts without its file does not serve it"
+    grid.add_row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else undeclared)
     return Panel(
         grid, title=f"[bold]{model['model']}[/] {model['title'] or ''}", title_align="left", border_style="dim"
     )
