@@ -11,6 +11,13 @@ import yaml
 from pilotage.errors import ConfigError
 
 
+class _Loader(yaml.SafeLoader):
+    """Leaves dates as text: of one that is none, such as 2013-02-31, the field says so, and not a traceback."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     """Reads a file that holds a mapping.
 
@@ -26,8 +33,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         fix = "Give the path of a run.yaml."
         raise ConfigError(f"{path} can't be read: {error}.", fix=fix, path=str(path)) from error
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path.name}:{mark.line + 1}" if mark else path.name
