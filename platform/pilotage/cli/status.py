@@ -63,7 +63,9 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
         "alarms": counts(settings),
-        "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
+        "servers": servers.health(
+            settings, lambda: [name for name, state in known.items() if state.champion and name in specs]
+        ),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
 

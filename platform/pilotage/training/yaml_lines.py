@@ -15,7 +15,7 @@ class _Loader(yaml.SafeLoader):
     """Leaves dates as text: of one that is none, such as 2013-02-31, the field says so, and not a traceback."""
 
 
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _loader, node: str(node.value))
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
