@@ -28,7 +28,9 @@ class Declaration(BaseModel):
 
 
 def _explain(kind: type[Declaration], data: dict[str, Any], error: ValidationError) -> DeclarationError:
-    first = error.errors(include_url=False)[0]
+    found = error.errors(include_url=False)
+    # A field with its name misspelt is missing too, and the misspelt name says more.
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     field = ".".join(str(part) for part in first["loc"]) or kind.__name__
     label = f"{kind.__name__}({data['name']!r})" if isinstance(data.get("name"), str) else kind.__name__
     value = first["input"]

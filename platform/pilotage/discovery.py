@@ -6,13 +6,15 @@ Nothing is skipped in silence: a file without the declaration, or two files that
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pilotage.blanks import require_filled
 from pilotage.declaration import Declaration
-from pilotage.errors import DeclarationError
+from pilotage.errors import DeclarationError, PilotageError
 
 D = TypeVar("D", bound=Declaration)
 
@@ -49,7 +51,13 @@ def load_declaration(package: str, attribute: str, kind: type[D], *, path: Path)
     """
     shown = f"{package.replace('.', '/')}/{path.name}"
     require_filled(path, shown=shown)
-    module = _guarded(lambda: importlib.import_module(f"{package}.{path.stem}"), shown)
+    with naming(path, shown):
+        try:
+            module = importlib.import_module(f"{package}.{path.stem}")
+        except DeclarationError as error:
+            raise DeclarationError(
+                f"{shown}{_line(error, path)}: {error.message}", fix=error.fix, file=shown, **error.details
+            ) from error
     declaration = getattr(module, attribute, None)
     if not isinstance(declaration, kind):
         raise DeclarationError(
@@ -63,12 +71,26 @@ def load_declaration(package: str, attribute: str, kind: type[D], *, path: Path)
     return declaration
 
 
-def _guarded(load: Callable[[], object], shown: str) -> object:
+@contextmanager
+def naming(path: Path, shown: str) -> Iterator[None]:
+    """Makes an error that comes of a file one that names it, and the line, if the code of the file was running.
+
+    Raises:
+        DeclarationError: Instead of whatever is no error of ours.
+    """
     try:
-        return load()
-    except DeclarationError as error:
-        raise DeclarationError(f"{shown}: {error.message}", fix=error.fix, file=shown, **error.details) from error
+        yield
+    except PilotageError:
+        raise
     except Exception as error:
         raise DeclarationError(
-            f"{shown} can't be loaded: {type(error).__name__}: {error}.", fix=f"Correct {shown}.", file=shown
+            f"{shown}{_line(error, path)}: {type(error).__name__}: {error}.", fix="Correct it there.", file=shown
         ) from error
+
+
+def _line(error: Exception, path: Path) -> str:
+    """The line of a file that an error comes from, in words."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""

@@ -72,6 +72,8 @@ def test_an_older_version_stays_readable(lake: Lake) -> None:
 def test_a_table_that_does_not_exist_is_named_with_what_makes_it(lake: Lake) -> None:
     with pytest.raises(UnpublishedData, match=r"no validated/flights .* Fix: Materialise .* validated/flights"):
         lake.scan("validated/flights")
+    with pytest.raises(UnpublishedData, match=r"no features/tiny .* Fix: Materialise the asset tiny/features"):
+        lake.scan("features/tiny")
     assert not lake.exists("validated/flights")
     assert lake.days("validated/flights") == []
 

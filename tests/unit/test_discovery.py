@@ -49,8 +49,9 @@ def test_every_file_gives_one_declaration(package: Callable[..., dict[str, Thing
     ("text", "told"),
     [
         ("import nowhere_at_all", "ModuleNotFoundError"),
-        ("THING = (", "SyntaxError"),
-        ("1 / 0", "ZeroDivisionError"),
+        ("THING = (", "broken.py, line 1: SyntaxError"),
+        ("x = 1\n\n1 / 0", "broken.py, line 3: ZeroDivisionError"),
+        (HEADER + "THING = Thing(\n    nom='a',\n)", "broken.py, line 2: Thing: there is no field nom"),
         ("x = 1", "has no THING"),
         ("THING = 3", "has no THING"),
         (HEADER + "THING = Thing(name='Bad Name')", "Bad Name"),

@@ -1,16 +1,21 @@
-"""``pilotage check``: loads every declaration, file by file, and says which are fine."""
+"""``pilotage check``: loads every declaration, file by file, tries each on tables without rows, says which are fine."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from pilotage.cli.console import out
-from pilotage.declaration import Declaration
-from pilotage.discovery import load_declaration
-from pilotage.errors import PilotageError
+from pilotage.discovery import load_declaration, naming
+from pilotage.errors import DeclarationError, PilotageError
 from pilotage.settings import PROJECT
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def check(project: Path = PROJECT) -> int:
@@ -19,47 +24,40 @@ def check(project: Path = PROJECT) -> int:
     Returns:
         Exit code: 1 if a file is not fine.
     """
+    from pilotage.cli.rehearsal import published, rehearse
     from pilotage.data.source import SourceSpec
     from pilotage.spec import ModelSpec
 
-    kinds: dict[str, tuple[str, type[Declaration]]] = {
-        "sources": ("SOURCE", SourceSpec),
-        "models": ("MODEL", ModelSpec),
-    }
-    faults = 0
-    read: dict[str, set[str]] = {}
-    known: set[str] = set()
-    for folder, (attribute, kind) in kinds.items():
-        for path in sorted((project / "assets" / folder).glob("*.py")):
-            if path.stem == "__init__":
-                continue
-            found = _load(path, folder, attribute, kind)
-            if isinstance(found, SourceSpec):
-                known.add(found.name)
-            elif isinstance(found, ModelSpec):
-                read[found.name] = set(found.sources)
-            faults += isinstance(found, PilotageError)
-            _say(path.relative_to(project), found)
-    for model, needed in read.items():
-        for source in sorted(needed - known):
-            faults += 1
-            fix = f"Write it: pilotage new source {source}"
-            _say(
-                Path("assets/models") / f"{model}.py", PilotageError(f"No file declares the source {source}.", fix=fix)
-            )
-    return 1 if faults else 0
+    faulty: list[Path] = []
+    tables: dict[str, pl.DataFrame] = {}
+    sources, models = (sorted((project / "assets" / folder).glob("[!_]*.py")) for folder in ("sources", "models"))
+    for path in sources:
+        with _told(path, project, faulty):
+            tables[path.stem] = published(load_declaration("assets.sources", "SOURCE", SourceSpec, path=path))
+    there = {path.stem for path in sources}
+    for path in models:
+        with _told(path, project, faulty):
+            spec = load_declaration("assets.models", "MODEL", ModelSpec, path=path)
+            if unknown := [name for name in spec.sources if name not in there]:
+                raise DeclarationError(
+                    f"No file declares the source {unknown[0]}.", fix=f"Write it: pilotage new source {unknown[0]}"
+                )
+            # Of a source that is not fine its own line says what is wrong, and what it would publish is not known.
+            if tables.keys() >= set(spec.sources):
+                rehearse(spec, tables)
+    return 1 if faulty else 0
 
 
-def _load(path: Path, folder: str, attribute: str, kind: type[Declaration]) -> Declaration | PilotageError:
-    """The declaration in a file, or what is wrong with it."""
+@contextmanager
+def _told(path: Path, project: Path, faulty: list[Path]) -> Iterator[None]:
+    """Prints how it went with a file; one with which something is wrong is added to the faulty."""
+    shown = str(path.relative_to(project))
     try:
-        return load_declaration(f"assets.{folder}", attribute, kind, path=path)
+        with naming(path, shown):
+            yield
     except PilotageError as error:
-        return error
-
-
-def _say(path: Path, found: Declaration | PilotageError) -> None:
-    if isinstance(found, PilotageError):
-        out().print(Text.assemble(("✗ ", "bold red"), (str(path), "bold"), f" {found.message} Fix: {found.fix}"))
+        faulty.append(path)
+        what = error.message.removeprefix(shown).lstrip(":, ")
+        out().print(Text.assemble(("✗ ", "bold red"), (shown, "bold"), f" {what} Fix: {error.fix}"))
     else:
-        out().print(Text.assemble(("✓ ", "green"), str(path)))
+        out().print(Text.assemble(("✓ ", "green"), shown))

@@ -166,7 +166,10 @@ def new_model(name: str, time: bool) -> None:
 
 @cli.command(short_help="Load every declaration, and say which files are fine.")
 def check() -> None:
-    """Load every declaration, and say of each file whether it is fine. Exit code 1 if one is not."""
+    """Load every declaration, try it on tables without rows, and say of each file whether it is fine.
+
+    Exit code 1 if one is not.
+    """
     from pilotage.cli.check import check
 
     sys.exit(check())

@@ -22,7 +22,7 @@ class Missing:
     """What is still to be done, in the order in which it must be."""
 
     champions: list[dict[str, Any]]
-    """Model, version and detail of what is in production."""
+    """Model, version and detail of what is in production, of declared models."""
     models: list[str]
     """Sample models without a champion."""
     daily: list[str] = field(default_factory=list)
@@ -43,7 +43,8 @@ def find(settings: Settings) -> Missing:
 
     specs = declared.models()
     known = states(settings)
-    champions = [in_production(state.champion) for state in known.values() if state.champion is not None]
+    # Of a model whose file is gone nothing is served, and nobody should wait for it.
+    champions = [in_production(state.champion) for name, state in known.items() if state.champion and name in specs]
     led = {entry["model"] for entry in champions}
     models = [name for name in sample.MODELS if name in specs and name not in led]
     if not models:

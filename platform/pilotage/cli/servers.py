@@ -15,7 +15,7 @@ from typing import Any
 
 from pilotage.cli import home
 from pilotage.cli.runs import alive
-from pilotage.cli.supervisor import Program
+from pilotage.cli.supervisor import Lasting, Program
 from pilotage.run_tags import OWNER
 from pilotage.settings import PROJECT, Settings
 
@@ -32,7 +32,7 @@ CANCEL = """mutation($runs: [String!]!) { terminateRuns(runIds: $runs,
 
 DAEMONS = """query { instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
 LOCATIONS = """query { workspaceOrError { ... on Workspace { locationEntries {
-  name loadStatus locationOrLoadError { ... on PythonError { message } } } } } }"""
+  name loadStatus locationOrLoadError { ... on PythonError { message causes { message } } } } } } }"""
 
 
 def address(settings: Settings, port: int) -> str:
@@ -297,8 +297,10 @@ def _locations(url: str) -> str | None:
     for entry in entries:
         if entry["loadStatus"] != "LOADED":
             return "loading definitions"
-        if message := (entry.get("locationOrLoadError") or {}).get("message"):
-            return f"definitions don't load: {message.strip().splitlines()[0][:160]}"
+        if "message" in (found := entry.get("locationOrLoadError") or {}):
+            # Around what a file of ours says, Dagster says that loading failed.
+            first = next(iter(found.get("causes") or []), found)["message"].strip().splitlines()[0]
+            return Lasting(f"definitions don't load: {first[:300]}")
     return None if entries else "no definitions"
 
 

@@ -63,7 +63,9 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
         **_alarms(settings),
-        "servers": servers.health(settings, lambda: [name for name, state in known.items() if state.champion]),
+        "servers": servers.health(
+            settings, lambda: [name for name, state in known.items() if state.champion and name in specs]
+        ),
         "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
     }
 
@@ -173,7 +175,8 @@ def _panel(model: dict[str, Any]) -> RenderableType:
     if model["last_refusal"]:
         refusal = model["last_refusal"]
         row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
-    row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else "no longer declared")
+    undeclared = "no longer declared: a service that starts without its file does not serve it"
+    row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else undeclared)
     title = Text.assemble((model["model"], "bold"), f" {model['title'] or ''}")
     return Panel(grid, title=title, title_align="left", border_style="dim")
 

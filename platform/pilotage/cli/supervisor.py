@@ -30,6 +30,12 @@ LEASH_GRACE = 8.0
 """Seconds a program gets to end by itself."""
 
 
+class Lasting(str):
+    """What is wrong with a program that answers, and that no waiting mends."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """What to run, and how to see that it is well."""
@@ -38,7 +44,9 @@ class Program:
     command: Sequence[str]
     log: Path
     check: Callable[[], str | None] | None = None
-    """Asks the program over HTTP: ``None`` if it is well, else what is wrong in a few words. May block for seconds."""
+    """Asks the program over HTTP: ``None`` if it is well, else what is wrong in a few words. May block for seconds.
+
+    A ``Lasting`` trouble is told at once, also of a program that is only starting."""
     url: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     grace: float = LEASH_GRACE
@@ -124,7 +132,7 @@ class Supervised:
             return  # It died meanwhile: the answer is old.
         if trouble is None:
             self.state, self.detail = "healthy", ""
-        elif self.state == "starting":
+        elif self.state == "starting" and not isinstance(trouble, Lasting):
             self.detail = trouble
         else:
             self.state, self.detail = "unwell", trouble

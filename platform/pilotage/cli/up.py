@@ -19,7 +19,7 @@ from pilotage.cli.board import Board, PlainBoard, make_board
 from pilotage.cli.bootstrap import Bootstrap
 from pilotage.cli.console import out
 from pilotage.cli.ports import require_free
-from pilotage.cli.supervisor import Supervisor
+from pilotage.cli.supervisor import Lasting, Supervised, Supervisor
 from pilotage.settings import Settings
 
 TICK_SECONDS = 0.2
@@ -133,7 +133,7 @@ class _Up:
 
     def _failures(self) -> list[str]:
         found = [*self._bootstrap.outcome.failures, *([self._trouble] if self._trouble else [])]
-        return found + [f"{s.program.name}: {s.detail}" for s in self._supervisor.programs if s.state == "failed"]
+        return found + [f"{s.program.name}: {s.detail}" for s in self._lost()]
 
     def _guarded(self) -> None:
         try:
@@ -212,8 +212,11 @@ class _Up:
         return all(supervised.state == "healthy" for supervised in self._supervisor.programs)
 
     def _hopeless(self) -> bool:
-        failed = any(supervised.state == "failed" for supervised in self._supervisor.programs)
-        return failed or bool(self._bootstrap.outcome.failures or self._trouble)
+        return bool(self._lost() or self._bootstrap.outcome.failures or self._trouble)
+
+    def _lost(self) -> list[Supervised]:
+        """Servers that waiting does not bring up."""
+        return [s for s in self._supervisor.programs if s.state == "failed" or isinstance(s.detail, Lasting)]
 
     def _announce(self) -> None:
         self._ready = True

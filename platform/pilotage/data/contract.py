@@ -97,9 +97,14 @@ def _prepare(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
     try:
         prepared = spec.prepare(delivered.lazy()).collect()
     except pl.exceptions.PolarsError as error:
+        unknown = isinstance(error, pl.exceptions.ColumnNotFoundError)
+        # What follows is Polars' plan of the query.
+        message = str(error).partition("\n\nResolved plan")[0].replace("\n\n", "; ")
         raise DeclarationError(
-            f"{where}: prepare fails: {error}.",
-            fix="Make it yield null for a value that it can't read; the contract then names the row.",
+            f"{where}: prepare fails: {message}.",
+            fix="Correct the name in prepare, or declare it in columns."
+            if unknown
+            else "Make it yield null for a value that it can't read; the contract then names the row.",
             source=spec.name,
         ) from error
     if prepared.height != delivered.height:
@@ -112,6 +117,12 @@ def _prepare(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
         raise DeclarationError(
             f"{where}: prepare does not give {missing[0]}, which key or daily names.",
             fix=f"Give the column {missing[0]}, or correct key and daily.",
+            source=spec.name,
+        )
+    if spec.daily is not None and (found := prepared.schema[spec.daily.column]) != pl.Date:
+        raise DeclarationError(
+            f"{where}: prepare gives {spec.daily.column}, which daily names, as {found}, not Date.",
+            fix="Name the column of the date, or derive it (.dt.date() of a time).",
             source=spec.name,
         )
     return prepared.select(pl.exclude(TECHNICAL))
@@ -275,6 +286,13 @@ def _plain(value: object) -> str:
 def _undecidable(spec: SourceSpec, column: str | None, found: Any) -> DeclarationError:
     """A schema error that is about the schema itself: a column of another type, or a check that raises."""
     detail = str(found.failure_cases).splitlines()[0]
+    if found.check == "column_in_dataframe":
+        return DeclarationError(
+            f"assets/sources/{spec.name}.py: the contract names the column {detail}, which prepare does not give.",
+            fix=f"Correct the name, or give {detail} in prepare.",
+            source=spec.name,
+            column=detail,
+        )
     what = f"column {column}" if column else "the rows"
     return DeclarationError(
         f"assets/sources/{spec.name}.py: the contract can't check {what}: {found.check}: {detail}.",

@@ -314,9 +314,11 @@ class Lake:
         if opened is None:
             which = table if version is None else f"version {version} of {table}"
             room, name = table.split("/")
+            # A model's assets are called by the model first.
+            asset = f"{name}/{room}" if room == "features" else table
             raise UnpublishedData(
                 f"There is no {which} in the lake {self.uri}.",
-                fix=f"Materialise the asset {room}/{name} first; `pilotage up` does it for the sample data.",
+                fix=f"Materialise the asset {asset} first; `pilotage up` does it for the sample data.",
                 table=table,
             )
         return opened

@@ -28,7 +28,7 @@ from pilotage.data.source import SourceSpec
 from pilotage.data.verdict import decide
 from pilotage.errors import UnpublishedData
 
-__all__ = ["ExpectationResult", "Refusal", "RuleResult", "ValidationReport", "validate"]
+__all__ = ["ExpectationResult", "Refusal", "RuleResult", "ValidationReport", "as_published", "validate"]
 
 SAMPLE = 10
 
@@ -79,7 +79,7 @@ def validate(
 
     passed = verdicts.of_status("passed")
     bad = quarantined(spec, checked, verdicts.refused, origin)
-    good = _staged(spec, checked).filter(checked.reasons.is_null() & checked.batch.is_in(passed, nulls_equal=True))
+    good = as_published(spec, checked).filter(checked.reasons.is_null() & checked.batch.is_in(passed, nulls_equal=True))
     published_before = lake.days(f"validated/{spec.name}") if spec.daily else []
     withdrawn = set(published_before).intersection(batches).difference(passed)
     progress(f"{spec.name}: publishing {good.height:,} rows, quarantining {bad.height:,}")
@@ -144,7 +144,7 @@ def _refused_days(spec: SourceSpec, lake: Lake) -> list[date]:
     return refused.select("day").collect()["day"].sort().to_list()
 
 
-def _staged(spec: SourceSpec, checked: CheckedRows) -> pl.DataFrame:
+def as_published(spec: SourceSpec, checked: CheckedRows) -> pl.DataFrame:
     """The prepared rows as they would be published: a daily table has its batch as the column ``day``."""
     return checked.rows.with_columns(checked.batch.alias("day")) if spec.daily else checked.rows
 

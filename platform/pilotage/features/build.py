@@ -105,7 +105,7 @@ def build_features(
     written = _Written()
     for number, part in enumerate(parts, start=1):
         frame = view.offline(
-            _population(spec, _of_days(population_rows, part) if daily else population_rows), validated.read
+            rows_to_predict(spec, _of_days(population_rows, part) if daily else population_rows), validated.read
         )
         # Until its last part is there, a rebuilt table must not pass for one that this definition made.
         done = number == len(parts) or not stale
@@ -187,8 +187,13 @@ def features_fingerprint(lake: Lake, model: str) -> str | None:
     return None
 
 
-def _population(spec: ModelSpec, rows: pl.LazyFrame) -> pl.DataFrame:
-    """The rows to predict, with what they are predicted from and what became of them."""
+def rows_to_predict(spec: ModelSpec, rows: pl.LazyFrame) -> pl.DataFrame:
+    """The rows to predict, with what they are predicted from and what became of them.
+
+    Raises:
+        DeclarationError: A column has a name that is the feature table's own.
+        UnpublishedData: The source lacks a column that the spec reads.
+    """
     there = rows.collect_schema().names()
     day = [DAY] if DAY in there else []
     columns = list(dict.fromkeys([*spec.entity, *spec.request_types(), *day]))

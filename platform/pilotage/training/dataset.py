@@ -183,7 +183,8 @@ def _same_definition(spec: ModelSpec, lake: Lake, table: str, version: int) -> s
     if built and built[0][FINGERPRINT] != ours:
         raise TrainingError(
             f"{table} (version {version}) was built by another definition of its features than {spec.name} has now.",
-            fix="Build the features again, or train on a newer version of the table.",
+            fix=f"Materialise the asset {spec.name}/features for any day, which builds all of them again, or train on "
+            "a newer version of the table.",
             table=table,
             version=version,
         )

@@ -11,6 +11,13 @@ import yaml
 from pilotage.errors import ConfigError
 
 
+class _Loader(yaml.SafeLoader):
+    """Leaves dates as text: of one that is none, such as 2013-02-31, the field says so, and not a traceback."""
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _loader, node: str(node.value))
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
     """Reads a file that holds a mapping.
 
@@ -26,15 +33,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         fix = "Give the path of a run.yaml."
         raise ConfigError(f"{path} can't be read: {error}.", fix=fix, path=str(path)) from error
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path.name}:{mark.line + 1}" if mark else path.name
         what = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{place}: is no YAML: {what}.", fix="Correct the file.", path=str(path)) from None
     except ValueError as error:
-        # A date that there is not, such as 2013-02-30.
+        # Such as !!int of what is no number.
         raise ConfigError(f"{path.name}: {error}.", fix="Correct the file.", path=str(path)) from None
     if tree is None or values is None:
         return {}, None

@@ -102,3 +102,10 @@ def test_with_every_champion_in_place_nothing_is_looked_for(settings: Settings) 
         ("flight_delay", 1),
     ]
     assert found.champions[0]["detail"].endswith("10 rows from 2013-01-01 to 2013-02-28")
+
+
+def test_nobody_waits_for_the_champion_of_a_model_whose_file_is_gone(settings: Settings) -> None:
+    for model in ("loan_approval", "old_model"):
+        registered(settings, model)
+        promoted(settings, model)
+    assert [entry["model"] for entry in missing.find(settings).champions] == ["loan_approval"]

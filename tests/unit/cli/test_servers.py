@@ -73,7 +73,8 @@ def check(program: Any) -> str | None:
 
 
 def location(status: str, message: str | None = None) -> dict[str, Any]:
-    error = None if message is None else {"message": message}
+    around = "DagsterUserCodeLoadError: Error occurred during the loading of Dagster definitions in\n  stack"
+    error = None if message is None else {"message": around, "causes": [{"message": message}]}
     entry = {"name": "pilotage", "loadStatus": status, "locationOrLoadError": error}
     return {"data": {"workspaceOrError": {"locationEntries": [entry]}}}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pilotage.cli.supervisor import BACK_OFF, STEADY_SECONDS, Program, Supervised, Supervisor, tree
+from pilotage.cli.supervisor import BACK_OFF, STEADY_SECONDS, Lasting, Program, Supervised, Supervisor, tree
 from tests.unit.cli.programs import DEAF, FOREVER, family, gone, pid_in, python, says_its_pid, until
 
 
@@ -90,6 +90,19 @@ def test_the_health_of_a_program_is_what_its_check_says(tmp_path: Path, supervis
         supervised.ask()
         seen.append((supervised.state, supervised.detail))
     assert seen == [("starting", "no answer yet"), ("healthy", ""), ("unwell", "answers 503"), ("healthy", "")]
+
+
+def test_what_no_waiting_mends_is_told_of_a_program_that_is_only_starting(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    answers = iter(["no answer yet", Lasting("definitions don't load"), None])
+    supervised = supervisor.add(program(tmp_path, FOREVER, check=lambda: next(answers)))
+    supervisor.start(supervised)
+    seen = []
+    for _ in range(3):
+        supervised.ask()
+        seen.append((supervised.state, supervised.detail))
+    assert seen == [("starting", "no answer yet"), ("unwell", "definitions don't load"), ("healthy", "")]
 
 
 def test_a_check_that_raises_is_the_programs_trouble_and_the_others_are_still_asked(

@@ -96,10 +96,11 @@ def test_an_unknown_field_is_named_with_its_line_and_the_known_ones(tmp_path: Pa
             "run.yaml:4: tuning.space.num_leaves.high is missing.",
         ),
         ("evaluation:\n  at_least:\n    acuracy: 0.9", "run.yaml:3: evaluation.at_least.acuracy"),
+        ("data:\n  last: 2013-02-31", "run.yaml:2: data.last='2013-02-31' does not fit."),
         ("- 1", "run.yaml: holds a list, not fields."),
         ("seed: [1", "run.yaml:1: is no YAML:"),
         ("seed: 1\nrounds: 5\nseed: 2", "run.yaml:3: seed is given twice."),
-        ("data:\n  last: 2013-02-30", "run.yaml: day is out of range for month."),
+        ("seed: !!int one", "run.yaml: invalid literal for int()"),
     ],
 )
 def test_a_mistake_is_named_with_its_line_and_its_fix(tmp_path: Path, text: str, told: str) -> None:

@@ -1,0 +1,140 @@
+"""`pilotage check` carries declarations out on no rows, so that what can't work is said before any data land."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from assets.models import load_models
+from assets.sources import load_sources
+from pilotage.cli.rehearsal import published, rehearse
+from pilotage.data.source import Daily, Expectation
+from pilotage.errors import PilotageError
+from pilotage.spec import Kpi, Label, LightGBM, Window
+
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = load_models()["flight_delay"]
+SOURCES = load_sources()
+FLIGHTS = SOURCES["flights"]
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    return {name: published(SOURCES[name]) for name in MODEL.sources}
+
+
+def no_such_contract() -> Any:
+    import pandera.polars as pa
+
+    return pa.DataFrameSchema({"fligth_id": pa.Column(pl.String)})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"key": ("fligth_id",)}, "prepare does not give fligth_id"),
+        ({"daily": Daily(column="dy", first=FLIGHTS.daily.first)}, "prepare does not give dy"),  # type: ignore[union-attr]
+        ({"daily": Daily(column="carrier", first=FLIGHTS.daily.first)}, "gives carrier, which daily names, as String"),  # type: ignore[union-attr]
+        ({"contract": no_such_contract}, "the contract names the column fligth_id, which prepare does not give"),
+        ({"prepare": lambda rows: rows.select("fligth")}, 'prepare fails: unable to find column "fligth"'),
+        (
+            {"expectations": (Expectation(name="n", sql="avg(lat)", low=1, severity="warn", why="."),)},
+            "Expectation n of flights can't be evaluated",
+        ),
+    ],
+)
+def test_what_a_source_can_t_carry_out_is_said_without_data(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(PilotageError) as caught:
+        published(FLIGHTS.model_copy(update=change))
+    assert told in caught.value.message
+    assert "Resolved plan" not in caught.value.message
+
+
+def test_what_a_source_publishes_is_known_without_data(tables: dict[str, pl.DataFrame]) -> None:
+    assert tables["flights"].is_empty()
+    assert tables["flights"].schema["arr_known_at"] == pl.Datetime("us", "UTC")
+    assert "source_file" not in tables["flights"].columns
+
+
+def window(**changes: Any) -> Window:
+    declared: dict[str, Any] = {
+        "name": "n",
+        "source": "flights",
+        "on": {"carrier": "carrier"},
+        "known_at": "arr_known_at",
+        "over": timedelta(days=1),
+        "aggregate": "sum",
+        "value": pl.col("late"),
+    }
+    return Window(**declared | changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"asof": (*MODEL.asof, window(known_at="arr_known"))}, "Source flights has no column arr_known"),
+        ({"asof": (*MODEL.asof, window(on={"carrier": "carier"}))}, "Source flights has no column carier"),
+        ({"asof": (*MODEL.asof, window(value=pl.col("dep_dely")))}, "Source flights has no column dep_dely"),
+        ({"event_time": "sched_dep"}, "validated/flights has no column sched_dep"),
+        ({"event_time": "day"}, "event_time is Date"),
+        ({"protected": ("age",)}, "protected names age, which flights has not"),
+        ({"trainer": LightGBM(params={"num_leavs": 3})}, "LightGBM has no parameter num_leavs"),
+        (
+            {"label": Label(name="l", expr=pl.col("arr_delay"), known_at="arr_known_at", description=".")},
+            "label.expr is Int64, not Boolean",
+        ),
+        (
+            {"kpi": Kpi(name="k", unit="u", cost=MODEL.kpi.cost, sql="SELECT avg(costs) AS value FROM labelled")},
+            "kpi.sql can't be answered",
+        ),
+    ],
+)
+def test_what_a_model_can_t_find_in_its_sources_is_said_without_data(
+    tables: dict[str, pl.DataFrame], change: dict[str, Any], told: str
+) -> None:
+    rehearse(MODEL, tables)
+    with pytest.raises(PilotageError) as caught:
+        rehearse(MODEL.model_copy(update=change), tables)
+    assert told in caught.value.message
+
+
+def test_each_file_has_one_line_with_the_line_of_its_mistake(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "assets", tmp_path / "assets", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def mistake(file: str, right: str, wrong: str) -> int:
+        path = tmp_path / "assets" / file
+        text = path.read_text()
+        assert right in text
+        path.write_text(text.replace(right, wrong, 1))
+        return text[: text.index(right)].count("\n") + 1
+
+    line = mistake("sources/planes.py", "pl.", "pll.")
+    mistake("models/loan_approval.py", 'source="loans"', 'source="lones"')
+    run = (
+        "import sys; from pathlib import Path; from pilotage.cli.check import check; sys.exit(check(Path(sys.argv[1])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'platform'}", "COLUMNS": "300"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"✗ assets/sources/planes.py line {line}: NameError: name 'pll' is not defined" in done.stdout
+    assert (
+        "✗ assets/models/loan_approval.py No file declares the source lones. Fix: Write it: pilotage new source lones"
+        in lines
+    )
+    assert "✓ assets/models/flight_delay.py" in lines
+    assert len(lines) == len([*tmp_path.glob("assets/sources/[!_]*.py"), *tmp_path.glob("assets/models/[!_]*.py")])
