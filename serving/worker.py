@@ -73,7 +73,7 @@ class Core:
         warn = self.logger.warning
         self.ledger = SqlLedger.of(settings)
         feed = PlanFeed(self.ledger)
-        self.heartbeat = Heartbeat(settings.service_state, worker=self.name)
+        self.heartbeat = Heartbeat(settings.heartbeats, worker=self.name)
         self.follower = Follower(
             tuple(specs),
             releases=baked.releases(settings, feed) if baked is not None else feed,

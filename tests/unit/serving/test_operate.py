@@ -162,4 +162,4 @@ def test_what_was_answered_is_sealed_when_a_worker_stops(tmp_path: Path) -> None
     left: list[Any] = segments(settings.prediction_log)
     assert [each.sealed for each in left] == [True]
     assert {record.prediction_id for record in read_segment(left[0].path)} == ids  # type: ignore[union-attr]
-    assert list((settings.service_state / "heartbeats").iterdir()) == []
+    assert list(settings.heartbeats.iterdir()) == []
