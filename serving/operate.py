@@ -34,6 +34,12 @@ class Operate(Endpoint):
         core = exchange.core
         content = decode(await exchange.body(LARGEST_BODY), fix=_FIX)
         why, to, version = self._asked(content)
+        if not core.follows_ledger:
+            raise LedgerUnavailable(
+                f"This service follows no ledger, so nothing is decided about {self.model} here: it goes on answering.",
+                fix="Give it the platform's by PILOTAGE_LEDGER_URL, or end it.",
+                model=self.model,
+            )
         actor = f"{exchange.caller.name} (key {exchange.caller.id})" if exchange.caller.id else exchange.caller.name
         state = await asyncio.to_thread(self._decide, core.settings, actor, why, to, version)
         await asyncio.to_thread(core.follower.follow)

@@ -72,6 +72,8 @@ class Core:
         report = self.logger.info
         warn = self.logger.warning
         self.ledger = SqlLedger.of(settings)
+        self.follows_ledger = baked is None or bool(settings.ledger_url)
+        """Whether a decision that the ledger records takes effect here."""
         feed = PlanFeed(self.ledger)
         self.heartbeat = Heartbeat(settings.heartbeats, worker=self.name)
         self.follower = Follower(

@@ -9,13 +9,28 @@ from typing import Any
 import pytest
 
 from pilotage.release import commands
+from pilotage.release.feed import PlanFeed
 from pilotage.release.ledger import SqlLedger
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import Record, ShadowRecord
+from pilotage.runtime.baked import Baked, bake
 from pilotage.runtime.log import read_segment, segments
 from pilotage.runtime.log.files import RealFiles
 from pilotage.testing.bundles import tiny_spec
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
+
+
+def test_without_a_ledger_nothing_is_decided_that_would_not_take_effect(tmp_path: Path) -> None:
+    with hosted(tmp_path / "platform", tiny_spec("tiny")) as service:
+        plans = PlanFeed(service.core.ledger)()
+    bake(tmp_path / "baked", plans.values())
+    with hosted(tmp_path / "alone", tiny_spec("tiny"), release=False, baked=Baked(tmp_path / "baked")) as service:
+        for action in ("kill", "resume", "rollback"):
+            refused = service.post(f"/admin/tiny/{action}", json={"why": "wrong since noon"})
+            assert (refused.status_code, refused.json()["error"]) == (503, "LedgerUnavailable")
+        assert "it goes on answering" in refused.json()["message"]
+        assert service.predict().json()["answered_by"] == "model"
+        assert not (tmp_path / "alone" / "ledger.db").exists()
 
 
 def events(service: Hosted) -> list[tuple[str, int | None, str, str]]:
