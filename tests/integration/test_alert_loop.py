@@ -287,6 +287,8 @@ def test_an_operator_lists_takes_on_silences_and_tests(settings: Settings, hook:
     assert run(cli, ["alerts", "ack", str(number), "--why", "on it", "--actor", "ada"]).exit_code == 0
     silenced = run(cli, ["alerts", "silence", "--kind", "drift", "--for", "2h", "--why", "known", "--actor", "ada"])
     assert silenced.exit_code == 0, silenced.output
+    mistyped = run(cli, ["alerts", "silence", "--kind", "drfit", "--for", "2h", "--why", "known", "--actor", "ada"])
+    assert "No kind of alarm fits 'drfit'" in str(mistyped.exception)
     told = json.loads(run(cli, ["alerts", "list", "--json"]).output)
     assert told["alarms"][0]["looked_after_by"] == "ada"
     assert told["silences"][0]["kind"] == "drift"

@@ -144,7 +144,7 @@ def _panel(model: dict[str, Any]) -> RenderableType:
         grid.add_row("next", step)
     else:
         grid.add_row("in production", Text(f"version {champion['version']}", style="bold green"))
-        grid.add_row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
+        grid.add_row("since", f"{_local(champion['since'])}, by {champion['promoted_by']}: {champion['why']}")
         for each in champion["approved_by"]:
             grid.add_row("approved", f"{_local(each['at'])} by {each['by']}: {each['why']}")
         because = f" ({champion['trained_because']})" if champion["trained_because"] else ""
