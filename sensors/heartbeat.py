@@ -20,6 +20,7 @@ from pilotage.data.source import SourceSpec
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
+from sensors.checks import last_result
 from sensors.failed_runs import FailedRunsWatch
 from sensors.failures import run_url
 
@@ -191,14 +192,13 @@ def _checks(instance: dg.DagsterInstance, kinds: Mapping[str, list[dg.AssetCheck
     for kind, keys in kinds.items():
         for key in keys:
             model = key.asset_key.path[0] if len(key.asset_key.path) > 1 else None
-            record = instance.get_latest_asset_check_evaluation_record(key)
-            evaluation = record.evaluation if record is not None else None
-            if record is None or evaluation is None:
-                # Never run, or running now.
+            found = last_result(instance, key)
+            if found is None:
                 unknown.add(Key(kind, model or "", key.name))
-            elif evaluation.passed:
+            elif (evaluation := found[1]).passed:
                 passed += 1
             else:
+                run = found[0].run_id
                 told = evaluation.description or f"The check {key.name} of {key.asset_key.to_user_string()} failed."
                 alerts.append(
                     Alert.of(
@@ -207,8 +207,8 @@ def _checks(instance: dg.DagsterInstance, kinds: Mapping[str, list[dg.AssetCheck
                         model=model,
                         subject=key.name,
                         evidence={"check": key.name, "asset": key.asset_key.to_user_string()},
-                        run_url=run_url(settings, record.run_id),
-                        occurrence=record.run_id,
+                        run_url=run_url(settings, run),
+                        occurrence=run,
                     )
                 )
     return Look(alerts=tuple(alerts), unknown=frozenset(unknown), words=f"{passed} passed, {len(alerts)} failed")

@@ -18,6 +18,7 @@ from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.attempts import pause_before
+from sensors.checks import last_result
 
 if TYPE_CHECKING:
     from pilotage.release.retraining.decision import Decision, Signal
@@ -149,10 +150,10 @@ def _failed(
     instance: dg.DagsterInstance, key: dg.AssetKey, name: str, since: datetime | None = None
 ) -> dict[str, Any] | None:
     """What the newest evaluation of a check says, if it failed; JSON values."""
-    record = instance.get_latest_asset_check_evaluation_record(dg.AssetCheckKey(key, name))
-    evaluation = record.evaluation if record is not None else None
-    if record is None or evaluation is None or evaluation.passed:
+    found = last_result(instance, dg.AssetCheckKey(key, name))
+    if found is None or found[1].passed:
         return None
+    record, evaluation = found
     # Not the record's own time, which has no fractions of a second.
     made = record.event.timestamp if record.event is not None else record.create_timestamp
     if since is not None and made < since.timestamp():

@@ -1,4 +1,4 @@
-"""The workers of a service, as each of them says about itself: ``<service_state>/heartbeats/<worker>.json``.
+"""The workers of a service, as each of them says about itself: ``<settings.heartbeats>/<worker>.json``.
 
 Health routes answer for one worker at random; here each can say how all of them are.
 """
@@ -19,7 +19,7 @@ class Heartbeat:
     """One worker's file, and a look at those of the others."""
 
     def __init__(self, folder: Path, *, worker: str) -> None:
-        self._folder = folder / "heartbeats"
+        self._folder = folder
         self._path = self._folder / f"{worker}.json"
         self._worker = worker
         self._pid = os.getpid()

@@ -82,7 +82,7 @@ class Core:
         self.standalone = baked is not None and not settings.ledger_url
         """Whether there is no ledger to decide in."""
         self._feed = PlanFeed(self.ledger)
-        self.heartbeat = Heartbeat(settings.service_state, worker=self.name)
+        self.heartbeat = Heartbeat(settings.heartbeats, worker=self.name)
         self.follower = Follower(
             tuple(specs),
             releases=baked.releases(settings, self._releases) if baked is not None else self._releases,

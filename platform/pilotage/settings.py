@@ -195,6 +195,11 @@ class Settings(BaseSettings):
         return self.home / "service"
 
     @property
+    def heartbeats(self) -> Path:
+        """A file for each worker of the service, in which it says how it is. Who has no API key reads it here."""
+        return self.service_state / "heartbeats"
+
+    @property
     def reports(self) -> Path:
         """HTML that the UI links to: Data Docs, drift reports."""
         return self.home / "reports"

@@ -251,6 +251,9 @@ def test_the_heartbeat_sees_the_ledgers_decisions_and_its_broken_check(
     said = daemon.heartbeat()
     assert "ledger_broken" in said
     assert "0 new events of the ledger" in said
+    # A run that is to look again: until then the check says what it said.
+    instance.create_run_for_job(daemon.definitions.resolve_implicit_global_asset_job_def())
+    daemon.heartbeat()
     with AlertBook.of(settings) as book:
         [alarm] = book.alarms()
         assert (alarm.tier, alarm.alert.runbook) == ("critical", "docs/runbooks/ledger-does-not-verify.md")
@@ -284,6 +287,8 @@ def test_an_operator_lists_takes_on_silences_and_tests(settings: Settings, hook:
     assert run(cli, ["alerts", "ack", str(number), "--why", "on it", "--actor", "ada"]).exit_code == 0
     silenced = run(cli, ["alerts", "silence", "--kind", "drift", "--for", "2h", "--why", "known", "--actor", "ada"])
     assert silenced.exit_code == 0, silenced.output
+    mistyped = run(cli, ["alerts", "silence", "--kind", "drfit", "--for", "2h", "--why", "known", "--actor", "ada"])
+    assert "No kind of alarm fits 'drfit'" in str(mistyped.exception)
     told = json.loads(run(cli, ["alerts", "list", "--json"]).output)
     assert told["alarms"][0]["looked_after_by"] == "ada"
     assert told["silences"][0]["kind"] == "drift"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -104,9 +105,14 @@ def close(number: int, why: str, actor: str | None) -> None:
 def silence(kind: str, model: str, subject: str, lasts: str, why: str, actor: str | None) -> None:
     """Tell nobody of alarms that fit, for a while. They are recorded; critical ones are told afterwards."""
     from pilotage.cli.keys import duration
+    from pilotage.errors import ConfigError
+    from pilotage.monitoring.alerts.alert import KINDS
 
     until = datetime.now(UTC) + duration(lasts, option="--for")
     with _book() as book:
+        kinds = {*KINDS, *(alarm.alert.kind for alarm in book.alarms())}
+        if not any(fnmatchcase(each, kind) for each in kinds):
+            raise ConfigError(f"No kind of alarm fits {kind!r}.", fix=f"Use one of: {', '.join(sorted(kinds))}.")
         made = book.silence(until=until, who=actor_of(actor), why=why, kind=kind, model=model, subject=subject)
     click.echo(f"Silence {made.number} until {made.until:%Y-%m-%d %H:%M} UTC.")
 

@@ -258,10 +258,9 @@ def _models(settings: Settings) -> list[dict[str, Any]]:
 
 
 def _left_word(settings: Settings) -> list[dict[str, Any]]:
-    """What the workers of the service said last in ``<service_state>/workers``; a model that one of them can't serve is
-    told by that one."""
+    """What the workers of the service said last; a model that one of them can't serve is told by that one."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted((settings.service_state / "workers").glob("*.json")):
+    for path in sorted(settings.heartbeats.glob("*.json")):
         try:
             told = json.loads(path.read_bytes())
             models = told["models"] if time.time() - told["at"] <= WORD_SECONDS else []

@@ -161,7 +161,7 @@ def _panel(model: dict[str, Any]) -> RenderableType:
         row("next", step)
     else:
         row("in production", f"version {champion['version']}", "bold green")
-        row("since", f"{_local(champion['since'])}, promoted by {champion['promoted_by']}: {champion['why']}")
+        row("since", f"{_local(champion['since'])}, by {champion['promoted_by']}: {champion['why']}")
         for each in champion["approved_by"]:
             row("approved", f"{_local(each['at'])} by {each['by']}: {each['why']}")
         because = f" ({champion['trained_because']})" if champion["trained_because"] else ""

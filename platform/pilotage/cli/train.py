@@ -14,6 +14,7 @@ import click
 from pilotage.cli import declared, home, runs, servers
 from pilotage.cli.actor import actor_of
 from pilotage.cli.console import err, out
+from pilotage.cli.stages import stages_of
 from pilotage.cli.status import states
 from pilotage.errors import RegistryUnavailable, TrainingError
 from pilotage.settings import Settings
@@ -94,10 +95,15 @@ def conclude(settings: Settings, name: str, *, run_id: str, before: int) -> int:
     console.print(f"Run: {settings.dagster_ui}/runs/{run_id}", highlight=False)
     if event.kind == "registered":
         console.print(f"[bold green]{name} version {event.version} passed its gate and is registered.[/]")
-        champion = states(settings)[name].champion
+        state = states(settings)[name]
+        champion = state.champion
         if champion is not None and champion.version == event.version:
             console.print("It is the champion now.")
             return 0
+        for asked in stages_of(declared.models().get(name), state)["approvals"]:
+            if asked["version"] == event.version:
+                who = f"Somebody has to approve it first, {asked['may_approve']}:"
+                console.print(f'{who} pilotage approve {name} {event.version} --why "…"', highlight=False)
         console.print(f'Release it: pilotage promote {name} {event.version} --why "…"', highlight=False)
         return 0
     console.print(f"[bold red]The gate refused this candidate of {name}.[/] The champion stays.")

@@ -25,6 +25,7 @@ from pilotage.release.decide import (
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
 from pilotage.release.stages import ApprovalRule, ModelState, person
+from pilotage.release.transitions import ways_back
 from pilotage.release.trials import begin, canary, end_ab, note, shadow, start_ab
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
@@ -208,7 +209,7 @@ def rollback(
             bad = last.version
         target = None
         if state.champion and bad == state.champion.version:
-            target = to if to is not None else _earlier(state, verifier)
+            target = to if to is not None else _earlier(state, bad, verifier)
         elif to is not None:
             raise NotReleasable(
                 f"{model} version {bad} is not the champion; nobody but the champion answers instead of it.",
@@ -267,7 +268,7 @@ def resume(model: str, *, settings: Settings, actor: str, why: str, ledger: Ledg
     return decide(model, lambda _: draft, settings=settings, ledger=ledger)
 
 
-def _earlier(state: ModelState, verifier: Verifier) -> int:
+def _earlier(state: ModelState, champion: int, verifier: Verifier) -> int:
     """The last champion before this one that may answer again."""
     damaged = []
     for release in state.earlier_champions():
@@ -278,6 +279,6 @@ def _earlier(state: ModelState, verifier: Verifier) -> int:
     lost = f" (the bundles of versions {', '.join(damaged)} do not verify)" if damaged else ""
     raise NotReleasable(
         f"{state.model} has no earlier champion to go back to{lost}.",
-        fix=f"Name a version: pilotage rollback {state.model} --to VERSION --why …; or: pilotage kill {state.model}",
+        fix=ways_back(state, champion),
         model=state.model,
     )

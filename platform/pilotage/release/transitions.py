@@ -161,9 +161,11 @@ def _rolls_back(state: ModelState, event: Draft | Event, known: Version) -> Rele
         return None if to is None else _no(state, "the champion answers for a canary that is rolled back")
     target = state.versions.get(to) if type(to) is int else None
     if target is None or target.version == known.version or target.stage == "rejected":
+        answers = target is not None and target.version == known.version
+        wrong = "there is none" if target is None else "it answers already" if answers else "it was rejected"
         return NotReleasable(
-            f"{state.model} can't be rolled back from version {known.version} to {to}.",
-            fix=f"Name another version that was not rejected, or: pilotage kill {state.model} --why …",
+            f"{state.model} can't be rolled back from version {known.version} to {to}: {wrong}.",
+            fix=ways_back(state, known.version),
             model=state.model,
             version=to,
         )
@@ -173,6 +175,19 @@ def _rolls_back(state: ModelState, event: Draft | Event, known: Version) -> Rele
     if target.version > known.version:
         return _no(state, f"version {target.version} is newer and was never champion: promote it instead")
     return _unapproved(event, target)
+
+
+def ways_back(state: ModelState, version: int) -> str:
+    """What to do about a champion with nothing to go back to by itself: which versions may be named, or a kill."""
+    kill = f"pilotage kill {state.model} --why … lets its fallback answer"
+    may = [
+        str(number)
+        for number, known in sorted(state.versions.items())
+        if number != version and known.stage != "rejected" and (number < version or state.was_champion(number))
+    ]
+    if not may:
+        return f"{kill}."
+    return f"pilotage rollback {state.model} --to VERSION --why … (one of {', '.join(may)}); or: {kill}."
 
 
 def missing_approvals(known: Version, rule: ApprovalRule) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ import pytest
 from pilotage.cli import servers
 from pilotage.cli.runs import OWNER, owner
 from pilotage.settings import Settings
+from serving.heartbeat import Heartbeat
 
 
 class Answers:
@@ -127,24 +129,24 @@ def test_the_service_is_well_when_every_champion_is_served(answers: Answers, set
 
 
 def test_where_api_keys_are_needed_the_services_workers_leave_word_in_the_home(
-    answers: Answers, settings: Settings, tmp_path: Path
+    answers: Answers, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings.model_copy(update={"home": tmp_path})
     answers.prepared["/models"] = [(401, {"message": "No API key was sent."})]
     service = servers.service(settings, lambda: ["a"])
     assert check(service) == "loading"
 
-    workers = settings.service_state / "workers"
-    workers.mkdir(parents=True)
     served = {"model": "a", "ready": True, "problem": None, "version": 3}
 
-    def says(worker: str, *models: dict[str, Any], ago: float = 0.0) -> None:
-        (workers / f"{worker}.json").write_text(json.dumps({"at": time.time() - ago, "models": models}))
+    def says(worker: str, *models: dict[str, object], ago: float = 0.0) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("serving.heartbeat.time", SimpleNamespace(time=lambda: time.time() - ago))
+            Heartbeat(settings.heartbeats, worker=worker).beat([*models])
 
     says("w1", {**served, "ready": False, "problem": "bundle is corrupt"}, ago=servers.WORD_SECONDS + 1)
     says("w2", served)
-    (workers / "w3.json").write_text("{")
-    (workers / "w4.new").write_text("{}")
+    (settings.heartbeats / "w3.json").write_text("{")
+    (settings.heartbeats / "w4.new").write_text("{}")
     assert check(service) is None, "who is long silent has ended"
     assert [model["version"] for model in servers.served(settings)] == [3]
     for worker in ("w1", "w5"):

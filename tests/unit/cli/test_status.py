@@ -67,7 +67,7 @@ def test_what_people_wrote_is_shown_as_they_wrote_it(settings: Settings, capsys:
     refused(settings, "loan_approval", "AUC [red] is too low.")
     show(report(settings, ["loan_approval"]))
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert f"promoted by [ada]: {why}" in printed
+    assert f"by [ada]: {why}" in printed
     assert "AUC [red] is too low." in printed
 
 

@@ -54,7 +54,9 @@ def test_a_registered_version_ends_with_the_command_that_promotes_it(
     assert conclude(settings, "loan_approval", run_id="mine", before=0) == 0
     printed = capsys.readouterr().out
     assert "version 4 passed its gate" in printed
-    assert 'pilotage promote loan_approval 4 --why "…"' in printed
+    assert "Somebody has to approve it first, anybody but" in printed
+    asked, offered = (printed.index(f'pilotage {step} loan_approval 4 --why "…"') for step in ("approve", "promote"))
+    assert asked < offered
 
 
 def test_a_first_version_that_became_champion_at_once_is_not_offered_for_promotion(

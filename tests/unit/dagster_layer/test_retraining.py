@@ -232,6 +232,18 @@ def test_performance_that_suffers_asks_with_its_evidence(in_use: House) -> None:
     assert "is open for performance of version 1" in in_use.said(alarm_sensor(in_use.spec))
 
 
+def test_a_failed_check_counts_until_the_run_that_looks_again_has_its_result(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.")
+    in_use.instance.create_run_for_job(in_use.defs.resolve_job_def(f"monitor_{MODEL_NAME}"))
+    planned = in_use.instance.get_latest_asset_check_evaluation_record(
+        dg.AssetCheckKey(dg.AssetKey([MODEL_NAME, "performance"]), "as_promised")
+    )
+    assert planned is not None and planned.status.value == "PLANNED"
+    [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
+    [asked] = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]["evidence"]["checks"]
+    assert (asked["check"], asked["why"]) == ("as_promised", "auc is 0.61.")
+
+
 def ask_run(house: House, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
     job = house.defs.resolve_job_def(f"retrain_{MODEL_NAME}")
     return house.instance.create_run_for_job(job, tags=request.tags, status=status).run_id

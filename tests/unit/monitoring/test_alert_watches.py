@@ -246,7 +246,7 @@ def test_where_nobody_asks_nothing_is_known_and_what_is_open_stays(settings: Set
 
 
 def heartbeat(settings: Settings, *, age: float, **model: Any) -> None:
-    folder = settings.service_state / "heartbeats"
+    folder = settings.heartbeats
     folder.mkdir(parents=True, exist_ok=True)
     told = {"worker": "w1", "pid": 1, "at": time.time() - age, "models": [model] if model else []}
     (folder / "w1.json").write_text(json.dumps(told))

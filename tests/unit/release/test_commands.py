@@ -197,8 +197,9 @@ def test_rollback_takes_back_what_was_released_last_then_the_champion(desk: Desk
     assert stages(desk.do(commands.rollback)) == ["retired", "champion", "rolled_back", "candidate"]
     assert desk.last.payload == {"to": None}
     assert stages(desk.do(commands.rollback)) == ["champion", "rolled_back", "rolled_back", "candidate"]
-    with pytest.raises(NotReleasable, match="no earlier champion to go back to"):
+    with pytest.raises(NotReleasable, match="no earlier champion to go back to") as said:
         desk.do(commands.rollback)
+    assert said.value.fix.startswith("pilotage rollback m --to VERSION --why … (one of 2); or: pilotage kill m --why")
 
 
 def test_rollback_of_a_version_that_lost_its_traffic_already_takes_back_nothing_else(desk: Desk) -> None:
@@ -220,8 +221,10 @@ def test_rollback_goes_to_any_earlier_version_and_ends_the_canary(desk: Desk) ->
     with pytest.raises(NotReleasable, match="newer and was never champion"):
         desk.do(commands.rollback, 4)
     desk.do(commands.reject, 4)
-    with pytest.raises(NotReleasable, match="can't be rolled back from version 2 to 4"):
-        desk.do(commands.rollback, 4)
+    for to, wrong in ((4, "it was rejected"), (2, "it answers already"), (9, "there is none")):
+        with pytest.raises(NotReleasable, match=f"can't be rolled back from version 2 to {to}: {wrong}") as said:
+            desk.do(commands.rollback, to)
+        assert "(one of 1, 3)" in said.value.fix
 
 
 def test_a_version_whose_bundle_is_damaged_gets_no_traffic_and_rollback_goes_past_it(

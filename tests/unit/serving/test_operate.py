@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from pilotage.release import commands
+from pilotage.release.feed import PlanFeed
 from pilotage.release.ledger import SqlLedger
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import Record, ShadowRecord
+from pilotage.runtime.baked import Baked, bake
 from pilotage.runtime.log import read_segment, segments
 from pilotage.runtime.log.files import RealFiles
 from pilotage.testing.bundles import tiny_spec
@@ -106,6 +108,26 @@ def test_without_the_ledger_a_kill_holds_at_once_says_where_and_is_on_record_lat
         assert service.predict().json()["answered_by"] == "model"
 
 
+def test_without_a_ledger_a_kill_is_kept_on_the_disk_and_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
+    with hosted(tmp_path / "platform", tiny_spec("tiny")) as service:
+        plans = PlanFeed(service.core.ledger)()
+    bake(tmp_path / "baked", plans.values())
+    alone = {"release": False, "baked": Baked(tmp_path / "baked")}
+    with hosted(tmp_path / "alone", tiny_spec("tiny"), **alone) as service:
+        for action in ("resume", "rollback"):
+            refused = service.post(f"/admin/tiny/{action}", json={"why": "x"})
+            assert (refused.status_code, refused.json()["error"]) == (409, "NotReleasable")
+        killed = service.post("/admin/tiny/kill", json={"why": "wrong since noon"})
+        assert (killed.status_code, killed.json()["killed"]) == (200, "wrong since noon")
+        assert service.predict().json()["answered_by"] == "rule"
+    with hosted(tmp_path / "alone", tiny_spec("tiny"), **alone) as service:
+        assert service.predict().json()["answered_by"] == "rule"
+        resumed = service.post("/admin/tiny/resume", json={"why": "mended"})
+        assert (resumed.status_code, resumed.json()["killed"], resumed.json()["champion"]) == (200, None, 1)
+        assert service.predict().json()["answered_by"] == "model"
+        assert not (tmp_path / "alone" / "ledger.db").exists()
+
+
 class FullDisk(RealFiles):
     """A disk that can be full."""
 
@@ -178,4 +200,4 @@ def test_what_was_answered_is_sealed_when_a_worker_stops(tmp_path: Path) -> None
     left: list[Any] = segments(settings.prediction_log)
     assert [each.sealed for each in left] == [True]
     assert {record.prediction_id for record in read_segment(left[0].path)} == ids  # type: ignore[union-attr]
-    assert list((settings.service_state / "heartbeats").iterdir()) == []
+    assert list(settings.heartbeats.iterdir()) == []

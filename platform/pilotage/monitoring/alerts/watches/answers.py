@@ -181,7 +181,7 @@ class AnswersWatch:
     def _heartbeats(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """What living workers say, and what those said that fell silent."""
         fresh, silent = [], []
-        for path in sorted((self.settings.service_state / "heartbeats").glob("*.json")):
+        for path in sorted(self.settings.heartbeats.glob("*.json")):
             try:
                 told = msgspec.json.decode(path.read_bytes())
                 age = time.time() - float(told["at"])
