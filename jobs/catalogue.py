@@ -16,6 +16,7 @@ from jobs.retraining import retraining_jobs
 from jobs.rollout import release_jobs
 from jobs.serving import serving_jobs
 from pilotage.data.source import SourceSpec
+from pilotage.declaration import within
 from pilotage.run_tags import CAUSE, DECISION, MODEL, SOURCE
 from pilotage.spec import ModelSpec
 
@@ -61,7 +62,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                     f"data_{spec.name}",
                     selection=_sources(on_its_days) | _steps([spec], data_steps),
                     description=(
-                        f"All that {spec.title.lower()} needs of a day or a range of days: its daily sources → raw → "
+                        f"All that {within(spec.title)} needs of a day or a range of days: its daily sources → raw → "
                         "validated → features and online state."
                     ),
                     tags=BY_HAND | {MODEL: spec.name},
@@ -71,7 +72,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
             dg.define_asset_job(
                 f"features_{spec.name}",
                 selection=_steps([spec], lambda _: ["features"]),
-                description=f"Features of {spec.title.lower()}" + (", for a day or a range of days." if days else "."),
+                description=f"Features of {within(spec.title)}" + (", for a day or a range of days." if days else "."),
                 tags=BY_HAND | {MODEL: spec.name},
             )
         )
@@ -80,7 +81,7 @@ def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec])
                 f"train_{spec.name}",
                 selection=_steps([spec], training_steps if days else table_training_steps),
                 description=(
-                    f"Trains {spec.title.lower()}: training set → model → evaluation → gate → registered version. "
+                    f"Trains {within(spec.title)}: training set → model → evaluation → gate → registered version. "
                     "Launch it with a changed `training` resource to try other data or parameters."
                 ),
                 tags=BY_HAND | {MODEL: spec.name, "retrain": spec.name, MAX_RUNTIME: "3600"},

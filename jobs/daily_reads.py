@@ -11,6 +11,7 @@ from assets.lineage import model_key
 from jobs.catalogue import data_steps
 from pilotage.data.lake_commits import unbroken
 from pilotage.data.source import Daily, Files, SourceSpec, SqlTable
+from pilotage.declaration import within
 from pilotage.run_tags import CAUSE, NIGHT, RANGE_FIRST, RANGE_LAST, SOURCE
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -54,7 +55,7 @@ def _read(spec: SourceSpec, daily: Daily, fed: list[ModelSpec], *, at: str) -> d
         target=dg.AssetSelection.assets(*keys),
         cron_schedule=at,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Reads {spec.title.lower()} of yesterday (UTC), and of the days before that are missing.",
+        description=f"Reads {within(spec.title)} of yesterday (UTC), and of the days before that are missing.",
     )
     def read(context: dg.ScheduleEvaluationContext, platform: PlatformHome) -> list[dg.RunRequest] | dg.SkipReason:
         night = context.scheduled_execution_time.date()

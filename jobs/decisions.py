@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from pilotage.declaration import within
 from pilotage.errors import ConfigError
 from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, DECISION, MODEL
@@ -62,7 +63,7 @@ Command = Callable[..., ModelState]
 
 def decision_jobs(spec: ModelSpec) -> Iterator[dg.JobDefinition]:
     """The decisions about one model, the urgent ones first."""
-    title = spec.title.lower()
+    title = within(spec.title)
     yield _job(
         spec, "kill", Decision, f"No version of {title} answers any more, within two seconds: its fallback does."
     )

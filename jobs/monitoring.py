@@ -7,6 +7,7 @@ import dagster as dg
 
 from assets.lineage import model_key
 from assets.performance import monitored_steps
+from pilotage.declaration import within
 from pilotage.monitoring.labels import label_source
 from pilotage.run_tags import CAUSE, MODEL, NIGHT
 from pilotage.spec import ModelSpec
@@ -28,7 +29,7 @@ def monitoring_jobs(models: Mapping[str, ModelSpec]) -> Iterator["Job"]:
             f"monitor_{spec.name}",
             selection=dg.AssetSelection.assets(*(model_key(spec.name, step) for step in steps)),
             description=(
-                f"Collects what became of the predictions of {spec.title.lower()}, judges the labels, and measures "
+                f"Collects what became of the predictions of {within(spec.title)}, judges the labels, and measures "
                 f"{', '.join(measured[:-1])} and {measured[-1]}."
             ),
             tags={CAUSE: "manual", MODEL: spec.name},
@@ -53,7 +54,7 @@ def _nightly(spec: ModelSpec) -> dg.ScheduleDefinition:
         cron_schedule=MONITORED_AT,
         execution_timezone=spec.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Looks at {spec.title.lower()} in use, if there is something new to look at in the lake.",
+        description=f"Looks at {within(spec.title)} in use, if there is something new to look at in the lake.",
     )
     def nightly_monitoring(
         context: dg.ScheduleEvaluationContext, platform: PlatformHome

@@ -10,6 +10,7 @@ from jobs.monitoring import monitoring_schedules
 from jobs.retraining import ask_job_name, wish
 from jobs.serving import serving_schedules
 from pilotage.data.source import Files, SourceSpec
+from pilotage.declaration import within
 from pilotage.run_tags import CAUSE, NIGHT
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -57,7 +58,7 @@ def _retraining(spec: ModelSpec, *, daily: bool) -> dg.ScheduleDefinition:
         execution_timezone=spec.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=(
-            f"Asks for a retraining of {spec.title.lower()} when {trained_from} has changed since the last training."
+            f"Asks for a retraining of {within(spec.title)} when {trained_from} has changed since the last training."
         ),
     )
     def nightly(context: dg.ScheduleEvaluationContext, platform: PlatformHome) -> dg.RunRequest | dg.SkipReason:

@@ -10,6 +10,7 @@ from pydantic import Field
 from assets.lineage import model_key
 from assets.metadata import table
 from jobs.decisions import PRIORITY, URGENT, metadata_of
+from pilotage.declaration import within
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
 from pilotage.spec import ModelSpec
 
@@ -91,7 +92,7 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
     @dg.job(
         name=name,
         description=(
-            f"Asks for a retraining of {spec.title.lower()}; several wishes make one request, and a sensor starts its "
+            f"Asks for a retraining of {within(spec.title)}; several wishes make one request, and a sensor starts its "
             "run when it is due. Needs a reason: fill in `why`."
         ),
         config=wish(spec.name),
@@ -133,7 +134,7 @@ def _watch_job(spec: ModelSpec) -> dg.JobDefinition:
     @dg.job(
         name=name,
         description=(
-            f"Holds the champion of {spec.title.lower()} against the one before it, which goes on predicting unheard, "
+            f"Holds the champion of {within(spec.title)} against the one before it, which goes on predicting unheard, "
             "and against its limit: takes it back, or lets the fallback take over. A sensor launches it."
         ),
         tags={DECISION: "watch", MODEL: spec.name},

@@ -9,6 +9,7 @@ import dagster as dg
 from assets.lineage import model_key
 from assets.metadata import table
 from jobs.decisions import decision_jobs, metadata_of
+from pilotage.declaration import within
 from pilotage.run_tags import DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -56,7 +57,7 @@ def _rollout_job(spec: ModelSpec) -> dg.JobDefinition:
     @dg.job(
         name=name,
         description=(
-            f"Looks at the version of {spec.title.lower()} that is in shadow or canary: holds, goes on, promotes it or "
+            f"Looks at the version of {within(spec.title)} that is in shadow or canary: holds, goes on, promotes it or "
             "takes it back, by what the guardrails say. A sensor launches it; to launch it by hand looks at once."
         ),
         tags={DECISION: TICK, MODEL: spec.name},

@@ -8,6 +8,7 @@ import dagster as dg
 from assets.lineage import model_key
 from assets.predictions import LOG, STEPS
 from pilotage.data.source import SourceSpec
+from pilotage.declaration import within
 from pilotage.run_tags import CAUSE, DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -37,7 +38,7 @@ def serving_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSp
         yield dg.define_asset_job(
             f"skew_{spec.name}",
             selection=dg.AssetSelection.assets(model_key(spec.name, "serving_skew")),
-            description=f"Computes a sample of what {spec.title.lower()} answered again from the lake, and compares.",
+            description=f"Computes a sample of what {within(spec.title)} answered again from the lake, and compares.",
             tags=_BY_HAND | {MODEL: spec.name},
         )
         days = ", for a day or a range of days" if sources[spec.source].daily else ""
@@ -62,7 +63,7 @@ def _skew(spec: ModelSpec) -> dg.ScheduleDefinition:
         cron_schedule=SKEW_AT,
         execution_timezone=spec.time_zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Checks the answers of {spec.title.lower()} for skew, if there are new ones in the lake.",
+        description=f"Checks the answers of {within(spec.title)} for skew, if there are new ones in the lake.",
     )
     def nightly_skew(context: dg.ScheduleEvaluationContext, platform: PlatformHome) -> dg.RunRequest | dg.SkipReason:
         table, lake = f"predictions/{spec.name}", platform.lake

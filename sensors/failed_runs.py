@@ -12,7 +12,7 @@ import dagster as dg
 
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
-from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again
+from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again, what_failed
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import Alarm, Alert, AlertBook
@@ -71,12 +71,10 @@ class FailedRunsWatch:
         if not runs:
             return []
         known = {alarm.key: alarm.occurrences for alarm in self.book.alarms(open_only=False)}
-        alerts = [failure(run, self._said(run), self.settings) for run in runs if not tried_again(run)]
+        alerts = [
+            failure(run, what_failed(self.instance, run.run_id), self.settings) for run in runs if not tried_again(run)
+        ]
         return [alert for alert in alerts if alert.occurrence not in known.get(alert.key, ())]
-
-    def _said(self, run: dg.DagsterRun) -> str | None:
-        entries = self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
-        return next((entry.dagster_event.message for entry in reversed(entries) if entry.dagster_event), None)
 
     def _made_good(self, alarm: "Alarm") -> bool:
         """Whether the job has succeeded since; or, without a job, whether later runs did what was left undone."""

@@ -1,10 +1,12 @@
 """A run that failed → an alarm. How bad that is depends on what the run was for."""
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from pilotage.redaction import without_secrets
 from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
 from resources.platform_home import PlatformHome
@@ -19,6 +21,10 @@ URGENT = ("audit_ledger", "kill_", "rollback_", "reject_")
 PARTITION = "dagster/partition"
 """Dagster's own tag: the day of a run over one."""
 _WILL_RETRY = "dagster/will_retry"
+_MODULE = re.compile(r"^([A-Za-z_]\w*\.)+(?=\w+: )")
+"""Of an error's class, before its name."""
+_LONGEST = 400
+"""Characters of what a run said that are told."""
 _NAMES = 3
 """Sources or assets that a subject names; it counts the others."""
 
@@ -43,23 +49,40 @@ def run_failures_sensor() -> dg.SensorDefinition:
             return dg.SkipReason(f"Run {run.run_id[:8]} of {run.job_name} crashed, and Dagster tries it again.")
         settings = platform.settings
         with AlertBook.of(settings) as book:
-            book.raise_(failure(run, context.failure_event.message, settings))
+            book.raise_(failure(run, what_failed(context.instance, run.run_id), settings))
         return None
 
     return run_failures
 
 
-def failure(run: dg.DagsterRun, message: str | None, settings: Settings) -> "Alert":
-    """The alert about a run that failed. Every failure of one job is one alarm, until the job succeeds."""
+def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Why a run failed, in a line: the first step that did, and what its code said, not what Dagster says around it."""
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        error = entry.dagster_event.step_failure_data.error if entry.dagster_event else None
+        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+            error = error.cause
+        if error is not None:
+            return f"{entry.step_key}: {_MODULE.sub('', error.message)}"
+    ends = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    return next((entry.dagster_event.message or "" for entry in reversed(ends) if entry.dagster_event), "")
+
+
+def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
+    """The alert about a run that failed. Every failure of one job is one alarm, until the job succeeds.
+
+    Args:
+        run: The run.
+        said: Why it failed.
+        settings: Where the UI is.
+    """
     from pilotage.monitoring.alerts import Alert
 
     tags = run.tags
     what = subject(run)
     attempt = int(tags.get(ATTEMPT, "1"))
-    said = " ".join((message or "").split())[:300]
     return Alert.of(
         RUN_FAILED,
-        f"Run {run.run_id[:8]} of {what} failed. {said}",
+        f"Run {run.run_id[:8]} of {what} failed. {without_secrets(' '.join(said.split()))[:_LONGEST]}",
         tier=tier(run.job_name, tags),
         model=tags.get(MODEL),
         subject=what,

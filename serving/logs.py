@@ -8,7 +8,6 @@ exception's words, which may quote a value.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 import traceback
@@ -20,16 +19,12 @@ from typing import IO, Any, Literal
 import msgspec
 
 from pilotage.errors import InvalidRequest, PilotageError
+from pilotage.redaction import without_secrets
 
 NAME = "bentoml.pilotage"
 """The logger of everything that serving says."""
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """Id of the request that is being answered, where a line is about one and does not say it itself."""
-_SECRET = re.compile(
-    r"(?i)(bearer\s+)\S+|(://[^/\s:@]*:)[^@/\s]+(?=@)"
-    r"|((?:api[_-]?key|authorization|password|secret|token)[\"']?\s*[=:]\s*[\"']?)"
-    r"(?!bearer\b)[^\s\"',}]+"
-)
 _PERSONAL = frozenset({"value", "request", "features", "entity"})
 """Names of what may hold a client's values."""
 _SELDOM_S = 10.0
@@ -89,11 +84,6 @@ def set_up(log_format: Literal["text", "json"], *, stream: IO[str] | None = None
     logger.propagate = False
     _refused.clear()
     return logger
-
-
-def without_secrets(text: str) -> str:
-    """A text with keys, passwords and tokens struck out."""
-    return _SECRET.sub(lambda found: f"{found[1] or found[2] or found[3]}…", text)
 
 
 def failure(

@@ -27,6 +27,11 @@ class Declaration(BaseModel):
                 raise _explain(type(self), data, error) from None
 
 
+def within(title: str) -> str:
+    """A title as it stands within a sentence: without its capital, unless it begins with an abbreviation."""
+    return title if title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def _explain(kind: type[Declaration], data: dict[str, Any], error: ValidationError) -> DeclarationError:
     found = error.errors(include_url=False)
     # A field with its name misspelt is missing too, and the misspelt name says more.

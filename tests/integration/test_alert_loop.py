@@ -100,7 +100,10 @@ class Daemon:
 
         @dg.op
         def break_it() -> None:
-            raise ValueError("the aircraft table is gone")
+            try:
+                raise KeyError("within")
+            except KeyError as error:
+                raise ValueError("the aircraft table is gone (password=hunter2)") from error
 
         @dg.job
         def train_tiny() -> None:
@@ -166,6 +169,7 @@ def test_a_failed_run_reaches_a_person_with_its_address_and_what_to_do(
     [got] = hook.got
     assert got["title"] == "[WARNING] run failed: train_tiny"
     assert got["type"] == "warning"
+    assert "break_it: ValueError: the aircraft table is gone (password=…" in got["message"]
     assert f"{settings.dagster_ui}/runs/{run.run_id}" in got["message"]
     assert "docs/runbooks/alerts.md#run_failed" in got["message"]
 

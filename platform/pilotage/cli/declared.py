@@ -7,18 +7,21 @@ so it looks the packages up by name when it runs.
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, DeclarationError
 
 if TYPE_CHECKING:
     from pilotage.data.source import SourceSpec
     from pilotage.spec import ModelSpec
 
+_MODELS = "assets.models"
+
 
 def models() -> dict[str, ModelSpec]:
     """Every declared model by name. Raises ``DeclarationError`` that names the file."""
-    return cast("dict[str, ModelSpec]", _package("assets.models").load_models())
+    return cast("dict[str, ModelSpec]", _package(_MODELS).load_models())
 
 
 def sources() -> dict[str, SourceSpec]:
@@ -27,15 +30,36 @@ def sources() -> dict[str, SourceSpec]:
 
 
 def model(name: str) -> ModelSpec:
-    """One model.
+    """One model; what is in the files of others does not matter.
 
     Raises:
         ConfigError: There is no such model.
+        DeclarationError: Its file can't be loaded.
     """
-    known = models()
-    if name not in known:
-        raise ConfigError(f"There is no model {name!r}.", fix=f"Use one of: {', '.join(sorted(known))}.", model=name)
-    return known[name]
+    from pilotage.discovery import load_declaration
+    from pilotage.spec import ModelSpec
+
+    files = _model_files()
+    if name not in files:
+        raise ConfigError(f"There is no model {name!r}.", fix=f"Use one of: {', '.join(files)}.", model=name)
+    return load_declaration(_MODELS, "MODEL", ModelSpec, path=files[name])
+
+
+def each_model() -> tuple[dict[str, ModelSpec], dict[str, DeclarationError]]:
+    """Every model whose file loads, and what is wrong with the other files, by name."""
+    specs: dict[str, ModelSpec] = {}
+    wrong: dict[str, DeclarationError] = {}
+    for name in _model_files():
+        try:
+            specs[name] = model(name)
+        except DeclarationError as error:
+            wrong[name] = error
+    return specs, wrong
+
+
+def _model_files() -> dict[str, Path]:
+    folder = Path(_package(_MODELS).__file__).parent
+    return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def _package(name: str) -> Any:

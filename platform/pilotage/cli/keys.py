@@ -77,7 +77,8 @@ def show(settings: Settings, *, as_json: bool) -> None:
             highlight=False,
         )
         return
-    table = Table(Column("id", no_wrap=True), "name", "roles", "limit", "created", "until", "state")
+    dates = (Column(name, no_wrap=True) for name in ("created", "until"))
+    table = Table(Column("id", no_wrap=True), "name", "roles", "limit", *dates, "state")
     for key in keys:
         until = "" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}"
         told = (key.name, ", ".join(key.roles), _words(key.limit), f"{key.created:%Y-%m-%d}", until, _state(key, now))

@@ -53,8 +53,8 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
 
     instance = home.is_up(settings)
     known = states(settings)
-    specs = declared.models()
-    every = [*specs, *sorted(set(known) - set(specs))]
+    specs, wrong = declared.each_model()
+    every = [*sorted({*specs, *wrong}), *sorted(set(known) - {*specs, *wrong})]
     if unknown := [name for name in names if name not in every]:
         raise ConfigError(
             f"There is no model {unknown[0]!r}.", fix=f"Use one of: {', '.join(every)}.", model=unknown[0]
@@ -66,7 +66,13 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
         "servers": servers.health(
             settings, lambda: [name for name, state in known.items() if state.champion and name in specs]
         ),
-        "models": [_model(name, specs.get(name), known.get(name)) for name in names or every],
+        "models": [
+            {
+                **_model(name, specs.get(name), known.get(name)),
+                "declaration_error": f"{wrong[name].message} {wrong[name].fix}" if name in wrong else None,
+            }
+            for name in names or every
+        ],
     }
 
 
@@ -175,8 +181,12 @@ def _panel(model: dict[str, Any]) -> RenderableType:
     if model["last_refusal"]:
         refusal = model["last_refusal"]
         row("last refused", f"{_local(refusal['at'])}: {'; '.join(refusal['reasons'])}")
-    undeclared = "no longer declared: a service that starts without its file does not serve it"
-    row("owner", f"{model['owner']}, risk {model['risk']}" if model["declared"] else undeclared)
+    if model["declared"]:
+        row("owner", f"{model['owner']}, risk {model['risk']}")
+    elif model["declaration_error"]:
+        row("its file", model["declaration_error"], "bold red")
+    else:
+        row("owner", "no longer declared: a service that starts without its file does not serve it")
     title = Text.assemble((model["model"], "bold"), f" {model['title'] or ''}")
     return Panel(grid, title=title, title_align="left", border_style="dim")
 

@@ -25,6 +25,8 @@ _CATALOGUE = re.compile(r"\bshow\b|information_schema|duckdb_|pg_catalog|sqlite_
 _FOREIGN = re.compile(r"\bINTERVAL\b|\bUNION\(|\bUHUGEINT\b|\bBIT\b")
 """DuckDB's types that Polars has not, or would give other values of."""
 
+_UNKNOWN = re.compile(r"Table with name \"?([\w.]+)\"? does not exist")
+
 _EXPLAIN = re.compile(r"\s*explain\s+(analyze\s+)?", re.IGNORECASE)
 
 
@@ -53,7 +55,10 @@ def query(lake: Lake, sql: str) -> pl.DataFrame:
             if "does not exist" not in str(error):
                 raise _wrong(error) from None
             there = ", ".join(table.replace("/", ".") for table in tables) or "none yet"
-            raise ConfigError(_first_line(error), fix=f"The tables of the lake are: {there}.") from None
+            named = _UNKNOWN.search(str(error))
+            # DuckDB knows the tables that the statement names, and says that there is no room of another.
+            what = f"There is no table {named[1]}." if named else _first_line(error)
+            raise ConfigError(what, fix=f"The tables of the lake are: {there}.") from None
         except duckdb.Error as error:
             raise _wrong(error) from None
     return frame.with_columns(

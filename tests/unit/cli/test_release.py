@@ -66,7 +66,7 @@ def test_nobody_takes_the_place_of_approvers_that_a_file_names(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = tiny_spec("tiny", rollout=Rollout(approvals=1, approvers=("ana",)))
-    monkeypatch.setattr(declared, "models", lambda: {"tiny": named})
+    monkeypatch.setattr(declared, "model", {"tiny": named}.__getitem__)
     sha256 = make_bundle(tmp_path / "bundle")
     append(settings, draft_of("tiny", 1, bundle=str(tmp_path / "bundle"), sha256=sha256))
     with pytest.raises(NotApproved, match="May approve: ana"):

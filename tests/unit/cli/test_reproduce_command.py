@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pilotage import discovery
 from pilotage.cli import declared
 from pilotage.cli.main import cli, run
 from pilotage.data.lake import Lake
@@ -31,7 +32,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def declare(monkeypatch: pytest.MonkeyPatch, spec: ModelSpec) -> None:
-    monkeypatch.setattr(declared, "models", lambda: {spec.name: spec})
+    monkeypatch.setattr(declared, "_model_files", lambda: {spec.name: Path("parcel_late.py")})
+    monkeypatch.setattr(discovery, "load_declaration", lambda *_, **__: spec)
 
 
 def reproduced(*arguments: str) -> int:

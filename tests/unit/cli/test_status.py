@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pilotage.cli import declared
 from pilotage.cli.status import report, show
+from pilotage.errors import DeclarationError
 from pilotage.release.events import Draft
 from pilotage.settings import Settings
 from tests.unit.cli.ledgers import append, promoted, refused, registered
@@ -58,6 +60,24 @@ def test_people_read_the_same_and_the_next_step(settings: Settings, capsys: pyte
     assert "pilotage train flight_delay" in printed
     assert "pilotage promote loan_approval 1 --why" in printed
     assert "Pilotage is not running on this home." in printed
+
+
+def test_a_file_that_does_not_load_is_told_and_hides_no_other_model(
+    settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered(settings, "flight_delay", 1)
+    files = declared._model_files()
+    (tmp_path / "broken.py").write_text("MODEL = (")
+    monkeypatch.setattr(declared, "_model_files", lambda: {**files, "broken": tmp_path / "broken.py"})
+    status = report(settings, [])
+    wrong = {model["model"]: model["declaration_error"] for model in status["models"] if model["declaration_error"]}
+    assert (list(wrong), "assets/models/broken.py" in wrong["broken"]) == (["broken"], True)
+    assert {model["model"] for model in status["models"] if model["declared"]} == set(files)
+    show(status)
+    assert "its file assets/models/broken.py" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert declared.model("flight_delay").name == "flight_delay"
+    with pytest.raises(DeclarationError, match=r"broken\.py"):
+        declared.model("broken")
 
 
 def test_what_people_wrote_is_shown_as_they_wrote_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_a_failure_that_could_not_be_written_down_is_told_later_and_once(desk: D
     with desk.book() as book:
         [alarm] = book.alarms()
         assert (alarm.key.subject, alarm.count, alarm.occurrences) == ("flight_delay/online_state", 1, (run.run_id,))
-        assert "Steps failed: ['flight_delay__online_state']" in alarm.alert.summary
+        assert "flight_delay__online_state: ValueError: a column is missing" in alarm.alert.summary
         assert [row["happened"] for row in book.history()] == ["opened"]
 
 
