@@ -77,7 +77,7 @@ def show(settings: Settings, *, as_json: bool) -> None:
             highlight=False,
         )
         return
-    dates = (Column(name, no_wrap=True) for name in ("created", "until"))
+    dates = (Column(name, overflow="fold") for name in ("created", "until"))
     table = Table(Column("id", no_wrap=True), "name", "roles", "limit", *dates, "state")
     for key in keys:
         until = "" if key.expires is None else f"{key.expires:%Y-%m-%d %H:%M}"
