@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 import msgspec
 
@@ -76,9 +75,8 @@ class Core:
         report = self.logger.info
         warn = self.logger.warning
         self.ledger = SqlLedger.of(settings)
-        self.deciding = settings.model_copy(update={"mlflow_uri": f"sqlite:///{Path('/nonexistent/mlflow.db')}"})
-        """To decide with: MLflow's client takes 150 MB and four seconds. Its aliases are brought up to date by whoever
-        looks next."""
+        self.deciding = settings.without_mlflow()
+        """To decide with: MLflow's client takes 150 MB and four seconds."""
         self.standalone = baked is not None and not settings.ledger_url
         """Whether there is no ledger to decide in."""
         self._feed = PlanFeed(self.ledger)

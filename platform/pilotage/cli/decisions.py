@@ -102,13 +102,17 @@ def rollback(model: str, to: int | None, version: int | None, why: str, actor: s
 @recorded
 def kill(model: str, why: str, actor: str | None) -> None:
     """Let no version of MODEL answer: within two seconds the service answers from the model's fallback."""
-    from pilotage.release import commands
+    from pilotage.release import aliases, commands
+    from pilotage.settings import Settings
 
-    by = _by(actor, why)
-    state = commands.kill(model if _served_here(model) else _known(model), **by)
+    settings = Settings.load()
+    name = model if _served_here(model) else _known(model)
+    state = commands.kill(name, settings=settings.without_mlflow(), actor=actor_of(actor), why=why)
+    # Told before MLflow is, which takes seconds.
     click.echo(f"{model} is killed: its fallback answers until you `pilotage resume {model} --why …`.")
     if state.champion is None:
-        click.echo(f"No version of it was in production. Is {by['settings'].home} the home that you mean?", err=True)
+        click.echo(f"No version of it was in production. Is {settings.home} the home that you mean?", err=True)
+    aliases.show(state, settings=settings)
 
 
 @click.command(short_help="Let a killed model answer again.")

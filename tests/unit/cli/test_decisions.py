@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pilotage.cli.main import cli, run
 from pilotage.cli.status import report, show
+from pilotage.release import aliases
 from pilotage.release.champions import states
 from pilotage.runtime.kill_notes import KillNotes
 from pilotage.runtime.plan import Plan
@@ -167,6 +168,16 @@ def test_a_kill_without_the_ledger_holds_where_the_model_is_served(
     assert [note.model for note in KillNotes(settings.service_state).read()] == ["flight_delay"]
     code, told = pilotage("kill", "flight_dely", *WHY)
     assert (code, "There is no model 'flight_dely'" in told) == (2, True)
+
+
+def test_a_kill_is_told_before_mlflow_hears_of_it(
+    settings: Settings, pilotage: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(settings, registered("flight_delay", 1))
+    said: list[str] = []
+    monkeypatch.setattr(aliases, "show", lambda *_, **__: said.append(capsys.readouterr().out))
+    assert pilotage("kill", "flight_delay", *WHY)[0] == 0
+    assert ["flight_delay is killed" in each for each in said] == [True]
 
 
 def test_a_kill_needs_no_sense_in_the_events_of_another_model(settings: Settings, pilotage: Command) -> None:
