@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -37,7 +38,8 @@ class BoundedConnection(connection):  # type: ignore[misc]  # psycopg2 comes wit
         self.patience_s = usual_s
         """Seconds that an answer may take, until the transaction's end."""
         # A number of its own: libpq may have closed its one when it is used, and another file have got that.
-        self._line = socket.socket(fileno=os.dup(self.fileno()))
+        self._line = os.dup(self.fileno())
+        self._let_go = weakref.finalize(self, os.close, self._line)
 
     def cursor(self, *arguments: Any, **named: Any) -> Any:
         """A cursor whose statements are bounded."""
@@ -58,12 +60,12 @@ class BoundedConnection(connection):  # type: ignore[misc]  # psycopg2 comes wit
     def close(self) -> None:
         """Closes it."""
         super().close()
-        self._line.close()
+        self._let_go()
 
     def hang_up(self) -> None:
         """Ends the waiting for the server: whoever waits for it then learns that it is gone."""
-        with suppress(OSError):
-            self._line.shutdown(socket.SHUT_RDWR)
+        with socket.socket(fileno=os.dup(self._line)) as line, suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
@@ -106,7 +108,7 @@ class _Watch:
             self._waiting[held] = deadline
             # In a process that was forked it is there, and does not run.
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="pilotage-ledger-watch", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="postgresql-watch", daemon=True)
                 self._thread.start()
 
     def end(self, held: BoundedConnection) -> None:
