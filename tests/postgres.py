@@ -9,11 +9,12 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 
 _numbers = count(1)
@@ -42,6 +43,21 @@ class PostgresServer:
     def stop(self) -> None:
         """Stops it at once, as a crash would."""
         self._control("-w", "-m", "immediate", "stop")
+
+    def freeze(self) -> None:
+        """Stops its processes where they are; the kernel goes on acknowledging what they are sent."""
+        for process in self._processes():
+            process.suspend()
+
+    def thaw(self) -> None:
+        """Lets them go on."""
+        for process in self._processes():
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        main = psutil.Process(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [main, *main.children(recursive=True)]
 
     def database(self) -> str:
         """Makes an empty database, and gives its address."""

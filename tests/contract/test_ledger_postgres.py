@@ -5,11 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import Barrier
 from typing import Any
 
-import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -189,47 +187,38 @@ def test_a_server_that_takes_connections_and_does_not_answer_fails() -> None:
 
 
 @pytest.fixture
-def stopped(postgres_server: PostgresServer) -> Iterator[Callable[[], None]]:
-    """Stops the server's processes, which goes on being acknowledged by the kernel."""
-    processes: list[psutil.Process] = []
-
-    def stop() -> None:
-        main = psutil.Process(int((postgres_server.folder / "data" / "postmaster.pid").read_text().split()[0]))
-        processes.extend((main, *main.children(recursive=True)))
-        for each in processes:
-            each.suspend()
-
-    yield stop
-    for each in processes:
-        with suppress(psutil.NoSuchProcess):
-            each.resume()
+def freezing(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """The server, which goes on in the end."""
+    yield postgres_server
+    postgres_server.thaw()
 
 
 @pytest.mark.parametrize("ask", [lambda ledger: ledger.events(), lambda ledger: ledger.append(draft())])
 def test_a_server_that_stops_while_it_is_connected_fails_and_serves_again(
-    postgres_server: PostgresServer,
-    stopped: Callable[[], None],
+    freezing: PostgresServer,
     ask: Callable[[SqlLedger], object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ledger_sql, "GRACE_S", 0.2 - ledger_sql.STATEMENT_S)
-    ledger = SqlLedger(postgres_server.database())
+    ledger = SqlLedger(freezing.database())
     ledger.append(draft())
-    stopped()
+    freezing.freeze()
     with pytest.raises(LedgerUnavailable, match="timeout expired"):
         # It hangs up, and finds nobody who takes a new connection.
         ask(ledger)
+    freezing.thaw()
+    assert len(ledger.events()) == 1
     ledger.close()
 
 
 def test_a_statement_that_the_server_never_answers_is_given_up(
-    postgres_server: PostgresServer, stopped: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    freezing: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_sql, "GRACE_S", 0.2 - ledger_sql.STATEMENT_S)
-    engine = ledger_sql.connect(sa.make_url(postgres_server.database()))
+    engine = ledger_sql.connect(sa.make_url(freezing.database()))
     with engine.connect() as connection:
         connection.exec_driver_sql("SELECT 1")
-        stopped()
+        freezing.freeze()
         with pytest.raises(sa.exc.OperationalError, match=r"did not answer within 0\.2 s"):
             connection.exec_driver_sql("SELECT 1")
     engine.dispose()

@@ -168,6 +168,17 @@ def test_answers_go_on_without_postgresql(
 
 
 @pytest.mark.timeout(900)
+def test_answers_go_on_with_a_postgresql_that_hangs_while_its_host_acknowledges(
+    tmp_path: Path, postgres: PostgresServer, draw: random.Random, tell: Callable[[str], None], outage_s: float
+) -> None:
+    world = World(tmp_path / "home", ledger_url=postgres.database())
+    try:
+        outage(world, draw, tell, outage_s, postgres.freeze, postgres.thaw)
+    finally:
+        postgres.thaw()
+
+
+@pytest.mark.timeout(900)
 def test_a_ledger_restored_from_a_backup_is_followed_by_running_workers(
     world: World, draw: random.Random, tell: Callable[[str], None]
 ) -> None:
