@@ -17,7 +17,7 @@ up: install ## land the sample data, train the first champions, start everything
 	@$(BIN)/pilotage up $(ARGS)
 
 test: install ## run the tests, in two processes (in one, for a debugger: make test ARGS='-n 0 --pdb tests/unit')
-	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 faults: install ## break the running service in every way we know (minutes). One: make faults ARGS='-k disk --seed 7'
 	@$(BIN)/pytest tests/faults -s $(ARGS)
