@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pilotage.cli.home import QUIET
 from pilotage.release.events import read_key as read_ledger_key
 from pilotage.runtime.access.keyfile import import_keys
 from pilotage.runtime.access.keys import KeyRing
@@ -290,6 +291,13 @@ def test_the_code_in_the_image_knows_its_version(tmp_path: Path):
     subprocess.run(["sh", "-eu", "-c", made.group(1)], cwd=tmp_path, check=True)
     [found] = metadata.distributions(name="pilotage", path=[str(tmp_path)])
     assert found.version == metadata.version("pilotage")
+
+
+def test_the_image_says_to_every_program_what_up_says_to_those_it_starts():
+    """Without a size of batches, the events of a run over many days are written one by one: for 59 days, half a minute
+    in which the daemon looks at nothing else."""
+    said = re.search(r"^ENV ((?:.*\\\n)*.*)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE).group(1)
+    assert dict(QUIET).items() <= dict(re.findall(r"(\w+)=(\S+)", said)).items()
 
 
 def test_volumes_belong_to_the_user_of_the_image():
