@@ -308,3 +308,20 @@ def test_volumes_belong_to_the_user_of_the_image():
     for name in (*OURS, "keys"):
         for source, target in mounts(services()[name]):
             assert target in folders or source.startswith("./"), f"{name}: {target}"
+
+
+def test_a_backup_is_made_of_a_stack_that_stands_still_and_a_restore_brings_back_all_of_it():
+    """What was answered goes from the log into the lake: copied one after the other meanwhile, neither may have it."""
+    page = (PROJECT / "docs/how-to/back-up-and-restore.md").read_text()
+    # In tar's own format times are whole seconds: every landed file would be read again.
+    assert page.count("tar --create") == page.count("tar --create --gzip --format=posix")
+    backup, restore = re.findall(r"```bash\n(.*?)```", page.split("## The compose file")[1], re.DOTALL)
+    for block, steps in (
+        (backup, ("compose stop", "up --detach --wait postgres", "pg_dumpall", "tar --create", "up --detach --wait\n")),
+        (restore, ("compose create", "--wait postgres", "psql", "tar --extract", "up --detach --wait\n")),
+    ):
+        places = [block.index(step) for step in steps]
+        assert places == sorted(places)
+        copied = set(re.search(r"for volume in (.+); do", block).group(1).split())
+        # The one is dumped, and the other has the output of runs.
+        assert copied == set(compose()["volumes"]) - {"postgres", "dagster"}
