@@ -325,3 +325,14 @@ def test_a_backup_is_made_of_a_stack_that_stands_still_and_a_restore_brings_back
         copied = set(re.search(r"for volume in (.+); do", block).group(1).split())
         # The one is dumped, and the other has the output of runs.
         assert copied == set(compose()["volumes"]) - {"postgres", "dagster"}
+
+
+def test_secrets_that_change_while_the_stack_runs_are_written_into_the_file_that_the_containers_have():
+    """A file is mounted, not its name: what is put in its place a container sees only after a restart."""
+    page = (PROJECT / "docs/how-to/take-to-production.md").read_text()
+    for file in ("tls.crt", "tls.key"):
+        assert page.index(f"> deploy/secrets/{file}") < page.index("exec proxy nginx -s reload")
+    holders = sorted(name for name, one in services().items() if "receivers" in one.get("secrets", []))
+    told = f"docker compose restart {' '.join(holders)}"
+    assert told in (PROJECT / "deploy/make-secrets").read_text()
+    assert told in (PROJECT / "docs/how-to/alerts.md").read_text()
