@@ -45,6 +45,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     BENTOML_HOME=/tmp/bentoml \
     DO_NOT_TRACK=1 \
     GX_ANALYTICS_ENABLED=false \
+    DAGSTER_EVENT_BATCH_SIZE=500 \
     OMP_WAIT_POLICY=passive
 # The code is not installed: it says its version by a file on the path.
 RUN version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml) \

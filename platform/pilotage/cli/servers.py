@@ -124,6 +124,30 @@ def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) ->
     return asked
 
 
+def are_elsewhere(settings: Settings) -> bool:
+    """Whether the settings name servers that other containers run, as those of ``docker-compose.yml`` do."""
+    return bool(settings.dagster_url) and settings.mlflow.startswith(("http://", "https://"))
+
+
+def health_elsewhere(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> list[dict[str, Any]]:
+    """The same of servers that run in other containers, by what they leave in the home that they share.
+
+    None of them is at this machine's own address, and the one way to the UI asks people for their password.
+    """
+    from pilotage.monitoring.alerts.outside import beating, watching
+
+    checks: list[tuple[str, str, Callable[[], str | None]]] = [
+        ("Dagster daemon", settings.dagster_ui, lambda: beating(settings)),
+        ("Alerts watch", "", lambda: watching(settings)),
+        ("MLflow", settings.mlflow_ui, lambda: answers(f"{settings.mlflow}/health")),
+        ("Prediction service", "", lambda: _ready(_left_word(settings), expected)),
+    ]
+    asked = [(name, url, check()) for name, url, check in checks]
+    return [
+        {"name": name, "url": url, "healthy": trouble is None, "detail": trouble or ""} for name, url, trouble in asked
+    ]
+
+
 def has_store(settings: Settings) -> bool:
     """Whether MLflow's store is known to be ready; ``pilotage setup store`` makes it so."""
     file = store_file(settings)
@@ -275,11 +299,16 @@ def _left_word(settings: Settings) -> list[dict[str, Any]]:
 def _serves(settings: Settings, expected: Callable[[], Iterable[str]]) -> str | None:
     """Whether the service has a verified champion of every model that has one."""
     try:
-        models = {str(model.get("model")): model for model in _models(settings)}
+        return _ready(_models(settings), expected)
     except urllib.error.HTTPError as error:
         return _reason(error)
     except (OSError, ValueError) as error:
         return _unreachable(error)
+
+
+def _ready(told: Iterable[dict[str, Any]], expected: Callable[[], Iterable[str]]) -> str | None:
+    """Whether what workers told names a verified champion of every model that has one."""
+    models = {str(model.get("model")): model for model in told}
     if not models:
         return "loading"
     missing = {name: models.get(name, {}) for name in expected() if not models.get(name, {}).get("ready")}

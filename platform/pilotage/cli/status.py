@@ -59,11 +59,14 @@ def report(settings: Settings, names: list[str]) -> dict[str, Any]:
         raise ConfigError(
             f"There is no model {unknown[0]!r}.", fix=f"Use one of: {', '.join(every)}.", model=unknown[0]
         )
+    elsewhere = instance is None and servers.are_elsewhere(settings)
+    health = servers.health_elsewhere if elsewhere else servers.health
     return {
         "home": str(settings.home),
         "up": None if instance is None else {"pid": instance.pid, "since": instance.started_at},
+        "elsewhere": elsewhere,
         **_alarms(settings),
-        "servers": servers.health(
+        "servers": health(
             settings, lambda: [name for name, state in known.items() if state.champion and name in specs]
         ),
         "models": [
@@ -195,16 +198,17 @@ def _servers(status: dict[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    running = status["up"] or status["elsewhere"]
     grid = Table.grid(padding=(0, 2))
     for server in status["servers"]:
-        style = "green" if server["healthy"] else "red" if status["up"] else "dim"
+        style = "green" if server["healthy"] else "red" if running else "dim"
         grid.add_row(server["name"], server["url"], Text(server["detail"] or "healthy", style=style))
     if status["alarms"] is None:
         grid.add_row(Text("open alarms", style="bold red"), "", Text(f"not known: {status['alarms_unknown']}"))
     elif alarms := [f"{number} {tier}" for tier, number in status["alarms"].items() if number]:
         style = "bold red" if status["alarms"]["critical"] else "yellow"
         grid.add_row(Text("open alarms", style=style), "pilotage alerts list", Text(", ".join(alarms), style=style))
-    if not status["up"]:
+    if not running:
         grid.add_row(Text("Pilotage is not running on this home.", style="yellow"), "pilotage up", "")
     return grid
 

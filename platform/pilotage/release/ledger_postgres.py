@@ -102,6 +102,8 @@ class _Watch:
         self._lock = threading.Lock()
         self._waiting: dict[BoundedConnection, float] = {}
         self._thread: threading.Thread | None = None
+        self._never = threading.Event()
+        """To wait by."""
 
     def begin(self, held: BoundedConnection, deadline: float) -> None:
         with self._lock:
@@ -117,7 +119,7 @@ class _Watch:
 
     def _run(self) -> None:
         while True:
-            time.sleep(_LOOK_S)
+            self._never.wait(_LOOK_S)
             now = time.monotonic()
             with self._lock:
                 for held, deadline in self._waiting.items():

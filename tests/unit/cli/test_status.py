@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,42 @@ def test_a_file_that_does_not_load_is_told_and_hides_no_other_model(
     assert declared.model("flight_delay").name == "flight_delay"
     with pytest.raises(DeclarationError, match=r"broken\.py"):
         declared.model("broken")
+
+
+def test_servers_in_other_containers_are_told_by_what_they_leave_in_the_home_that_they_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(
+        home=tmp_path, service_port=1, mlflow_uri="http://127.0.0.1:1", dagster_url="https://pilotage.example:3000"
+    )
+    registered(settings, "loan_approval", 1)
+    promoted(settings, "loan_approval", 1)
+    told = {server["name"]: server["detail"] for server in report(settings, [])["servers"]}
+    assert told == {
+        "Dagster daemon": "has not beaten yet",
+        "Alerts watch": "has not looked yet",
+        "MLflow": "no answer yet",
+        "Prediction service": "loading",
+    }
+
+    now = datetime.now(UTC)
+    for note in ("heartbeat.json", "watch.json"):
+        (tmp_path / note).write_text(json.dumps({"at": now.isoformat()}))
+    settings.heartbeats.mkdir(parents=True)
+    models = [{"model": "loan_approval", "ready": True, "problem": None}]
+    (settings.heartbeats / "w1.json").write_text(json.dumps({"at": now.timestamp(), "models": models}))
+    show(status := report(settings, []))
+    assert [server["name"] for server in status["servers"] if server["healthy"]] == [
+        "Dagster daemon",
+        "Alerts watch",
+        "Prediction service",
+    ]
+    printed = capsys.readouterr().out
+    assert "https://pilotage.example:3000" in printed
+    assert "pilotage up" not in printed, "nobody is to start a second platform in a container"
+
+    (tmp_path / "heartbeat.json").write_text(json.dumps({"at": (now - timedelta(minutes=7)).isoformat()}))
+    assert report(settings, [])["servers"][0]["detail"] == "beat last 7 minutes ago"
 
 
 def test_what_people_wrote_is_shown_as_they_wrote_it(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

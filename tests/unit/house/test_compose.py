@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pilotage.cli.home import QUIET
 from pilotage.release.events import read_key as read_ledger_key
 from pilotage.runtime.access.keyfile import import_keys
 from pilotage.runtime.access.keys import KeyRing
@@ -292,6 +293,13 @@ def test_the_code_in_the_image_knows_its_version(tmp_path: Path):
     assert found.version == metadata.version("pilotage")
 
 
+def test_the_image_says_to_every_program_what_up_says_to_those_it_starts():
+    """Without a size of batches, the events of a run over many days are written one by one: for 59 days, half a minute
+    in which the daemon looks at nothing else."""
+    said = re.search(r"^ENV ((?:.*\\\n)*.*)$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE).group(1)
+    assert dict(QUIET).items() <= dict(re.findall(r"(\w+)=(\S+)", said)).items()
+
+
 def test_volumes_belong_to_the_user_of_the_image():
     """A new volume takes over the owner of the folder that it covers; one that is missing would be root's."""
     dockerfile = (PROJECT / "Dockerfile").read_text()
@@ -300,3 +308,31 @@ def test_volumes_belong_to_the_user_of_the_image():
     for name in (*OURS, "keys"):
         for source, target in mounts(services()[name]):
             assert target in folders or source.startswith("./"), f"{name}: {target}"
+
+
+def test_a_backup_is_made_of_a_stack_that_stands_still_and_a_restore_brings_back_all_of_it():
+    """What was answered goes from the log into the lake: copied one after the other meanwhile, neither may have it."""
+    page = (PROJECT / "docs/how-to/back-up-and-restore.md").read_text()
+    # In tar's own format times are whole seconds: every landed file would be read again.
+    assert page.count("tar --create") == page.count("tar --create --gzip --format=posix")
+    backup, restore = re.findall(r"```bash\n(.*?)```", page.split("## The compose file")[1], re.DOTALL)
+    for block, steps in (
+        (backup, ("compose stop", "up --detach --wait postgres", "pg_dumpall", "tar --create", "up --detach --wait\n")),
+        (restore, ("compose create", "--wait postgres", "psql", "tar --extract", "up --detach --wait\n")),
+    ):
+        places = [block.index(step) for step in steps]
+        assert places == sorted(places)
+        copied = set(re.search(r"for volume in (.+); do", block).group(1).split())
+        # The one is dumped, and the other has the output of runs.
+        assert copied == set(compose()["volumes"]) - {"postgres", "dagster"}
+
+
+def test_secrets_that_change_while_the_stack_runs_are_written_into_the_file_that_the_containers_have():
+    """A file is mounted, not its name: what is put in its place a container sees only after a restart."""
+    page = (PROJECT / "docs/how-to/take-to-production.md").read_text()
+    for file in ("tls.crt", "tls.key"):
+        assert page.index(f"> deploy/secrets/{file}") < page.index("exec proxy nginx -s reload")
+    holders = sorted(name for name, one in services().items() if "receivers" in one.get("secrets", []))
+    told = f"docker compose restart {' '.join(holders)}"
+    assert told in (PROJECT / "deploy/make-secrets").read_text()
+    assert told in (PROJECT / "docs/how-to/alerts.md").read_text()

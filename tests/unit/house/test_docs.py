@@ -9,6 +9,7 @@ import tomllib
 import click
 import pytest
 
+from assets.models import load_models
 from pilotage.settings import PREFIX, PROJECT, Settings
 from tests.unit.house.repository import texts
 
@@ -85,6 +86,21 @@ def test_every_command_in_it_exists(page: str):
             used = [word.split("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
             wrong += [f"{' '.join(words)}: no option {option}" for option in used if option not in known]
     assert wrong == []
+
+
+def test_a_new_stack_approves_by_name_what_needs_it_before_it_promotes_it():
+    """In a container, who gives no name is the user of the image, who trained the version."""
+    lines = [" ".join(words) for words in commands((HOW_TO / "take-to-production.md").read_text(encoding="utf-8"))]
+    promoted = {
+        (name, version): place
+        for place, line in enumerate(lines)
+        for name, version in re.findall(r"exec code pilotage promote (\w+) (\d+) .*--actor", line)
+    }
+    needed = {name: spec.approvals for name, spec in load_models().items()}
+    assert promoted
+    for (name, version), place in promoted.items():
+        approved = rf"exec code pilotage approve {name} {version} .*--actor"
+        assert sum(bool(re.search(approved, line)) for line in lines[:place]) == needed[name]
 
 
 @pytest.mark.parametrize("page", sorted(pages()))

@@ -232,7 +232,7 @@ def test_the_answers_of_a_batch_count_each(settings: Settings) -> None:
     write_segment(settings.prediction_log, [batch], number=2, sealed=False)
     kinds = {alert.kind: alert.evidence for alert in watch.answers().alerts}
     assert kinds["latency"]["slow_share"] == 0.2
-    assert watch._read()["tiny"].by == {"model": 100, "previous_champion": 25}
+    assert watch._read({})["tiny"].by == {"model": 100, "previous_champion": 25}
 
 
 def test_slow_answers_are_a_warning(settings: Settings) -> None:

@@ -86,6 +86,19 @@ def watching(settings: Settings, *, clock: Callable[[], datetime] = _now) -> str
     return f"looked last {ago / timedelta(minutes=1):.0f} minutes ago" if ago > ASLEEP else None
 
 
+def beating(settings: Settings, *, clock: Callable[[], datetime] = _now) -> str | None:
+    """``None`` if the platform watches itself, as Dagster's daemon and code location have it do, else what is wrong in
+    a few words."""
+    try:
+        last = _last_beat(settings)
+    except ConfigError as error:
+        return error.message
+    if last is None:
+        return "has not beaten yet"
+    ago = clock() - last
+    return f"beat last {ago / timedelta(minutes=1):.0f} minutes ago" if ago > SILENT else None
+
+
 def _note_file(settings: Settings) -> Path:
     return settings.heartbeat.with_name("watch.json")
 

@@ -32,6 +32,8 @@ FALLBACK_SHARE = 0.05
 SLOW_SHARE = 0.05
 SLOW_MS = 50.0
 """Where a model declares no ``slow_answers``."""
+HEEDED = timedelta(seconds=2)
+"""After which every worker answers as a ``resume`` says."""
 SILENT = timedelta(seconds=60)
 """A worker says how it is each second or so; one that ends in order takes its word back."""
 FORGOTTEN = timedelta(days=1)
@@ -93,8 +95,8 @@ class AnswersWatch:
 
     def answers(self) -> Look:
         """The shares of fallbacks and of slow answers, of each model."""
-        seen = self._read()
         served = self._served()
+        seen = self._read(served)
         trouble = {model: problem for model, problem in self._trouble().items() if model in served}
         usable = self._usable_again()
         alerts: list[Alert] = []
@@ -138,16 +140,18 @@ class AnswersWatch:
         )
         return Look(alerts=(alert,), words=words)
 
-    def _read(self) -> dict[str, _Seen]:
-        """The newest records, the newest segments first."""
-        since = microseconds(self.now - RECENT)
+    def _read(self, served: Mapping[str, datetime | None]) -> dict[str, _Seen]:
+        """The newest records, the newest segments first; of a model that was resumed those since then."""
+        recent = self.now - RECENT
+        resumed = {model: microseconds(at + HEEDED) for model, at in served.items() if at is not None and at > recent}
+        since = microseconds(recent)
         decode = msgspec.json.Decoder(_Answered | _AnsweredBatch).decode
         seen: dict[str, _Seen] = {}
         for line in self._lines():
             if not line.startswith(_KINDS):
                 continue
             record = decode(line)
-            if record.at >= since:
+            if record.at >= resumed.get(record.model, since):
                 found = seen.setdefault(record.model, _Seen())
                 found.by[record.answered_by] += record.answers
                 found.slow += record.answers * (record.latency_us > 1000 * self._limit(record.model))
@@ -166,12 +170,13 @@ class AnswersWatch:
             if left <= 0:
                 return
 
-    def _served(self) -> frozenset[str]:
-        """Models that have a champion and are not killed: only of these it is news that a fallback answers."""
+    def _served(self) -> dict[str, datetime | None]:
+        """Models that have a champion and are not killed, and when each was resumed last: only of these, and only since
+        then, it is news that a fallback answers."""
         from pilotage.release.champions import states
 
         known = states(settings=self.settings)
-        return frozenset(name for name, state in known.items() if state.champion and state.killed is None)
+        return {name: state.resumed_at for name, state in known.items() if state.champion and state.killed is None}
 
     def _limit(self, model: str) -> float:
         spec = self.models.get(model)
