@@ -101,8 +101,8 @@ class KillNotes:
 
 
 class HeededKills:
-    """The notes that one process goes by. Heeds a new one at once, and lets go of one that is gone only after it read
-    in the ledger, which says then, what is to be: in between the model is not let loose."""
+    """The notes that one process goes by. It heeds a new one at once. One that is gone it heeds until it has read the
+    ledger after that, which then has the kill: in between nothing would keep the model from answering."""
 
     def __init__(self, notes: KillNotes | None) -> None:
         """Heeds nothing yet.

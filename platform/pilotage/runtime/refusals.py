@@ -49,4 +49,4 @@ class Refusals:
 
     def reasons(self, model: str) -> str:
         """All of a model's, in a sentence; empty if there are none."""
-        return "; ".join(refusal.reason for (name, _), refusal in self._refused.items() if name == model)
+        return "; ".join(refusal.reason for (name, _), refusal in list(self._refused.items()) if name == model)
