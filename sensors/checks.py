@@ -1,12 +1,16 @@
 """What a check said last, for the sensors that go by it."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
-from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+
+if TYPE_CHECKING:
+    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
 
 def last_result(
     instance: dg.DagsterInstance, key: dg.AssetCheckKey
-) -> tuple[AssetCheckExecutionRecord, dg.AssetCheckEvaluation] | None:
+) -> "tuple[AssetCheckExecutionRecord, dg.AssetCheckEvaluation] | None":
     """The newest result of a check; ``None`` if there was none yet.
 
     While a run is to evaluate a check, and ever after if that run died, Dagster's latest evaluation is this plan, which

@@ -39,16 +39,14 @@ def kill(model: str, *, settings: Settings, actor: str, why: str) -> ModelState:
         return _recorded(note, settings)
     try:
         state = _recorded(note, settings)
-    except LedgerUnavailable as error:
+    except PilotageError as error:
+        # Whatever the ledger can't or won't have: who kills wants no answers.
         raise KillNotRecorded(
             f"{model} is killed on this host, and on no other. {error.message}",
             fix="Kill it on every other host that serves it. The ledger gets it when it can be used again; "
             "a resume needs the ledger.",
             model=model,
         ) from error
-    except PilotageError:
-        notes.remove(note)
-        raise
     notes.remove(note)
     return state
 

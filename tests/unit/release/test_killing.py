@@ -133,6 +133,19 @@ def test_where_no_service_runs_none_is_noted(settings: Settings) -> None:
     assert (isinstance(caught.value, KillNotRecorded), noted(settings)) == (False, [])
 
 
+def test_a_kill_holds_here_though_this_writer_may_not_write(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"0123456789abcdef0123456789abcdef")
+    keyed = settings.model_copy(update={"ledger_key_file": tmp_path / "key"})
+    ledger = SqlLedger.of(keyed)
+    ledger.append(registered("m", 2))
+    ledger.close()
+    with pytest.raises(KillNotRecorded, match="m is killed on this host"):
+        commands.kill("m", settings=settings, **ADA)
+    assert (kills(settings), noted(settings)) == ([], ["m"])
+    assert commands.resume("m", settings=keyed, actor="bob", why="mended").killed is None
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
 def test_what_the_ledger_refuses_is_told_and_keeps_no_other_kill_waiting(settings: Settings, tmp_path: Path) -> None:
     """A writer without the key of a keyed ledger, say."""
     (tmp_path / "key").write_bytes(b"0123456789abcdef0123456789abcdef")

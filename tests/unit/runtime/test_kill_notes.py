@@ -50,6 +50,19 @@ def test_it_holds_without_the_ledger_for_its_model_alone_and_after_a_restart(wor
     world.follower.stop()
 
 
+class Sayings(list[str]):
+    """What was said; rings when it is this."""
+
+    def __init__(self, heard: threading.Event, sentence: str) -> None:
+        super().__init__()
+        self._heard, self._sentence = heard, sentence
+
+    def append(self, said: str) -> None:
+        super().append(said)
+        if said == self._sentence:
+            self._heard.set()
+
+
 def test_it_waits_for_no_ledger_that_hangs(world: World, notes: KillNotes, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs, goes = threading.Event(), threading.Event()
 
@@ -59,13 +72,14 @@ def test_it_waits_for_no_ledger_that_hangs(world: World, notes: KillNotes, monke
         return dict(world.plans)
 
     monkeypatch.setattr(world, "read", read)
+    heard = threading.Event()
+    monkeypatch.setattr(world, "said", Sayings(heard, "one was killed: wrong"))
     world.follower = world.another_follower()
-    world.follower.boards = {}
     world.follower.start()
     try:
         assert hangs.wait(60)
         noted(notes, "one")
-        world.follower.heed()
+        assert heard.wait(60), "its own thread heeds it"
         assert killed(world) == "wrong"
     finally:
         goes.set()
