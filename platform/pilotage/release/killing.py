@@ -42,7 +42,7 @@ def kill(model: str, *, settings: Settings, actor: str, why: str) -> ModelState:
     except PilotageError as error:
         # Whatever the ledger can't or won't have: who kills wants no answers.
         raise KillNotRecorded(
-            f"{model} is killed on this host, and on no other. {error.message}",
+            f"{model} is killed on this host, and perhaps on no other. {error.message}",
             fix="Kill it on every other host that serves it. The ledger gets it when it can be used again; "
             "a resume needs the ledger.",
             model=model,
