@@ -2,9 +2,9 @@
 
 uvicorn waits for a head as long as its client likes, and keeps all of it: a few thousand connections that send a byte
 now and then take all file descriptors of a worker, and one that never stops sending headers takes its memory. From the
-head's end on, ``watch.py`` and the exchange have the time and the size, until there is an answer; but for the trailers
-of a body in chunks, which uvicorn keeps as well. With the answer it is the connection again: for a body that still
-comes though nobody reads it, and for a client that does not read.
+head's end on, ``in_flight.py`` and the exchange have the time and the size, until there is an answer; but for the
+trailers of a body in chunks, which uvicorn keeps as well. With the answer it is the connection again: for a body that
+still comes though nobody reads it, and for a client that does not read.
 
 A plain request that came whole, or nearly at once, need not be one of ASGI's, with a task, four messages and a timer: a
 quarter of the time of a prediction. Which are plain, ``express.py`` says; whatever is unusual goes the ordinary way.
@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from serving.known_heads import KnownHead, known_head_of
 from serving.reading import LARGEST_HEAD, ReadingProtocol
-from serving.usual import Usual, usual_of
 
 HEAD_S = 10.0
 """Seconds that a client gets to send a head, or to begin with one; for the rest of a body that has its answer; and to
@@ -111,7 +111,7 @@ class Connection(ReadingProtocol):
     _timer: asyncio.TimerHandle | None = None
     _held: list[bytes] | None = None
     """The body so far of a request that may go the shorter way."""
-    _usual: Usual | None = None
+    _known_head: KnownHead | None = None
     """The head that its requests have."""
     _lessons = 4
     """Heads that are still learned: a client that sends another one each time is not worth it."""
@@ -138,7 +138,7 @@ class Connection(ReadingProtocol):
         """Counts what comes of a head, or of a body in chunks, that goes on."""
         before = self.cycle
         between = self._held is None and type(before) is Turn and before.response_complete and not self._waits()
-        if between and self._usual is not None and self._answer_again(self._usual, data):
+        if between and self._known_head is not None and self._answer_again(self._known_head, data):
             return
         scope = self.scope
         self._idle_since = None
@@ -146,7 +146,7 @@ class Connection(ReadingProtocol):
         self.read(data)
         if between and self._lessons and type(self.cycle) is Turn and self.cycle is not before:
             self._lessons -= 1
-            self._usual = usual_of(data, self.scope)
+            self._known_head = known_head_of(data, self.scope)
         if self._held is not None:
             self._hold_on(self._held)
         if not self._waits():
@@ -163,12 +163,12 @@ class Connection(ReadingProtocol):
         else:
             self.end(431)
 
-    def _answer_again(self, usual: Usual, data: bytes) -> bool:
+    def _answer_again(self, known: KnownHead, data: bytes) -> bool:
         """Answers a request that came whole with a head that is known; ``False`` if it is anything else."""
-        body = usual.read(data)
+        body = known.read(data)
         if body is None or self.express is None or self.flow.write_paused:
             return False
-        self.scope = usual.scope  # type: ignore[assignment]
+        self.scope = known.scope  # type: ignore[assignment]
         self._unset_keepalive_if_required()
         # A head that ends the connection is not known to it afterwards.
         turn = Turn(self, keep_alive=True, never=self._never)

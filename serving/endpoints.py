@@ -16,7 +16,7 @@ from pilotage.runtime.log import encode
 from pilotage.spec import ModelSpec, RequestField
 from serving import logs
 from serving.exchange import Exchange
-from serving.once import once
+from serving.idempotency import once
 from serving.protocols import Codec, Rendered, error_record, json_answer, oip, outcomes
 from serving.replies import encoded, send_json, send_reply
 from serving.rows import answer_rows, repeat_rows

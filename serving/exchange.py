@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from pilotage.errors import InvalidRequest, RequestTooLarge
 from pilotage.runtime.access.caller import Caller
 from pilotage.runtime.answer import Answer
-from serving.watch import Patience
+from serving.in_flight import Patience
 
 if TYPE_CHECKING:
     from serving.worker import Core
@@ -193,7 +193,7 @@ class Exchange:
             body = bytes(parts)
         if len(body) > largest:
             raise _too_large(largest)
-        self.core.watch.has_read(self.patience)
+        self.core.in_flight.has_read(self.patience)
         return body
 
 

@@ -1,8 +1,8 @@
 """Single predictions on the shorter way: from the bytes of a request to those of its answer without a task.
 
 The same steps as by way of the gateway, in the same order and by the same functions, for all that came together
-(``cohort.py``). A request that is anything else than plain (another content type, a query, an id of the client's) is
-left to the gateway, and so is every other route.
+(``micro_batch.py``). A request that is anything else than plain (another content type, a query, an id of the client's)
+is left to the gateway, and so is every other route.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 from pilotage.errors import InvalidRequest
-from serving.cohort import Plain, answer_together
 from serving.connections import Turn
 from serving.endpoints import LARGEST_BODY, Predict
 from serving.exchange import Exchange
 from serving.gathering import Gathering
+from serving.micro_batch import Plain, answer_together
 from serving.worker import Core
 
 TOGETHER = 64

@@ -18,10 +18,10 @@ from serving.connections import hang_up
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
 from serving.express import Express
+from serving.in_flight import timed_out
 from serving.operate import ACTIONS, Operate
 from serving.protocols import batch, invocations, oip
 from serving.replies import send_reply
-from serving.watch import timed_out
 from serving.worker import Core
 
 _HEALTH = frozenset(("/livez", "/readyz", "/healthz"))
@@ -79,7 +79,7 @@ class Gateway:
         exchange.model = endpoint.model
         try:
             exchange.read_headers()
-            exchange.patience = core.watch.enter(_current_task().cancel)
+            exchange.patience = core.in_flight.enter(_current_task().cancel)
         except PilotageError as error:
             await self._refuse(exchange, endpoint, error)
             return
@@ -94,7 +94,7 @@ class Gateway:
                 await self._refuse(exchange, endpoint, timed_out())
         finally:
             core.metrics.in_flight -= 1
-            core.watch.leave(exchange.patience)
+            core.in_flight.leave(exchange.patience)
 
     def _of_version(self, path: str) -> Endpoint | None:
         """The endpoint of a version that is named by its number."""

@@ -33,11 +33,11 @@ from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from serving import logs
 from serving.heartbeat import Heartbeat
+from serving.in_flight import InFlight
 from serving.metrics import Gauges, ServiceMetrics
 from serving.openapi import routes
 from serving.tracing import Tracing
 from serving.turns import BulkTurns
-from serving.watch import Watch
 
 EXPLAINING = 2
 """Explanations that are computed at once: each takes milliseconds of a core."""
@@ -54,7 +54,7 @@ class Core:
         settings: Settings,
         *,
         baked: Baked | None = None,
-        watch: Watch | None = None,
+        in_flight: InFlight | None = None,
         filesystem: Files | None = None,
         admission: Admission = admit,
     ) -> None:
@@ -64,7 +64,7 @@ class Core:
             specs: Model → its declaration.
             settings: Where everything is.
             baked: Plans and bundles that came with the code, where there is no ledger.
-            watch: Other bounds than the usual ones.
+            in_flight: Other bounds than the usual ones.
             filesystem: Of the prediction log.
             admission: Decides whether a bundle is fit to serve.
         """
@@ -105,7 +105,7 @@ class Core:
         self.idempotency = Idempotency.of(settings, report=warn)
         self.ring = KeyRing(settings.api_keys, report=warn)
         self.limiter = Limiter(settings.service_state / "limits", report=warn)
-        self.watch = Watch() if watch is None else watch
+        self.in_flight = InFlight() if in_flight is None else in_flight
         self.metrics = ServiceMetrics(settings.service_state / "metrics", models=specs, routes=routes())
         self.metrics.watch(self._figures)
         self.shadows = Shadows(
@@ -123,7 +123,7 @@ class Core:
         self.log.start(loop)
         self.idempotency.start()
         self.shadows.start(loop)
-        self.watch.start(loop)
+        self.in_flight.start(loop)
         self.metrics.start()
         if self.tracing is not None:
             self.tracing.start()
@@ -132,7 +132,7 @@ class Core:
     async def stop(self) -> None:
         """Ends everything; what was answered is sealed."""
         await asyncio.to_thread(self.log.close, STOP_S)
-        self.watch.stop()
+        self.in_flight.stop()
         await asyncio.to_thread(self._stop_threads)
 
     async def settle(self, drafted: Drafted) -> Answer:

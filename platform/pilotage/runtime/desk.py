@@ -13,7 +13,7 @@ from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import AnswersCache
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.drafts import Asked, Drafted, DraftedRows, Stage, Turn
-from pilotage.runtime.earlier import Earlier, EarlierAnswers
+from pilotage.runtime.earlier_answers import Earlier, EarlierAnswers
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.routing import EntityHash
 from pilotage.runtime.scribe import Scribe

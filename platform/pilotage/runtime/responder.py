@@ -17,13 +17,13 @@ from pilotage.runtime.answer import Explanation, Written
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Desk
 from pilotage.runtime.drafts import Asked, AskedRows, Drafted, Stage, Turn
-from pilotage.runtime.earlier import Earlier
+from pilotage.runtime.earlier_answers import Earlier
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.said import Said, parts_of
 from pilotage.runtime.scribe import Ids, Scribe
+from pilotage.runtime.version_scores import VersionScores, parts_of
 from pilotage.spec import ModelSpec
 
 _Score = Callable[[Loaded, Sequence[Any]], Sequence[Scored | PilotageError]]
@@ -110,7 +110,7 @@ class Responder:
             return loaded.predictor.score_many(some, board.state)
 
         asked = [batch.whole.request for batch in batches]
-        each: Iterable[list[Said]]
+        each: Iterable[list[VersionScores]]
         if board.canary is None:
             # One version answers them all.
             scored = self._scored(board, [row for rows in asked for row in rows], score, version)
@@ -155,14 +155,14 @@ class Responder:
         loaded.breaker.succeeded()
         return desk.draft(board, asked, turn, scored, prepared_ns=prepared_ns)
 
-    def _scored(self, board: Board, requests: Sequence[Any], score: _Score, version: int | None) -> list[Said]:
+    def _scored(self, board: Board, requests: Sequence[Any], score: _Score, version: int | None) -> list[VersionScores]:
         """What the versions say whose turn it is; nothing of requests where a single one would have to fall back."""
         return [
-            Said(turn, members, self._scores(turn, [requests[index] for index in members], score))
+            VersionScores(turn, members, self._scores(turn, [requests[index] for index in members], score))
             for turn, members in self._turns(self.desks[board.model], board, requests, version)
         ]
 
-    def _drafted(self, board: Board, asked: Sequence[Asked], scored: Sequence[Said]) -> Many:
+    def _drafted(self, board: Board, asked: Sequence[Asked], scored: Sequence[VersionScores]) -> Many:
         """Each request's own answer or error."""
         desk = self.desks[board.model]
         if board.canary is None and scored:

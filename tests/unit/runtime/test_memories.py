@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pilotage.runtime.answer import Answer
 from pilotage.runtime.answered import AnsweredRows, Own
 from pilotage.runtime.answers_cache import AnswersCache
-from pilotage.runtime.earlier import Earlier, EarlierAnswers
+from pilotage.runtime.earlier_answers import Earlier, EarlierAnswers
 from pilotage.testing.bundles import START
 
 KEYS = st.integers(0, 7).map(lambda number: b"features %d" % number)

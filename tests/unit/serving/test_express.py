@@ -19,7 +19,7 @@ from pilotage.runtime.log.files import RealFiles
 from pilotage.testing.bundles import tiny_spec
 from serving import connections
 from serving.exchange import Exchange
-from serving.watch import Watch
+from serving.in_flight import InFlight
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.wire import Wire, asked, scrubbed, wired
 
@@ -230,7 +230,7 @@ def test_a_client_that_does_not_read_is_waited_for(service: Hosted) -> None:
         connection = await wire.accepted()
         connection.pause_writing()
         wire.writer.write(asked())
-        while not len(service.core.watch):
+        while not len(service.core.in_flight):
             await asyncio.sleep(0)
         connection.resume_writing()
         assert (await wire.answer())[0] == 200
@@ -292,8 +292,8 @@ class Disk(RealFiles):
 
 def test_a_disk_that_hangs_lets_others_be_answered_and_times_out(tmp_path: Path) -> None:
     disk = Disk()
-    # The watch looks twice a second.
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(answering_s=0.01)) as service:
+    # Whose time is up is looked for twice a second.
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, in_flight=InFlight(answering_s=0.01)) as service:
 
         async def with_it(wire: Wire) -> None:
             assert (await wire.ask(asked()))[0] == 200
@@ -306,7 +306,7 @@ def test_a_disk_that_hangs_lets_others_be_answered_and_times_out(tmp_path: Path)
                 disk.go.set()
             assert (await wire.ask(asked()))[0] == 200
             assert wire.express.taken == 3
-            assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+            assert (len(service.core.in_flight), service.core.metrics.in_flight) == (0, 0)
 
         talk(service, with_it)
 
@@ -388,7 +388,7 @@ def test_a_server_that_stops_answers_first(tmp_path: Path) -> None:
 
 
 def test_beyond_what_a_worker_takes_at_once_it_says_so(tmp_path: Path) -> None:
-    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(at_once=0)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), in_flight=InFlight(at_once=0)) as service:
         status, headers, body = talk(service, lambda wire: wire.ask(asked()))
         assert (status, json.loads(body)["error"]) == (503, "Overloaded")
         assert headers["retry-after"] == "1"

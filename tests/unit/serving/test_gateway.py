@@ -13,7 +13,7 @@ import pytest
 
 from pilotage.testing.bundles import tiny_spec
 from serving.endpoints import LARGEST_BODY
-from serving.watch import Watch
+from serving.in_flight import InFlight
 from tests.unit.serving.hosted import JSON, ORDER, Hosted, hosted
 
 
@@ -189,7 +189,7 @@ def test_a_client_that_leaves_in_the_middle_ends_the_request(service: Hosted) ->
 
     service.run(service.gateway(scope, receive, send))
     assert sent == []
-    assert len(service.core.watch) == 0
+    assert len(service.core.in_flight) == 0
 
 
 def test_an_error_of_ours_tells_the_client_nothing_about_the_inside(
@@ -208,7 +208,7 @@ def test_an_error_of_ours_tells_the_client_nothing_about_the_inside(
 
 
 def test_a_client_that_sends_its_body_too_slowly_is_told_so(tmp_path: Path) -> None:
-    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(reading_s=0.1)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), in_flight=InFlight(reading_s=0.1)) as service:
 
         async def never() -> AsyncIterator[bytes]:
             yield b"{"
@@ -220,7 +220,7 @@ def test_a_client_that_sends_its_body_too_slowly_is_told_so(tmp_path: Path) -> N
 
 
 def test_a_worker_that_has_enough_to_do_says_so(tmp_path: Path) -> None:
-    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(at_once=0)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), in_flight=InFlight(at_once=0)) as service:
         answer = service.predict()
         assert (answer.status_code, answer.json()["error"]) == (503, "Overloaded")
         assert int(answer.headers["retry-after"]) >= 1

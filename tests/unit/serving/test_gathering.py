@@ -11,11 +11,11 @@ import pytest
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.log import unavailable
 from pilotage.testing.bundles import tiny_spec
-from serving import cohort, express
-from serving.watch import Watch
+from serving import express, micro_batch
+from serving.in_flight import InFlight
 from tests.unit.serving.hosted import Hosted, hosted
-from tests.unit.serving.test_cohort import orders
 from tests.unit.serving.test_express import Disk, talk
+from tests.unit.serving.test_micro_batch import orders
 from tests.unit.serving.wire import Wire, asked, at_once, connected
 
 
@@ -112,8 +112,8 @@ def test_nobody_waits_for_others_who_do_not_come_any_more(service: Hosted, group
 
 def test_whose_time_is_up_while_they_wait_are_told_and_never_logged(tmp_path: Path, groups: list[int]) -> None:
     disk = Disk()
-    watch = Watch(answering_s=0.01)
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=watch) as service:
+    in_flight = InFlight(answering_s=0.01)
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, in_flight=in_flight) as service:
 
         async def with_it(wire: Wire) -> list[int]:
             wires = await connected(wire, 3)
@@ -152,7 +152,7 @@ def _broken(*_: Any, **__: Any) -> None:
         ("submit_then", "log", _broken),
         ("answer_each", "responder", _broken),
         ("take_each", "limiter", _broken),
-        ("_answer", cohort, _broken),
+        ("_answer", micro_batch, _broken),
     ],
 )
 @pytest.mark.parametrize("sent", [asked(), asked(b"{"), asked(authorization="Bearer x")], ids=["good", "bad", "nobody"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pilotage.testing.bundles import tiny_spec
 from serving import connections
-from serving.watch import Watch
+from serving.in_flight import InFlight
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.wire import Wire, asked, scrubbed, wired
 
@@ -237,7 +237,7 @@ REFUSED = asked(b"{", path="/tiny/predict/batch")
 def test_a_client_that_does_not_read_loses_its_place(
     tmp_path: Any, caplog: pytest.LogCaptureFixture, ask: bytes
 ) -> None:
-    with hosted(tmp_path, tiny_spec("tiny"), watch=Watch(reading_s=0.3, answering_s=0.3)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), in_flight=InFlight(reading_s=0.3, answering_s=0.3)) as service:
 
         async def with_it(wire: Wire) -> None:
             await _unread(wire, ask)
@@ -247,7 +247,7 @@ def test_a_client_that_does_not_read_loses_its_place(
 
         with caplog.at_level(logging.INFO):
             talk(service, with_it)
-        assert len(service.core.watch) == 0
+        assert len(service.core.in_flight) == 0
         assert [record for record in caplog.records if record.exc_info] == []
 
 

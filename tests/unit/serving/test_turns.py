@@ -18,8 +18,8 @@ from pilotage.testing.bundles import tiny_spec
 from serving import turns
 from serving.turns import BulkTurns
 from tests.unit.serving.hosted import Hosted, hosted
-from tests.unit.serving.test_cohort import orders
 from tests.unit.serving.test_express import talk
+from tests.unit.serving.test_micro_batch import orders
 from tests.unit.serving.wire import Wire, asked, at_once, connected
 
 BATCH = "/tiny/predict/batch"

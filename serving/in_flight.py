@@ -31,7 +31,7 @@ class Patience:
         """Whether it was broken off for its time, and not by whoever stops the worker."""
 
 
-class Watch:
+class InFlight:
     """The requests that are being answered. For the event loop's thread alone."""
 
     def __init__(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pilotage.runtime.access.keyfile import create_key, revoke_key
 from pilotage.testing.bundles import tiny_spec
-from serving import connections, usual
+from serving import connections, known_heads
 from serving.exchange import HEAD, head_of
-from serving.usual import Usual, usual_of
+from serving.known_heads import KnownHead, known_head_of
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
 from tests.unit.serving.wire import Wire, asked, scrubbed
@@ -85,7 +85,7 @@ def test_what_is_read_is_what_the_parser_reads(
     parsed = _Parsed(first)
     assert parsed.whole == 1
     [(headers, _)] = parsed.told
-    known = usual_of(first, {"headers": headers, "path": "/m/predict"})
+    known = known_head_of(first, {"headers": headers, "path": "/m/predict"})
     assert known is not None
     again = bytearray(written(before, length, after, other))
     for _ in range(chance.draw(st.integers(0, 2), label="changes")):
@@ -119,21 +119,21 @@ def _but_length(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
 )
 def test_a_head_without_one_length_or_with_more_than_its_body_is_not_learned(data: bytes) -> None:
     names = [line.partition(b":")[0].lower() for line in data.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
-    assert usual_of(data, {"headers": [(name, b"4") for name in names]}) is None
+    assert known_head_of(data, {"headers": [(name, b"4") for name in names]}) is None
 
 
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request that a known head was there for had it."""
     found: list[bool] = []
-    read = Usual.read
+    read = KnownHead.read
 
-    def noted(self: Usual, data: bytes) -> Any:
+    def noted(self: KnownHead, data: bytes) -> Any:
         told = read(self, data)
         found.append(told is not None)
         return told
 
-    monkeypatch.setattr(usual.Usual, "read", noted)
+    monkeypatch.setattr(known_heads.KnownHead, "read", noted)
     return found
 
 
@@ -194,9 +194,9 @@ def test_heads_that_are_never_the_same_are_given_up(
 
     def noted(data: bytes, scope: Any) -> Any:
         learned.append(data)
-        return usual_of(data, scope)
+        return known_head_of(data, scope)
 
-    monkeypatch.setattr(connections, "usual_of", noted)
+    monkeypatch.setattr(connections, "known_head_of", noted)
 
     async def with_it(wire: Wire) -> None:
         for number in range(20):

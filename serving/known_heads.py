@@ -13,7 +13,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)\r\n", re.IGNORECASE)
 _MOST_DIGITS = 7
 
 
-class Usual(NamedTuple):
+class KnownHead(NamedTuple):
     """A head of a request that came in one piece with its body."""
 
     before: bytes
@@ -37,7 +37,7 @@ class Usual(NamedTuple):
         return body if len(body) == int(length) else None
 
 
-def usual_of(data: bytes, scope: dict[str, Any]) -> Usual | None:
+def known_head_of(data: bytes, scope: dict[str, Any]) -> KnownHead | None:
     """The head of a request.
 
     Args:
@@ -53,4 +53,4 @@ def usual_of(data: bytes, scope: dict[str, Any]) -> Usual | None:
     if found is None or lengths != 1 or len(data) != end + int(found[1]):
         return None
     head = head_of(scope["headers"])
-    return Usual(data[: found.start(1)], data[found.end(1) : end], {**scope, HEAD: head})
+    return KnownHead(data[: found.start(1)], data[found.end(1) : end], {**scope, HEAD: head})

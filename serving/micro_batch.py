@@ -18,8 +18,8 @@ from serving import logs, reception
 from serving.connections import Turn, header_lines
 from serving.endpoints import Predict
 from serving.exchange import Exchange
+from serving.in_flight import timed_out
 from serving.replies import encoded
-from serving.watch import timed_out
 from serving.worker import Core
 
 _ANSWERED = b"content-type: application/json\r\nx-request-id: %b\r\n"
@@ -45,7 +45,7 @@ class Plain:
         """Whether there is room for it; it was refused if not."""
         core = self.exchange.core
         try:
-            self.exchange.patience = core.watch.enter(self._break_off, read=True)
+            self.exchange.patience = core.in_flight.enter(self._break_off, read=True)
         except Exception as error:
             self.refuse(error)
             return False
@@ -61,7 +61,7 @@ class Plain:
         """It needs no room any more."""
         core, patience = self.exchange.core, self.exchange.patience
         core.metrics.in_flight -= 1
-        core.watch.leave(patience)
+        core.in_flight.leave(patience)
         # What refers to itself waits for the collector of garbage, which then stops everybody.
         patience.break_off = _nothing
 

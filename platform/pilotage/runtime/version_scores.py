@@ -11,8 +11,8 @@ from pilotage.runtime.drafts import Turn
 from pilotage.runtime.prepared import Scored, ScoredRows
 
 
-class Said(NamedTuple):
-    """What one version said."""
+class VersionScores(NamedTuple):
+    """What one version said to the requests that it was asked."""
 
     turn: Turn
     members: Sequence[int]
@@ -21,7 +21,7 @@ class Said(NamedTuple):
     """Each one's own; ``None`` where it was not asked, or failed."""
 
 
-def parts_of(said: Sequence[Said], sizes: Sequence[int]) -> Iterator[list[Said]]:
+def parts_of(said: Sequence[VersionScores], sizes: Sequence[int]) -> Iterator[list[VersionScores]]:
     """What was said to the requests of several batches, batch by batch.
 
     Args:
@@ -39,4 +39,4 @@ def parts_of(said: Sequence[Said], sizes: Sequence[int]) -> Iterator[list[Said]]
         else (scores[start : start + size] for start, size in zip(starts, sizes, strict=False))
     )
     for size, part in zip(sizes, parts, strict=True):
-        yield [Said(turn, range(size), part)]
+        yield [VersionScores(turn, range(size), part)]

@@ -11,12 +11,12 @@ import pytest
 
 from pilotage.runtime.log import unavailable
 from pilotage.testing.bundles import tiny_spec
-from serving import cohort
+from serving import micro_batch
 from serving.connections import Turn
-from serving.watch import Watch
+from serving.in_flight import InFlight
 from tests.unit.serving.hosted import Hosted, hosted
-from tests.unit.serving.test_cohort import orders
 from tests.unit.serving.test_express import Disk, talk
+from tests.unit.serving.test_micro_batch import orders
 from tests.unit.serving.wire import Wire, asked, at_once, connected
 
 
@@ -39,7 +39,7 @@ def test_one_that_can_not_be_answered_is_the_only_one(
 
     assert talk(service, with_it) == [200, 500, 200]
     assert groups[-1] == 3
-    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+    assert (len(service.core.in_flight), service.core.metrics.in_flight) == (0, 0)
 
 
 def test_without_a_version_all_are_told(tmp_path: Path, groups: list[int]) -> None:
@@ -77,7 +77,7 @@ def test_a_full_disk_refuses_or_answers_all_of_them(tmp_path: Path, groups: list
 
 def test_a_disk_that_hangs_times_them_out(tmp_path: Path, groups: list[int]) -> None:
     disk = Disk()
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(answering_s=0.01)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, in_flight=InFlight(answering_s=0.01)) as service:
 
         async def with_it(wire: Wire) -> list[int]:
             wires = await connected(wire, 3)
@@ -89,7 +89,7 @@ def test_a_disk_that_hangs_times_them_out(tmp_path: Path, groups: list[int]) -> 
 
         assert talk(service, with_it) == [504] * 3
         assert groups[-1] == 3
-        assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+        assert (len(service.core.in_flight), service.core.metrics.in_flight) == (0, 0)
 
 
 def test_who_leaves_while_they_wait_changes_nothing_for_others(tmp_path: Path, groups: list[int]) -> None:
@@ -144,14 +144,14 @@ def test_a_fault_before_the_answers_is_told_to_all(
 
     assert talk(service, with_it) == [500, 500, 500]
     assert groups[-1] == 3
-    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+    assert (len(service.core.in_flight), service.core.metrics.in_flight) == (0, 0)
 
 
 @pytest.mark.parametrize("what", ["finish", "reply"])
 def test_a_fault_in_telling_one_leaves_the_others_told(
     service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    where: Any = {"finish": cohort.reception, "reply": Turn}[what]
+    where: Any = {"finish": micro_batch.reception, "reply": Turn}[what]
     right = getattr(where, what)
     first: list[bool] = []
 
@@ -197,4 +197,4 @@ def test_nobody_is_told_twice(service: Hosted, groups: list[int], monkeypatch: p
 
     assert talk(service, with_it) == [500, 500, 500, 200, 200, 200]
     assert (groups[-1], over) == (3, [None])
-    assert (len(service.core.watch), service.core.metrics.in_flight) == (0, 0)
+    assert (len(service.core.in_flight), service.core.metrics.in_flight) == (0, 0)

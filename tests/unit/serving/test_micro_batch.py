@@ -16,8 +16,8 @@ from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.drafts import Drafted
 from pilotage.testing.bundles import tiny_spec
 from serving import express
+from serving.in_flight import InFlight
 from serving.metrics_text import PHASES
-from serving.watch import Watch
 from tests.unit.serving.hosted import ORDER, Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
 from tests.unit.serving.wire import Wire, asked, at_once, connected, scrubbed
@@ -192,14 +192,14 @@ def test_while_others_are_answered_nobody_is_alone(tmp_path: Path, groups: list[
 
 def test_their_time_begins_when_they_are_there_and_not_when_they_began_to_come(tmp_path: Path) -> None:
     disk = Disk()
-    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, watch=Watch(reading_s=-1.0)) as service:
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk, in_flight=InFlight(reading_s=-1.0)) as service:
 
         async def with_it(wire: Wire) -> int:
             disk.go.clear()
             wire.writer.write(asked())
             while not service.core.metrics.in_flight:
                 await asyncio.sleep(0)
-            service.core.watch._look()
+            service.core.in_flight._look()
             disk.go.set()
             return (await wire.answer())[0]
 
