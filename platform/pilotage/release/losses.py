@@ -49,15 +49,17 @@ def loss(metric: GuardrailMetric, *, cost: CostMatrix, limit_ms: float) -> pl.Ex
     and, for some metrics, ``label``.
     """
     probability, label = pl.col("probability"), pl.col("label")
+    failed = pl.col("version").ne_missing(pl.col("routed_version"))
     match metric:
         case "errors":
-            expr = pl.col("version").eq_missing(pl.col("routed_version")).not_().cast(pl.Float64)
+            expr = failed.cast(pl.Float64)
         case "slow_answers":
             expr = (pl.col("latency_us") > limit_ms * 1000).cast(pl.Float64)
         case "abstentions":
             expr = pl.col("referred").cast(pl.Float64)
         case "fallbacks":
-            expr = (pl.col("answered_by") != "model").cast(pl.Float64)
+            # The champion that answers for a canary is a fallback of the canary's.
+            expr = ((pl.col("answered_by") != "model") | failed).cast(pl.Float64)
         case "probability":
             expr = probability
         case "cost":

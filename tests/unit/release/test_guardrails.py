@@ -60,6 +60,7 @@ def lost(metric: GuardrailMetric, given_row: dict[str, Any]) -> float | None:
         ("abstentions", row(referred=True), 1),
         ("fallbacks", row(), 0),
         ("fallbacks", row(version=None, answered_by="cached_answer"), 1),
+        ("fallbacks", failed(), 1),
         ("probability", row(probability=0.7), 0.7),
         ("probability", row(probability=None, answered_by="nothing"), None),
         ("brier", row(probability=0.7, label=True), 0.09),
