@@ -70,6 +70,7 @@ WORSE: dict[GuardrailMetric, dict[str, Any]] = {
     "abstentions": {"referred": True, "decision": None},
     "fallbacks": {"version": 1},
     "probability": {"probability": 0.95},
+    "certainty": {"probability": 0.5},
     "cost": {"decision": False},
     "log_loss": {"probability": 0.001},
     "brier": {"probability": 0.001},
