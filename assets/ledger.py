@@ -1,6 +1,7 @@
 """The ledger as an asset: each run verifies it and notes its head in Dagster, outside the ledger's own database."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
 
@@ -69,6 +70,12 @@ def ledger_asset() -> dg.AssetsDefinition:
         yield dg.MaterializeResult(asset_key=KEY, metadata=metadata, check_results=[result])
 
     return ledger
+
+
+def heads_noted_in(folder: Path) -> list:
+    """What earlier runs of an installation noted; ``folder`` is its ``DAGSTER_HOME``."""
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        return noted_heads(instance)
 
 
 def noted_heads(instance: dg.DagsterInstance) -> list:

@@ -14,7 +14,6 @@ from pilotage.errors import (
 from pilotage.release import commands
 from pilotage.runtime.access.caller import Role
 from pilotage.runtime.kill_notes import KillNote, KillNotes
-from pilotage.settings import Settings
 from serving.endpoints import LARGEST_BODY, Endpoint
 from serving.exchange import Exchange
 from serving.protocols import decode
@@ -48,7 +47,7 @@ class Operate(Endpoint):
             body = await asyncio.to_thread(self._decide_alone, core, actor, why)
         else:
             try:
-                body = await asyncio.to_thread(self._decide, core.deciding, actor, why, to, version)
+                body = await asyncio.to_thread(self._decide, core, actor, why, to, version)
             except KillNotRecorded:
                 await asyncio.to_thread(core.follower.heed)
                 raise
@@ -81,15 +80,16 @@ class Operate(Endpoint):
                 raise InvalidRequest(f"{name} is no version.", fix="Send its number, or leave it out.", field=name)
         return why, content.get("to"), content.get("version")
 
-    def _decide(
-        self, settings: Settings, actor: str, why: str, to: int | None, version: int | None
-    ) -> dict[str, object]:
+    def _decide(self, core: "Core", actor: str, why: str, to: int | None, version: int | None) -> dict[str, object]:
+        settings, spec = core.deciding, core.specs[self.model]
         if self.action == "kill":
             state = commands.kill(self.model, settings=settings, actor=actor, why=why)
         elif self.action == "resume":
             state = commands.resume(self.model, settings=settings, actor=actor, why=why)
         else:
-            state = commands.rollback(self.model, to, version=version, settings=settings, actor=actor, why=why)
+            state = commands.rollback(
+                self.model, to, version=version, settings=settings, actor=actor, why=why, spec=spec
+            )
         return {
             "model": self.model,
             "champion": state.champion.version if state.champion else None,

@@ -40,7 +40,7 @@ class ShadowStage(Declaration):
 
 
 GuardrailMetric = Literal[
-    "errors", "slow_answers", "abstentions", "fallbacks", "probability", "cost", "log_loss", "brier"
+    "errors", "slow_answers", "abstentions", "fallbacks", "probability", "certainty", "cost", "log_loss", "brier"
 ]
 
 
@@ -49,8 +49,9 @@ class Guardrail(Declaration):
 
     metric: GuardrailMetric
     """``errors``, ``slow_answers`` (above ``limit_ms``), ``abstentions`` and ``fallbacks`` are shares of the answers;
-    ``probability`` is the mean predicted probability (both directions); ``cost`` is the business KPI per labelled
-    answer, as a share of the span of its cost matrix; ``log_loss`` (clipped at 5, over 5) and ``brier`` need labels."""
+    ``probability`` is the mean predicted probability, and ``certainty`` how far it is from even odds, (2p - 1) squared
+    (both in both directions); ``cost`` is the business KPI per labelled answer, as a share of the span of its cost
+    matrix; ``log_loss`` (clipped at 5, over 5) and ``brier`` need labels."""
     tolerance: Annotated[float, Bounded(ge=0, lt=1)]
     """Difference of the means, 0..1 on the metric's scale, that is still acceptable."""
     limit_ms: Annotated[float, Bounded(gt=0)] = 50.0

@@ -31,6 +31,7 @@ from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from pilotage.testing.service import release_bundle
 from resources.platform_home import PlatformHome
+from sensors.heartbeat import dagster_watches
 from tests.unit.monitoring.logs import outcome, prediction, shadow, state, write_segment
 from tests.unit.monitoring.served_world import World
 from tests.unit.runtime.world import World as RuntimeWorld
@@ -250,6 +251,10 @@ def test_skew_fails_the_check_with_the_features_name_and_examples(house: House) 
     assert (example["prediction_id"], example["feature"], example["served"]) == ("p00020", "per_item", "7.5")
     rows = house.metadata(skewed, "tiny/serving_skew")["features"].records
     assert rows[0].data == {"feature": "per_item", "compared": 23, "different": 3, "not_comparable": 0}
+    watches = dagster_watches(house.instance, ["tiny"], world.settings, now=datetime.now(UTC))
+    [alert] = next(watch for watch in watches if "skew" in watch.kinds).look().alerts
+    assert (alert.kind, alert.model) == ("skew", "tiny")
+    assert alert.summary == "Served differently from what the lake gives: per_item."
 
 
 def test_with_nothing_answered_the_skew_check_passes_and_says_so_and_with_nothing_comparable_it_warns(

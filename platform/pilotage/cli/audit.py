@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,10 @@ import click
 from pilotage.cli.console import out, print_json
 from pilotage.cli.decisions import AS_JSON
 from pilotage.cli.history import Moment, show_at, show_log
+from pilotage.errors import PilotageError
 
 if TYPE_CHECKING:
-    from pilotage.release.audit import Audit
+    from pilotage.release.audit import Audit, Known
     from pilotage.settings import Settings
 
 RUNBOOK = "docs/runbooks/ledger-does-not-verify.md"
@@ -37,6 +38,8 @@ def audit() -> None:
 @AS_JSON
 def verify(heads: tuple[str, ...], as_json: bool) -> None:
     """Verify that the ledger holds what was written to it, all of it, in that order.
+
+    It is held against the head file of its home, and against the heads that runs of Dagster noted.
 
     Exit code 0: it does. 1: it does not; each fault is told with the number of its event.
     """
@@ -82,15 +85,33 @@ def _verify(settings: Settings, heads: Sequence[str], *, as_json: bool) -> int:
     from pilotage.release.audit import Known
     from pilotage.release.audit import audit as audited
 
-    found = audited(settings, known=[Known.parse(text) for text in heads])
+    known = [Known.parse(text) for text in heads]
+    by_runs, problem = _noted_by_runs(settings)
+    found = audited(settings, known=[*known, *by_runs])
+    if problem is not None:
+        found = replace(found, notes=(*found.notes, problem))
     if as_json:
-        print_json({"ok": not found.faults, **asdict(found)})
+        print_json({"ok": not found.faults, **asdict(found), "noted_by_dagster": len(by_runs)})
     else:
-        _show(found, settings)
+        _show(found, settings, by_runs=len(by_runs))
     return 1 if found.faults else 0
 
 
-def _show(found: Audit, settings: Settings) -> None:
+def _noted_by_runs(settings: Settings) -> tuple[list[Known], str | None]:
+    """The heads that Dagster's runs noted, and why they are not known."""
+    from pilotage.cli import declared
+
+    try:
+        return declared.noted_heads(settings), None
+    except PilotageError:
+        raise
+    except Exception as error:
+        # Whatever its storage says: the ledger itself can be verified without it.
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return [], f"The heads that Dagster's runs noted can't be read ({told}): compare with one of yours (--head)."
+
+
+def _show(found: Audit, settings: Settings, *, by_runs: int) -> None:
     from rich.text import Text
 
     console = out()
@@ -110,6 +131,8 @@ def _show(found: Audit, settings: Settings) -> None:
             console.print(f"Head: {found.head}:{found.head_hash}, appended {found.head_at}", highlight=False)
         if found.noted is not None:
             console.print(f"Event {found.noted} is noted in {settings.ledger_head}", highlight=False, markup=False)
+        if by_runs:
+            console.print(f"Dagster noted it the same in {by_runs} run{'s' * (by_runs != 1)}", highlight=False)
     for note in found.notes:
         console.print(Text.assemble(("! ", "yellow"), note))
 

@@ -92,7 +92,9 @@ def rollback(model: str, to: int | None, version: int | None, why: str, actor: s
     """
     from pilotage.release import commands
 
-    state = commands.rollback(_known(model), to, version=version, **_by(actor, why))
+    # A version that was never champion needs approvals; those before need no file.
+    spec = _spec_that_loads(model) if to is not None else None
+    state = commands.rollback(_known(model), to, version=version, spec=spec, **_by(actor, why))
     gone = max(state.versions.values(), key=lambda each: each.sequence if each.stage == "rolled_back" else 0)
     click.echo(f"{model} version {gone.version} is rolled back. {_answers(state)}")
 
@@ -202,6 +204,16 @@ def _spec(model: str) -> Any:
     from pilotage.cli import declared
 
     return declared.model(model)
+
+
+def _spec_that_loads(model: str) -> Any:
+    """The model's file; ``None`` for one that does not load, which must keep nobody from taking a version back."""
+    from pilotage.errors import ConfigError, DeclarationError
+
+    try:
+        return _spec(model)
+    except (ConfigError, DeclarationError):
+        return None
 
 
 def _known(model: str) -> str:

@@ -7,6 +7,7 @@ so it looks the packages up by name when it runs.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +15,8 @@ from pilotage.errors import ConfigError, DeclarationError
 
 if TYPE_CHECKING:
     from pilotage.data.source import SourceSpec
+    from pilotage.release.audit import Known
+    from pilotage.settings import Settings
     from pilotage.spec import ModelSpec
 
 _MODELS = "assets.models"
@@ -27,6 +30,20 @@ def models() -> dict[str, ModelSpec]:
 def sources() -> dict[str, SourceSpec]:
     """Every declared source by name. Raises ``DeclarationError`` that names the file."""
     return cast("dict[str, SourceSpec]", _package("assets.sources").load_sources())
+
+
+def noted_heads(settings: Settings) -> list[Known]:
+    """Heads of the ledger that runs of this home's Dagster noted; none where Dagster never ran. Takes seconds.
+
+    Raises:
+        ConfigError: What a run noted is no head.
+    """
+    folder = settings.dagster_home
+    if not (folder / "dagster.yaml").exists():
+        return []
+    # Its configuration names the folder by this variable.
+    os.environ["DAGSTER_HOME"] = str(folder)
+    return cast("list[Known]", _package("assets.ledger").heads_noted_in(folder))
 
 
 def model(name: str) -> ModelSpec:

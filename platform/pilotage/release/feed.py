@@ -45,6 +45,7 @@ def plan_of(state: ModelState) -> Plan:
         else None,
         canary=canary,
         shadows=tuple(_assignment(each, "shadow", each.sequence, each.since) for each in _unheard(state)),
+        taken_back=tuple(sorted(each.version for each in state.versions.values() if each.stage == "rolled_back")),
     )
 
 

@@ -3,8 +3,8 @@
 The hypothesis of each is that on no request is the version expected to lose more than the champion and the tolerance.
 The chance to refute it although it holds is at most ``alpha`` over the whole rollout, however often one looks: it is
 divided evenly among the guardrails (a union bound: nothing has to be assumed of how metrics depend on each other), for
-``probability`` once more among its two directions, and within a guardrail one capital goes through all the stages
-(``sequential.log_evidence``). What is done about a verdict is ``rollout.py``'s to decide.
+``probability`` and ``certainty`` once more among their two directions, and within a guardrail one capital goes through
+all the stages (``sequential.log_evidence``). What is done about a verdict is ``rollout.py``'s to decide.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import polars as pl
 
 from pilotage.policy import Guardrail, GuardrailMetric
 from pilotage.release.evidence import Evidence, Stage, observations
-from pilotage.release.losses import NEED_LABELS, OWN_ANSWERS, TYPICAL, loss
+from pilotage.release.losses import BOTH_WAYS, NEED_LABELS, OWN_ANSWERS, TYPICAL, loss
 from pilotage.release.sequential import (
     Arm,
     Game,
@@ -58,7 +58,7 @@ class GuardrailVerdict:
     """Estimated in that stage; above 0 the version loses more."""
     low: float
     """Lower end of the difference over the rollout; it holds at all times with probability 1 - alpha (half of alpha
-    each end for ``probability``)."""
+    each end for ``probability`` and ``certainty``)."""
     high: float
     """The upper end, likewise."""
     e_value: float
@@ -197,7 +197,7 @@ def level_of(rows: pl.DataFrame, metric: GuardrailMetric, expr: pl.Expr) -> floa
 
 def _judge(guardrail: Guardrail, alpha: float, stages: Sequence[Sequence[Game]], planned: int) -> GuardrailVerdict:
     of = max(planned, 1)
-    two_sided = guardrail.metric == "probability"
+    two_sided = guardrail.metric in BOTH_WAYS
     each = alpha / 2 if two_sided else alpha
     logs = [log_evidence(stages, guardrail.tolerance, of=of)]
     if two_sided:

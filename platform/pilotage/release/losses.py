@@ -19,10 +19,13 @@ NEED_LABELS: frozenset[GuardrailMetric] = frozenset({"cost", "log_loss", "brier"
 """Metrics of labelled answers."""
 
 OWN_ANSWERS: frozenset[GuardrailMetric] = frozenset(
-    {"errors", "abstentions", "probability", "cost", "log_loss", "brier"}
+    {"errors", "abstentions", "probability", "certainty", "cost", "log_loss", "brier"}
 )
 """Metrics that a shadow can be held to. It has no fallback, and its time is another than an answer's: measured off the
 answer's path, without parsing and logging, and under whatever load there is."""
+
+BOTH_WAYS: frozenset[GuardrailMetric] = frozenset({"probability", "certainty"})
+"""Metrics of how answers are distributed: less is no better than more."""
 
 TYPICAL: dict[GuardrailMetric, float] = {
     "errors": 0.0,
@@ -30,6 +33,7 @@ TYPICAL: dict[GuardrailMetric, float] = {
     "abstentions": 0.05,
     "fallbacks": 0.0,
     "probability": 0.3,
+    "certainty": 0.4,
     "cost": 0.2,
     "log_loss": 0.1,
     "brier": 0.15,
@@ -49,17 +53,21 @@ def loss(metric: GuardrailMetric, *, cost: CostMatrix, limit_ms: float) -> pl.Ex
     and, for some metrics, ``label``.
     """
     probability, label = pl.col("probability"), pl.col("label")
+    failed = pl.col("version").ne_missing(pl.col("routed_version"))
     match metric:
         case "errors":
-            expr = pl.col("version").eq_missing(pl.col("routed_version")).not_().cast(pl.Float64)
+            expr = failed.cast(pl.Float64)
         case "slow_answers":
             expr = (pl.col("latency_us") > limit_ms * 1000).cast(pl.Float64)
         case "abstentions":
             expr = pl.col("referred").cast(pl.Float64)
         case "fallbacks":
-            expr = (pl.col("answered_by") != "model").cast(pl.Float64)
+            # The champion that answers for a canary is a fallback of the canary's.
+            expr = ((pl.col("answered_by") != "model") | failed).cast(pl.Float64)
         case "probability":
             expr = probability
+        case "certainty":
+            expr = (2 * probability - 1) ** 2
         case "cost":
             expr = _cost(cost)
         case "log_loss":

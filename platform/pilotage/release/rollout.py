@@ -32,6 +32,8 @@ class Decision:
     version: int
     why: str
     """In words, with the numbers."""
+    stuck: bool = False
+    """Of ``hold``: whether nothing goes on until a person decides."""
     step: int | None = None
     """Of ``advance``: index into ``spec.rollout.canary`` of the step to begin."""
     payload: dict[str, Any] = field(default_factory=dict)
@@ -53,7 +55,8 @@ def assess(spec: ModelSpec, state: ModelState, evidence: Evidence, now: datetime
     seen = _Seen(predictions=answers.height, outcomes=int(answers["label"].count()))
     kind, why, step = _decide(spec, state, evidence, verdicts, draw, wanted, seen, now)
     return Decision(
-        kind=kind,
+        kind="hold" if kind == "stuck" else kind,
+        stuck=kind == "stuck",
         model=spec.name,
         version=evidence.version,
         why=why,
@@ -70,7 +73,7 @@ class _Seen:
     outcomes: int
 
 
-_Answer = tuple[Kind, str, int | None]
+_Answer = tuple[Kind | Literal["stuck"], str, int | None]
 
 
 def _decide(
@@ -89,9 +92,9 @@ def _decide(
     if breached := [verdict.message for verdict in verdicts if verdict.breached]:
         return back, " ".join(f"{message[0].upper()}{message[1:]}" for message in breached), None
     if draw is not None and not draw.sound:
-        return "hold", f"{draw.message} Somebody has to find out why.", None
+        return "stuck", f"{draw.message} Somebody has to find out why.", None
     if wanted is None:
-        return "hold", "The spec declares no such stage; somebody has to decide.", None
+        return "stuck", "The spec declares no such stage; somebody has to decide.", None
     missing = _missing(wanted, seen)
     fine = f"{seen.predictions:,} answers, {seen.outcomes:,} with their outcome; no guardrail is breached."
     if missing is None:
@@ -104,7 +107,7 @@ def _decide(
         return _onward(spec, state, evidence, f"{late} The spec says to go on then. {fine}")
     if spec.rollout.when_time_is_up == "reject":
         return back, f"{late} The spec says to take it back then.", None
-    return "hold", f"{late} Somebody has to decide. {fine}", None
+    return "stuck", f"{late} Somebody has to decide. {fine}", None
 
 
 def _onward(spec: ModelSpec, state: ModelState, evidence: Evidence, why: str) -> _Answer:

@@ -24,7 +24,20 @@ if TYPE_CHECKING:
 ACTOR = "rollout"
 """Who decides here, for the record."""
 
-Did = Literal["nothing", "held", "began", "advanced", "promoted", "rolled_back", "rejected", "asked_for_approval"]
+Did = Literal[
+    "nothing",
+    "held",
+    "began",
+    "advanced",
+    "promoted",
+    "rolled_back",
+    "rejected",
+    "asked_for_approval",
+    "called_a_person",
+]
+
+NEEDS_A_PERSON = "needs_a_person"
+"""What the ledger calls a verdict that nothing goes on until somebody decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +143,8 @@ def _carry_out(
     did: Did
     try:
         match decision.kind:
+            case "hold" if decision.stuck:
+                return _call(state, version, why, evidence, settings, book)
             case "hold":
                 did, after = "held", state
             case "advance":
@@ -151,6 +166,30 @@ def _carry_out(
     except NotApproved as error:
         return _ask(state, version, error.message, evidence, settings, book)
     return Ticked(model=model, version=number, did=did, why=why, state=after, evidence=evidence)
+
+
+def _call(
+    state: ModelState, version: Version, why: str, evidence: dict[str, Any], settings: Settings, book: Ledger
+) -> Ticked:
+    """Records, once in a stage, that the rollout goes on no more by itself."""
+    about = (each for each in book.events(after=version.sequence) if each.kind == "verdict")
+    mine = (each for each in about if (each.model, each.version) == (version.model, version.version))
+    if any(each.payload.get("decision") == NEEDS_A_PERSON for each in mine):
+        return Ticked(model=state.model, version=version.version, did="held", why=why, state=state, evidence=evidence)
+    after = commands.note(
+        state.model,
+        version.version,
+        NEEDS_A_PERSON,
+        settings=settings,
+        actor=ACTOR,
+        why=why,
+        ledger=book,
+        seen=state.sequence,
+        evidence=evidence,
+    )
+    return Ticked(
+        model=state.model, version=version.version, did="called_a_person", why=why, state=after, evidence=evidence
+    )
 
 
 def _ask(

@@ -84,7 +84,8 @@ class Board:
 
     model: str
     plan: Plan
-    """What was asked for. What is refused or not yet loaded is missing below, and the champion is the one before."""
+    """What was asked for. What is refused or not yet loaded is missing below, and the champion is the one before (but
+    for one that was taken back)."""
     champion: Loaded | None
     previous: Loaded | None
     canary: Canary | None
@@ -163,7 +164,7 @@ def arrange(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: O
     Args:
         plan: What is asked for.
         known: What is loaded.
-        before: The board until now: its champion stays while the new one can't be had.
+        before: The board until now: its champion stays while the new one can't be had, unless it was taken back.
         state: The model's online state.
 
     Raises:
@@ -197,7 +198,8 @@ def _placed(plan: Plan, known: dict[Key, Loaded], before: Board | None, state: O
 
     champion = find(plan.champion)
     if champion is None and plan.champion is not None and before is not None:
-        champion = before.champion
+        stays = before.champion is not None and before.champion.version not in plan.taken_back
+        champion = before.champion if stays else None
     wanted = plan.canary
     canary = find(wanted)
     return Board(

@@ -51,6 +51,8 @@ class Plan:
     shadows: tuple[Assignment, ...] = ()
     killed: str | None = None
     """Why no version may answer; ``None`` if they may."""
+    taken_back: tuple[int, ...] = ()
+    """Versions that were rolled back: none of them answers on, not even while the one to go back to is loaded."""
 
     problem: str | None = None
     """What the ledger says of this model that can't be understood; what is here is from before it."""

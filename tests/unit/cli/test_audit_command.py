@@ -6,11 +6,15 @@ import json
 import sqlite3
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
+from assets.ledger import ledger_asset
+from pilotage.cli import home
 from pilotage.cli.main import cli, run
 from pilotage.release.ledger import SqlLedger
 from pilotage.settings import Settings
+from resources.platform_home import PlatformHome
 from tests.unit.cli import ledgers
 
 
@@ -67,6 +71,7 @@ def test_a_ledger_that_verifies_shows_its_count_and_its_head(
         "noted": 3,
         "faults": [],
         "notes": [],
+        "noted_by_dagster": 0,
     }
 
 
@@ -83,6 +88,29 @@ def test_one_that_does_not_says_which_event_and_what(settings: Settings, capsys:
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is False
     assert [(fault["sequence"], fault["kind"]) for fault in found["faults"]] == [(2, "edited"), (3, "truncated")]
+
+
+def test_an_older_ledger_with_its_older_head_file_is_found_by_what_dagster_noted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(settings.dagster_home))
+    home.prepare(settings)
+    fill(settings)
+    older = settings.ledger_head.read_text()
+    ledgers.promoted(settings, "m")
+    platform = PlatformHome(home=str(settings.home))
+    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        assert dg.materialize([ledger_asset()], instance=instance, resources={"platform": platform}).success
+    assert verify() == 0
+    assert "Dagster noted it the same in 1 run" in capsys.readouterr().out
+    edit(settings, "DELETE FROM pilotage_ledger WHERE sequence = 4")
+    settings.ledger_head.write_text(older)
+    assert verify("--json") == 1
+    told = json.loads(capsys.readouterr().out)
+    assert [(fault["sequence"], fault["kind"]) for fault in told["faults"]] == [(4, "truncated")]
+    (settings.dagster_home / "dagster.yaml").write_text("event_log_storage: 3")
+    assert verify() == 0
+    assert "! The heads that Dagster's runs noted can't be read" in capsys.readouterr().out
 
 
 def test_an_empty_home_verifies_and_is_not_made(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

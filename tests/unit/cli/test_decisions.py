@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from pilotage.cli.main import cli, run
 from pilotage.cli.status import report, show
+from pilotage.errors import DeclarationError
 from pilotage.release import aliases
 from pilotage.release.champions import states
 from pilotage.runtime.kill_notes import KillNotes
@@ -122,6 +123,22 @@ def test_an_ab_test_begins_and_ends(pilotage: Command) -> None:
     assert (
         pilotage("ab", "end", "flight_delay", *WHY)[1] == "The A/B test of flight_delay has ended. Version 1 answers.\n"
     )
+
+
+@pytest.mark.usefixtures("versions")
+def test_rollback_asks_for_the_approvals_of_todays_file_unless_it_does_not_load(
+    pilotage: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise DeclarationError(f"The file of {name} does not load.", fix="Mend it.")
+
+    pilotage("approve", "loan_approval", "2", *WHY)
+    pilotage("promote", "loan_approval", "2", *WHY)
+    back = ("rollback", "loan_approval", "--to", "1", *WHY)
+    code, said = pilotage(*back)
+    assert (code, "version 1 needs 1 more approval before it answers anybody" in said) == (1, True)
+    monkeypatch.setattr("pilotage.cli.declared.model", broken)
+    assert pilotage(*back) == (0, "loan_approval version 2 is rolled back. Version 1 answers.\n")
 
 
 @pytest.mark.parametrize("command", ["kill", "resume", "rollback", "approve", "reject", "promote", "shadow", "canary"])

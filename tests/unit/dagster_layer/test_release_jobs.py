@@ -212,9 +212,9 @@ Decided = Callable[..., tick.Ticked]
 def decided(house: House, monkeypatch: pytest.MonkeyPatch) -> Decided:
     """Lets the rollout come to a decision, whatever the evidence."""
 
-    def carry_out(kind: Any, **payload: Any) -> tick.Ticked:
+    def carry_out(kind: Any, *, stuck: bool = False, **payload: Any) -> tick.Ticked:
         monkeypatch.setattr(rollout, "gather", lambda *_, **__: None)
-        made = rollout.Decision(kind=kind, model=MODEL_NAME, version=2, why="so it is", payload=payload)
+        made = rollout.Decision(kind=kind, model=MODEL_NAME, version=2, why="so it is", payload=payload, stuck=stuck)
         monkeypatch.setattr(rollout, "assess", lambda *_: made)
         lake: Any = house.platform.lake
         return tick.tick(SPEC, settings=house.settings, lake=lake, now=datetime.now(UTC))
@@ -262,6 +262,16 @@ def test_an_approval_is_asked_for_once(house: House, decided: Decided) -> None:
     assert kinds.count("verdict") == 1
     house.happens(draft("approved", 2, model=MODEL_NAME, actor="bob"))
     assert decided("advance").did == "advanced"
+
+
+def test_a_person_is_called_once_in_each_stage_that_does_not_go_on(house: House, decided: Decided) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    assert [decided("hold", stuck=True).did for _ in range(3)] == ["called_a_person", "held", "held"]
+    assert decided("advance").did == "advanced"
+    assert [decided("hold", stuck=True).did for _ in range(2)] == ["called_a_person", "held"]
+    told = [event for event in SqlLedger(house.settings.ledger).events() if event.kind == "verdict"]
+    assert [(event.cause, event.payload["decision"]) for event in told] == [("so it is", "needs_a_person")] * 2
 
 
 def test_an_automatic_rollout_begins_by_itself_and_only_where_the_file_says_so(house: House) -> None:

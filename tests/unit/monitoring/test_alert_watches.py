@@ -323,6 +323,8 @@ def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() ->
         ("refused", {"payload": {"reasons": ["auc is too low"]}}),
         ("person_called", {"payload": {"about": "as_promised", "evidence": {"tried": 2}}}),
         ("retrain_gave_up", {}),
+        ("verdict", {"version": 3, "payload": {"decision": "request_approval"}}),
+        ("verdict", {"version": 3, "payload": {"decision": "needs_a_person"}}),
     )
     now = datetime.now(UTC)
     watch = DecisionsWatch(ledger=book, now=now, seen=None)
@@ -335,6 +337,8 @@ def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() ->
         ("killed", "critical"),
         ("refused", "information"),
         ("needs_a_person", "critical"),
+        ("needs_a_person", "critical"),
+        ("waits_for_approval", "information"),
         ("needs_a_person", "critical"),
     ]
     assert watch.look().alerts == ()

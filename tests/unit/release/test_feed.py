@@ -52,6 +52,14 @@ def test_the_champion_before_is_the_previous_one_and_not_one_that_was_rolled_bac
     assert plan(*VERSIONS, draft("promoted", 1), draft("promoted", 2), draft("rolled_back", 2, to=1)).previous is None
 
 
+def test_a_plan_says_what_was_taken_back_until_it_is_on_its_way_again() -> None:
+    promoted = [*TWO_CHAMPIONS, draft("promoted", 3)]
+    back = [*promoted, draft("rolled_back", 3, to=1)]
+    assert plan(*promoted).taken_back == ()
+    assert plan(*back).taken_back == (3,)
+    assert plan(*back, draft("shadowed", 3)).taken_back == ()
+
+
 def test_a_role_says_since_when_and_by_which_event() -> None:
     made = plan(*TWO_CHAMPIONS)
     assert made.champion is not None

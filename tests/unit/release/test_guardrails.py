@@ -60,8 +60,11 @@ def lost(metric: GuardrailMetric, given_row: dict[str, Any]) -> float | None:
         ("abstentions", row(referred=True), 1),
         ("fallbacks", row(), 0),
         ("fallbacks", row(version=None, answered_by="cached_answer"), 1),
+        ("fallbacks", failed(), 1),
         ("probability", row(probability=0.7), 0.7),
         ("probability", row(probability=None, answered_by="nothing"), None),
+        ("certainty", row(probability=0.7), 0.16),
+        ("certainty", row(probability=0.5), 0),
         ("brier", row(probability=0.7, label=True), 0.09),
         ("brier", row(probability=0.7), None),
         ("log_loss", row(probability=0.5, label=False), math.log(2) / 5),
@@ -222,6 +225,14 @@ def test_a_distribution_that_moves_in_either_direction_is_a_breach(probability: 
     (verdict,) = judge(one("probability", 0.1), evidence(rows))
     assert verdict.breached
     assert verdict.low > 0.1 or verdict.high < -0.1
+
+
+def test_a_version_that_answers_everybody_alike_with_the_mean_of_before_is_a_breach_of_certainty() -> None:
+    rows = [canary(n, probability=0.4) if n % 4 == 0 else row(n, probability=(n % 5) / 5) for n in range(2000)]
+    assert not judge(one("probability"), evidence(rows))[0].breached
+    (verdict,) = judge(one("certainty"), evidence(rows))
+    assert verdict.breached
+    assert verdict.high < -0.01
 
 
 def test_a_regression_is_a_breach_that_says_its_numbers() -> None:

@@ -86,6 +86,7 @@ def holds(state: ModelState, events: list[Event]) -> None:
         assert (plan.assignments(), plan.killed) == ((), state.killed.why)
     answering = [each for each in (plan.champion, plan.canary, plan.previous) if each is not None]
     assert len({each.version for each in plan.assignments()}) == len(plan.assignments())
+    assert not {each.version for each in plan.assignments()} & set(plan.taken_back)
     for each in answering:
         assert stages[each.version] in ("champion", "canary", "retired")
         approved_once(each.version, own)

@@ -175,16 +175,18 @@ def test_nothing_advances_on_a_lot_that_is_not_fair() -> None:
     rows = [canary(n, label=True) if n % 2 else row(n, label=True) for n in range(600)]
     loose = (Guardrail(metric="errors", tolerance=0.5),)
     decision = decided(evidence(rows), guardrails=loose)
-    assert decision.kind == "hold"
+    assert (decision.kind, decision.stuck) == ("hold", True)
     assert decision.why.startswith("The lot is not fair: 300 of 600 entities")
 
 
 @pytest.mark.parametrize(("policy", "kind"), [("hold", "hold"), ("advance", "advance"), ("reject", "roll_back")])
 def test_when_time_is_up_happens_what_the_spec_says(policy: str, kind: str) -> None:
     decision = decided(evidence(traffic(100)), at=START + WEEK, when_time_is_up=policy)
-    assert decision.kind == kind
+    assert (decision.kind, decision.stuck) == (kind, policy == "hold")
     assert decision.why.startswith("The stage has lasted its longest (7 days), and waits for ")
-    assert decided(evidence(traffic(100)), at=START + WEEK - timedelta(seconds=1)).why.startswith("Waits for")
+    waits = decided(evidence(traffic(100)), at=START + WEEK - timedelta(seconds=1))
+    assert waits.why.startswith("Waits for")
+    assert not waits.stuck
 
 
 @pytest.mark.parametrize("policy", ["advance", "reject"])

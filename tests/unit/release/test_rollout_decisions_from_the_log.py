@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from pilotage.data.lake import Lake
 from pilotage.errors import ReleaseError
 from pilotage.features.state import microseconds
+from pilotage.policy import Guardrail, GuardrailMetric
 from pilotage.release.abtest import report
 from pilotage.release.rollout import assess, gather
 from pilotage.release.state import fold
@@ -61,6 +62,38 @@ def test_a_canary_is_judged_by_what_is_on_disk(settings: Settings) -> None:
     decision = assess(spec(), state, evidence, NOW)
     assert decision.kind == "roll_back"
     assert decision.why.startswith("Errors: 0.5000 against the champion's 0.0000 (150 and 450 observations)")
+
+
+WORSE: dict[GuardrailMetric, dict[str, Any]] = {
+    "errors": {"version": 1},
+    "slow_answers": {"latency_us": 60_000},
+    "abstentions": {"referred": True, "decision": None},
+    "fallbacks": {"version": 1},
+    "probability": {"probability": 0.95},
+    "certainty": {"probability": 0.5},
+    "cost": {"decision": False},
+    "log_loss": {"probability": 0.001},
+    "brier": {"probability": 0.001},
+}
+"""What a canary does that each guardrail is there for."""
+
+
+@pytest.mark.parametrize("metric", get_args(GuardrailMetric))
+def test_each_guardrail_by_itself_takes_a_canary_back(settings: Settings, metric: GuardrailMetric) -> None:
+    ledger = ledger_of(share(0, 0.25))
+    records: list[Any] = []
+    for number in range(600):
+        mine = number % 4 == 0
+        routed = {"version": 2, "routed_version": 2} | WORSE[metric] if mine else {"decision": True}
+        records.append(prediction(number, at=at(START, number), drawn_by=4, **routed))
+        records.append(outcome(number, received_at=at(START, 700 + number)))
+    write_segment(settings.prediction_log, records)
+    state = fold(ledger.events())["tiny"]
+    guarded = spec(guardrails=(Guardrail(metric=metric, tolerance=0.01),))
+    evidence = gather(guarded, state, settings, lake(settings), ledger=ledger)
+    assert assess(guarded, state, evidence, NOW).kind == "roll_back"
+    none = spec(guardrails=tuple(Guardrail(metric=other, tolerance=0.9) for other in WORSE if other != metric))
+    assert assess(none, state, evidence, NOW).kind != "roll_back"
 
 
 def test_a_shadow_is_judged_by_what_is_on_disk(settings: Settings) -> None:

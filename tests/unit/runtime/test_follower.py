@@ -113,6 +113,22 @@ def test_a_rollback_to_a_loaded_version_needs_no_loading(tmp_path: Path, monkeyp
     assert champion.predictor is first.predictor
 
 
+def test_what_was_rolled_back_answers_nobody_while_the_version_to_go_back_to_loads(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    for version in (2, 3):
+        world.release("one", version)
+    oldest = world.made("one", 1, damage=True)
+    world.decide("one", look=False, champion=oldest, taken_back=(3,))
+    world.follower.follow()
+    board = world.follower.boards["one"]
+    assert (board.champion, board.previous and board.previous.version) == (None, 2)
+    assert world.answer("one").answer.version == 2
+    world.follower.look()
+    assert world.answer("one").answer.version == 2, "not even if that one can't be loaded"
+    world.decide("one", previous=None)
+    assert world.answer("one").answer.answered_by == "rule"
+
+
 def test_a_kill_is_carried_out_without_waiting_for_a_version_that_loads(tmp_path: Path) -> None:
     world = world_of(tmp_path, "one")
     world.release("one", 1)

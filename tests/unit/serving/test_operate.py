@@ -83,6 +83,15 @@ def test_a_rollback_that_names_its_version_is_safe_to_repeat(tmp_path: Path) -> 
         assert service.post("/admin/tiny/rollback", json={"why": "x", "version": True}).json()["field"] == "version"
 
 
+def test_a_rollback_to_a_version_that_todays_file_wants_approved_is_refused(tmp_path: Path) -> None:
+    strict = tiny_spec("tiny", risk="high")
+    with hosted(tmp_path, strict) as service:
+        service.release("tiny", strict, 2, promote=False)
+        service.release("tiny", strict, 3)
+        refused = service.post("/admin/tiny/rollback", json={"why": "worse", "to": 2})
+        assert (refused.status_code, refused.json()["error"]) == (409, "NotApproved"), refused.text
+
+
 def test_without_the_ledger_a_kill_holds_at_once_says_where_and_is_on_record_later(tmp_path: Path) -> None:
     with hosted(tmp_path, tiny_spec("tiny"), tiny_spec("other")) as service:
         ledger, gone = tmp_path / "ledger.db", tmp_path / "gone.db"

@@ -82,6 +82,7 @@ KINDS: Mapping[str, Rule] = {
     "rolled_back": Rule(tier="information", ends="told"),
     "resumed": Rule(tier="information", ends="told"),
     "alias_edited": Rule(tier="information", ends="told"),
+    "waits_for_approval": Rule(tier="information", ends="told"),
     "test": Rule(tier="information", ends="told"),
 }
 """Kind → rule. A kind that is not here is treated by its tier: see ``rule_of``."""

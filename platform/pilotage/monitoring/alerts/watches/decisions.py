@@ -42,7 +42,8 @@ class DecisionsWatch:
 
 def alerts_of(events: Iterable[Event]) -> list[Alert]:
     """The alerts that events of the ledger are worth."""
-    return [_ALERTS[event.kind](event) for event in events if event.kind in _ALERTS]
+    made = (_ALERTS[event.kind](event) for event in events if event.kind in _ALERTS)
+    return [alert for alert in made if alert is not None]
 
 
 def _plain(kind: str, words: str) -> Callable[[Event], Alert]:
@@ -96,6 +97,17 @@ def _called(event: Event) -> Alert:
     )
 
 
+def _waits(event: Event) -> Alert | None:
+    """A rollout that goes on only if somebody approves, or decides; whatever else it found changes nothing."""
+    about = f"{event.model} version {event.version}"
+    match event.payload.get("decision"):
+        case "request_approval":
+            return _alert("waits_for_approval", event, f"{about} waits for approval: {event.cause}")
+        case "needs_a_person":
+            return _alert("needs_a_person", event, f"The rollout of {about} goes on no more by itself: {event.cause}")
+    return None
+
+
 def _alias_edited(event: Event) -> Alert:
     alias, action = event.payload.get("alias"), event.payload.get("action")
     return _alert(
@@ -103,7 +115,7 @@ def _alias_edited(event: Event) -> Alert:
     )
 
 
-_ALERTS: Mapping[str, Callable[[Event], Alert]] = {
+_ALERTS: Mapping[str, Callable[[Event], Alert | None]] = {
     "registered": _registered,
     "refused": _refused,
     "promoted": _plain("promoted", "is in production, promoted"),
@@ -111,6 +123,7 @@ _ALERTS: Mapping[str, Callable[[Event], Alert]] = {
     "rejected": _taken_back,
     "killed": _plain("killed", "was killed, and its fallback answers;"),
     "resumed": _plain("resumed", "was resumed"),
+    "verdict": _waits,
     "alias_edited": _alias_edited,
     "retrain_gave_up": _gave_up,
     "person_called": _called,
