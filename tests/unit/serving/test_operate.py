@@ -158,6 +158,7 @@ def test_a_full_disk_refuses_or_answers_as_the_spec_says_and_never_silently(
         assert "tiny answers without a record" in caplog.text
         page = service.get("/metrics").text
         assert 'pilotage_unlogged_answers_total{model="tiny"} 3' in page
+        assert "pilotage_log_failing 1" in page.splitlines()
         named = service.predict("strict", headers={"x-request-id": "again"})
         assert named.status_code == 503
         disk.full = False
