@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.spec import ModelSpec
-from serving import pages, reception
+from serving import logs, pages, reception
 from serving.connections import hang_up
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
@@ -79,6 +79,8 @@ class Gateway:
         exchange.model = endpoint.model
         try:
             exchange.read_headers()
+            # Of this task alone, which is the request's.
+            logs.request_id.set(exchange.request_id)
             exchange.patience = core.watch.enter(_current_task().cancel)
         except PilotageError as error:
             await self._refuse(exchange, endpoint, error)

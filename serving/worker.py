@@ -99,7 +99,7 @@ class Core:
             pseudonyms=Pseudonyms.of(settings),
             encode=encode,
             keep=self.log.keep,
-            report=logs.Seldom(warn),
+            report=logs.Seldom(self._warn_of),
         )
         self.turns = BulkTurns(self.responder)
         self.idempotency = Idempotency.of(settings, report=warn)
@@ -163,6 +163,9 @@ class Core:
         """Why an answer is what it is, computed beside the loop; ``None`` where no version gave it."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.explainers, self.responder.explain, drafted)
+
+    def _warn_of(self, sentence: str, *, request: str | None = None) -> None:
+        self.logger.warning(sentence, extra={"about": {"request_id": request}})
 
     def _stop_threads(self) -> None:
         self.idempotency.close(1.0)
