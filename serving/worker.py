@@ -43,6 +43,10 @@ EXPLAINING = 2
 """Explanations that are computed at once: each takes milliseconds of a core."""
 STOP_S = 4.0
 """Seconds that the log gets at the end."""
+_OPEN = (
+    "No API key was made: everything on this machine may ask for everything, and other machines are refused. Make one:"
+    " pilotage keys create NAME --role predict."
+)
 
 
 class Core:
@@ -77,7 +81,9 @@ class Core:
         self.ledger = SqlLedger.of(settings)
         self.deciding = settings.without_mlflow()
         """To decide with: MLflow's client takes 150 MB and four seconds."""
-        self.standalone = baked is not None and not settings.ledger_url
+        self._alone = baked is not None
+        """Whether BentoML started it, and not ``python -m serving``, which says itself who is answered."""
+        self.standalone = self._alone and not settings.ledger_url
         """Whether there is no ledger to decide in."""
         self._feed = PlanFeed(self.ledger)
         self.heartbeat = Heartbeat(settings.heartbeats, worker=self.name)
@@ -120,6 +126,8 @@ class Core:
     def start(self) -> None:
         """Begins to answer. Call it on the event loop's thread."""
         loop = asyncio.get_running_loop()
+        if self._alone and self.ring.open:
+            self.logger.warning(_OPEN)
         self.log.start(loop)
         self.idempotency.start()
         self.shadows.start(loop)
