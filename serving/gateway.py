@@ -7,7 +7,6 @@ and BentoML's middleware, cost more than the prediction.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -119,6 +118,7 @@ class Gateway:
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         reception.admit(exchange, endpoint.role)
+        exchange.check_headers()
         if (method := exchange.scope["method"]) != "POST":
             wrong = InvalidRequest(f"{method[:20]} does nothing here.", fix="Send it by POST.")
             await self._refuse(exchange, endpoint, wrong, status=405, more=((b"allow", b"POST"),))
@@ -145,13 +145,11 @@ class Gateway:
                 await self._know_nothing(exchange)
                 return
             page, roles = found
+            exchange.read_headers()
+            # Who watches over the service is told how it is, whatever they call their question.
             if roles:
-                exchange.read_headers()
                 reception.identify_for(exchange, roles)
-            else:
-                # Who watches over the service is told how it is, whatever they call their question.
-                with suppress(InvalidRequest):
-                    exchange.read_headers()
+                exchange.check_headers()
             if page is None:
                 await self._app(scope, receive, send)
                 return
@@ -171,6 +169,7 @@ class Gateway:
         """
         exchange.read_headers()
         reception.identify(exchange, None)
+        exchange.check_headers()
         path = exchange.scope["path"]
         self._require_known(path)
         nothing = InvalidRequest(f"There is nothing at {path[:100]!r}.", fix="Look at / for what there is.")
