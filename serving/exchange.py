@@ -88,6 +88,7 @@ class Exchange:
         "status",
         "traceparent",
         "waiting",
+        "wrong",
     )
 
     def __init__(self, core: "Core", scope: Scope, receive: Receive | None = None, send: Send | None = None) -> None:
@@ -114,6 +115,8 @@ class Exchange:
         """``Content-Type``, as sent."""
         self.length = 0
         self.traceparent: bytes | None = None
+        self.wrong: InvalidRequest | None = None
+        """What is wrong with the headers; told to who may ask."""
         self.committed: Sequence[bytes] = ()
         """Records of its predictions that are in the log."""
         self.caller: Caller
@@ -126,12 +129,7 @@ class Exchange:
         self.error: str | None = None
 
     def read_headers(self) -> None:
-        """Takes what is needed of the headers.
-
-        Raises:
-            InvalidRequest: The request id is none.
-            MalformedHead: The length is none.
-        """
+        """Takes what is needed of the headers; ``check_headers`` comes once it is known who asks."""
         head = self.scope.get(HEAD) or head_of(self.scope["headers"])
         self.kind, self.length, chosen, self.traceparent = head
         if chosen is None:
@@ -140,15 +138,25 @@ class Exchange:
             self.request_id, self.chose_id = chosen.decode("ascii"), True
         else:
             self.request_id = self.core.responder.ids()
-            raise InvalidRequest(
+            self.wrong = InvalidRequest(
                 f"X-Request-Id has more than {LONGEST_ID} characters, or others than letters, digits and punctuation.",
                 fix="Send a UUID, or leave it out.",
                 field="X-Request-Id",
             )
         if self.length < 0:
-            raise MalformedHead(
+            self.wrong = MalformedHead(
                 f"Content-Length has more than {_MOST_DIGITS} digits.", fix="Send it without zeros before the number."
             )
+
+    def check_headers(self) -> None:
+        """Refuses headers that can't be used.
+
+        Raises:
+            InvalidRequest: The request id is none.
+            MalformedHead: The length is none.
+        """
+        if self.wrong is not None:
+            raise self.wrong
 
     def headers(self) -> dict[str, str]:
         """The headers by name, lower case."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pilotage.errors import InvalidRequest
 from serving.connections import Turn
 from serving.endpoints import LARGEST_BODY, Predict
 from serving.exchange import Exchange
@@ -53,9 +52,8 @@ class Express:
         if core is None or len(body) > LARGEST_BODY:
             return False
         exchange = Exchange(core, scope)
-        try:
-            exchange.read_headers()
-        except InvalidRequest:
+        exchange.read_headers()
+        if exchange.wrong is not None:
             # The gateway tells it.
             return False
         if exchange.kind != b"application/json" or (core.ring.open and _passed_on(exchange)):

@@ -7,13 +7,12 @@ and BentoML's middleware, cost more than the prediction.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pilotage.errors import InvalidRequest, PilotageError, UnknownModel
 from pilotage.spec import ModelSpec
-from serving import pages, reception
+from serving import logs, pages, reception
 from serving.connections import hang_up
 from serving.endpoints import Endpoint, Many, Outcomes, Predict, send_rendered, takes
 from serving.exchange import Disconnected, Exchange
@@ -79,6 +78,8 @@ class Gateway:
         exchange.model = endpoint.model
         try:
             exchange.read_headers()
+            # Of this task alone, which is the request's.
+            logs.request_id.set(exchange.request_id)
             exchange.patience = core.in_flight.enter(_current_task().cancel)
         except PilotageError as error:
             await self._refuse(exchange, endpoint, error)
@@ -117,6 +118,7 @@ class Gateway:
 
     async def _serve(self, exchange: Exchange, endpoint: Endpoint) -> None:
         reception.admit(exchange, endpoint.role)
+        exchange.check_headers()
         if (method := exchange.scope["method"]) != "POST":
             wrong = InvalidRequest(f"{method[:20]} does nothing here.", fix="Send it by POST.")
             await self._refuse(exchange, endpoint, wrong, status=405, more=((b"allow", b"POST"),))
@@ -143,13 +145,11 @@ class Gateway:
                 await self._know_nothing(exchange)
                 return
             page, roles = found
+            exchange.read_headers()
+            # Who watches over the service is told how it is, whatever they call their question.
             if roles:
-                exchange.read_headers()
                 reception.identify_for(exchange, roles)
-            else:
-                # Who watches over the service is told how it is, whatever they call their question.
-                with suppress(InvalidRequest):
-                    exchange.read_headers()
+                exchange.check_headers()
             if page is None:
                 await self._app(scope, receive, send)
                 return
@@ -169,6 +169,7 @@ class Gateway:
         """
         exchange.read_headers()
         reception.identify(exchange, None)
+        exchange.check_headers()
         path = exchange.scope["path"]
         self._require_known(path)
         nothing = InvalidRequest(f"There is nothing at {path[:100]!r}.", fix="Look at / for what there is.")

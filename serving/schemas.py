@@ -225,7 +225,7 @@ def invocation_schemas(spec: ModelSpec) -> tuple[Schema, Schema]:
         "properties": {
             "predictions": {"type": "array", "items": prediction},
             "model": {"type": "string"},
-            **dict.fromkeys(("versions", "prediction_ids", "referred", "answered_by"), each),
+            **dict.fromkeys(("versions", "prediction_ids", "referred", "answered_by", "reasons", "logged"), each),
         },
     }
 

@@ -43,6 +43,10 @@ EXPLAINING = 2
 """Explanations that are computed at once: each takes milliseconds of a core."""
 STOP_S = 4.0
 """Seconds that the log gets at the end."""
+_OPEN = (
+    "No API key was made: everything on this machine may ask for everything, and other machines are refused. Make one:"
+    " pilotage keys create NAME --role predict."
+)
 
 
 class Core:
@@ -77,7 +81,9 @@ class Core:
         self.ledger = SqlLedger.of(settings)
         self.deciding = settings.without_mlflow()
         """To decide with: MLflow's client takes 150 MB and four seconds."""
-        self.standalone = baked is not None and not settings.ledger_url
+        self._alone = baked is not None
+        """Whether BentoML started it, and not ``python -m serving``, which says itself who is answered."""
+        self.standalone = self._alone and not settings.ledger_url
         """Whether there is no ledger to decide in."""
         self._feed = PlanFeed(self.ledger)
         self.heartbeat = Heartbeat(settings.heartbeats, worker=self.name)
@@ -99,7 +105,7 @@ class Core:
             pseudonyms=Pseudonyms.of(settings),
             encode=encode,
             keep=self.log.keep,
-            report=logs.Seldom(warn),
+            report=logs.Seldom(self._warn_of),
         )
         self.turns = BulkTurns(self.responder)
         self.idempotency = Idempotency.of(settings, report=warn)
@@ -120,6 +126,8 @@ class Core:
     def start(self) -> None:
         """Begins to answer. Call it on the event loop's thread."""
         loop = asyncio.get_running_loop()
+        if self._alone and self.ring.open:
+            self.logger.warning(_OPEN)
         self.log.start(loop)
         self.idempotency.start()
         self.shadows.start(loop)
@@ -163,6 +171,9 @@ class Core:
         """Why an answer is what it is, computed beside the loop; ``None`` where no version gave it."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.explainers, self.responder.explain, drafted)
+
+    def _warn_of(self, sentence: str, *, request: str | None = None) -> None:
+        self.logger.warning(sentence, extra={"about": {"request_id": request}})
 
     def _stop_threads(self) -> None:
         self.idempotency.close(1.0)

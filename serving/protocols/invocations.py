@@ -89,6 +89,8 @@ def render(
             "prediction_ids": [answer.prediction_id for answer in answers],
             "referred": [answer.referred for answer in answers],
             "answered_by": [answer.answered_by for answer in answers],
+            "reasons": [answer.reasons for answer in answers],
+            "logged": [answer.logged for answer in answers],
         }
     )
 

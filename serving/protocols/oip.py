@@ -68,6 +68,8 @@ OUTPUTS: dict[str, tuple[str, Callable[[Answer], Any]]] = {
     "answered_by": ("BYTES", lambda answer: answer.answered_by),
     "version": ("INT64", lambda answer: answer.version or 0),
     "prediction_id": ("BYTES", lambda answer: answer.prediction_id),
+    "reasons": ("BYTES", lambda answer: "; ".join(answer.reasons)),
+    "logged": ("BOOL", lambda answer: answer.logged),
 }
 """Name → datatype and value. ``version`` is 0 where no version answered; ``probability`` is then the rule's, or missing
 (NaN, in JSON null)."""

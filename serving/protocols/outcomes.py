@@ -44,6 +44,7 @@ FIELDS = (
 )
 """Fields of an outcome beside ``entity``."""
 _CONTRACT = Contract(FIELDS)
+_KNOWN = dict.fromkeys([*_CONTRACT.fields, "entity"])
 _FIX = 'Send {"prediction_id": …, "label": true} or {"outcomes": [{…}, …]}.'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _canonical = msgspec.json.Encoder(order="sorted")
@@ -112,6 +113,9 @@ def _record(
 ) -> OutcomeRecord:
     if not isinstance(item, dict):
         raise InvalidRequest("An outcome is an object.", fix=_FIX)
+    if unknown := item.keys() - _KNOWN.keys():
+        name = min(unknown)[:100]
+        raise InvalidRequest(f"There is no field {name!r}.", fix=f"Use only: {', '.join(_KNOWN)}.", field=name)
     prediction_id, label, known_at = _CONTRACT.row({name: value for name, value in item.items() if name != "entity"})
     entity = item.get("entity")
     if (prediction_id is None) == (entity is None):

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 
-from pilotage.cli.bento import Built, build, store
+from pilotage.cli.bento import Built, build, name_of, store
 from pilotage.cli.bento_context import closure
 from pilotage.errors import BundleCorrupt, NotReleasable
 from pilotage.release.feed import PlanFeed
@@ -267,6 +267,12 @@ def test_building_leaves_nothing_but_the_bento(settings: Settings, built: Built)
     kept = store(settings)
     assert [path.name for path in kept.iterdir() if path.name.startswith("context-")] == []
     assert list((kept / "tmp").iterdir()) == []
+
+
+def test_no_bento_of_several_models_has_the_name_of_a_module() -> None:
+    # BentoML imports what it is told to serve before it looks into its store.
+    assert name_of(["tiny"]) == "tiny"
+    assert not name_of(["tiny", "other"]).isidentifier()
 
 
 def test_what_pins_a_bento_is_what_is_installed() -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pilotage.data.lake import Lake
 from pilotage.features.online import build_online
@@ -122,6 +123,10 @@ def test_state_features_are_looked_up_as_of_the_requests_own_moment(
     after = service.predict("tiny_state", ORDER).json()
     assert after["probability"] == expected(home / "tiny_state", ORDER, stock_level=17)
     assert after["state_through"] == "2024-01-03T08:00:00Z"
+    through = datetime(2024, 1, 3, 8, tzinfo=UTC).timestamp()
+    pages = text_string_to_metric_families(service.get("/metrics").text)
+    known = {each.labels["model"]: each.value for page in pages for each in page.samples if "_through_" in each.name}
+    assert known["tiny_state"] == through
     early = {**ORDER, "ordered_at": "2024-01-03T07:59:59Z"}
     before = service.predict("tiny_state", early).json()
     assert before["probability"] == expected(home / "tiny_state", early, stock_level=None)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,9 +100,8 @@ def build(
     try:
         baked = bake(context / bento_context.BAKED, plans, report=err().print)
         versions = {model: str(plan.champion.version) for model, plan in baked.items() if plan.champion}
-        name = next(iter(versions)) if len(versions) == 1 else "pilotage"
         bento_context.write_context(
-            context, list(versions), name=name, labels=versions, service=service, declared=declared
+            context, list(versions), name=name_of(versions), labels=versions, service=service, declared=declared
         )
         prepare(context)
         tag = _run_bentoml(home, context)
@@ -110,6 +109,12 @@ def build(
         shutil.rmtree(context, ignore_errors=True)
     place, version = tag.split(":")
     return Built(tag=tag, folder=home / "bentos" / place / version)
+
+
+def name_of(models: Collection[str]) -> str:
+    """The name of a bento. Of several models none that Python could import: ``bentoml serve NAME:latest`` tries that
+    first, and the bento would go on with the module that it found, such as another version of Pilotage."""
+    return next(iter(models)) if len(models) == 1 else "pilotage-models"
 
 
 def _run_bentoml(home: Path, context: Path) -> str:

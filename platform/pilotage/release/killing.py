@@ -33,7 +33,8 @@ def kill(model: str, *, settings: Settings, actor: str, why: str) -> ModelState:
         # Nobody who serves would read it.
         return _recorded(note, settings)
     try:
-        notes.write(note)
+        if not notes.write(note):
+            _LOG.warning("The kill of %s by %s is noted without the reason (%s)", model, note.actor, note.why)
     except OSError as error:
         _LOG.warning("The kill of %s can't be noted on this host: %s", model, error)
         return _recorded(note, settings)

@@ -26,7 +26,7 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     value: Any
     unit: str = ""
     contribution: float
-    """Log-odds that the value adds to the base rate's, before calibration (TreeSHAP); positive speaks for the label."""
+    """Log-odds that the value adds to the base's, before calibration (TreeSHAP); positive speaks for the label."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +35,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     method: Literal["exact TreeSHAP"] = "exact TreeSHAP"
     base_rate: float
     """Probability that the model gives without knowing anything of the request, calibrated, 0..1."""
+    base_log_odds: float
+    """The same as the model itself has it: log-odds, before calibration."""
+    log_odds: float
+    """What the model itself gave this request, before calibration: ``base_log_odds`` and all contributions, added."""
     contributions: tuple[Contribution, ...]
-    """Every feature, the largest first; with the base rate's log-odds they add up to the model's own."""
+    """Every feature, the largest first."""
     reasons: tuple[str, ...] = ()
     """What spoke most for the decision that was made, in words; where it is negative or referred to a person, with what
     one can do about it."""

@@ -1,6 +1,7 @@
 """Why an answer is what it is: exact TreeSHAP contributions in the spec's own words, and reasons a person can act on.
 
-Contributions are log-odds before calibration: with the base rate's log-odds they add up to the model's own output.
+Contributions are log-odds before calibration: with ``base_log_odds`` they add up to the model's own output. The base
+rate is calibrated, as the answer is, so its log-odds are others.
 Calibration is monotonic, so what pushed the model pushed the answer the same way.
 """
 
@@ -63,6 +64,8 @@ class Explainer:
         )
         return Explanation(
             base_rate=bundle.scorer.calibrator.apply_one(_probability(expected * scale)),
+            base_log_odds=expected * scale,
+            log_odds=math.fsum((expected, *parts)) * scale,
             contributions=contributions,
             reasons=reasons,
         )

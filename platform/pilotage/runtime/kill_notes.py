@@ -43,24 +43,32 @@ class KillNotes:
     def __init__(self, service_state: Path) -> None:
         self._folder = service_state / "kills"
 
-    def write(self, note: KillNote) -> None:
+    def write(self, note: KillNote) -> bool:
         """Lets no version of its model answer here from now on. Waits for the disk.
 
+        Returns:
+            Whether who and why are in it. On a full disk there is still room for its name, and that is what kills.
+
         Raises:
-            OSError: There is no room, or no right to write there.
+            OSError: There is no room for its name either, or no right to write there.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         work = self._folder / f"{note.id}.new"
-        with work.open("wb") as file:
-            file.write(msgspec.json.encode(note))
-            file.flush()
-            os.fsync(file.fileno())
+        whole = True
+        try:
+            with work.open("wb") as file:
+                file.write(msgspec.json.encode(note))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            whole = False
         work.replace(self._path(note))
         folder = os.open(self._folder, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+        return whole
 
     def read(self) -> list[KillNote]:
         """Those that are in force, the oldest first. One that is damaged still kills the model that its file names.

@@ -53,7 +53,7 @@ class Responder:
         pseudonyms: Pseudonyms,
         encode: Callable[[Written], bytes],
         keep: Callable[[str, bytes], bool],
-        report: Callable[[str], None],
+        report: Callable[..., None],
     ) -> None:
         """Makes a desk for each model.
 
@@ -63,7 +63,7 @@ class Responder:
             pseudonyms: Stand for values that identify a person.
             encode: Writes a record of the prediction log.
             keep: Sees to it that each segment of the log begins with a record, under a key.
-            report: Called with a sentence when a version fails.
+            report: Called with a sentence when a version fails, and ``request``, the id of the one that it failed at.
         """
         self.ids = Ids()
         self.desks = {
@@ -262,7 +262,7 @@ class Responder:
         Raises:
             InvalidRequest: The request breaks the contract.
         """
-        reasons = [self._failed(turn.loaded, turn.stage, error)]
+        reasons = [self._failed(turn.loaded, turn.stage, error, asked)]
         if isinstance(error, InvalidRequest) and turn.stage != "canary":
             raise error
         others: tuple[tuple[Loaded | None, Stage], ...] = (
@@ -273,12 +273,12 @@ class Responder:
             if other is None or other is turn.loaded:
                 continue
             if not other.breaker.allows():
-                reasons.append(self._failed(other, stage, None))
+                reasons.append(self._failed(other, stage, None, asked))
                 continue
             try:
                 scored, prepared_ns = desk.score(other, asked.request, board.state)
             except Exception as another:
-                reasons.append(self._failed(other, stage, another))
+                reasons.append(self._failed(other, stage, another, asked))
                 if isinstance(another, InvalidRequest) and (stage == "champion" or isinstance(error, InvalidRequest)):
                     # The champion's contract is what clients go by, not the one of a version on trial or of before.
                     raise
@@ -301,7 +301,7 @@ class Responder:
         ruled = rule_of(desk.spec, board, asked.request)
         return desk.draft_rule(board, asked, turn, ruled, (*reasons, *ruled.reasons))
 
-    def _failed(self, loaded: Loaded, stage: Stage, error: Exception | None) -> str:
+    def _failed(self, loaded: Loaded, stage: Stage, error: Exception | None, asked: Asked) -> str:
         """Counts a failure, and says it."""
         who = f"{stage.replace('_', ' ')} version {loaded.version}"
         if error is None:
@@ -310,7 +310,8 @@ class Responder:
         if isinstance(error, InvalidRequest):
             return f"{who} does not take this request: {told(error)}"[:_LONGEST_REASON]
         if its_own:
-            self._report(f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}")
+            sentence = f"{loaded.predictor.bundle.model}: {who} failed: {type(error).__name__}: {error}"
+            self._report(sentence, request=asked.request_id)
         return f"{who} failed: {told(error)}"[:_LONGEST_REASON]
 
     def _missing(self, model: str) -> Board:

@@ -55,7 +55,9 @@ def test_contributions_are_lightgbms_own_and_add_up_to_the_answer(bundle: Bundle
         by_name = {each.feature: each.contribution for each in explanation.contributions}
 
         assert by_name == dict(zip([feature.name for feature in SPEC.features], wanted, strict=True))
-        log_odds = base + math.fsum(by_name.values())
+        assert explanation.base_log_odds == base
+        log_odds = explanation.base_log_odds + math.fsum(by_name.values())
+        assert log_odds == pytest.approx(explanation.log_odds, abs=1e-9)
         assert log_odds == pytest.approx(booster.predict(row, raw_score=True)[0], abs=1e-9)
         calibrated = bundle.scorer.calibrator.apply(np.array([1 / (1 + math.exp(-log_odds))]))[0]
         assert answer.probability == pytest.approx(calibrated, abs=1e-9)

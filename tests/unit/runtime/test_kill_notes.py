@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from pathlib import Path
 
@@ -138,6 +139,22 @@ def test_a_damaged_note_kills_the_model_that_its_name_says(world: World, notes: 
     path.with_name("0123.one.json").write_bytes(content)
     world.follower.look()
     assert f"is damaged: {path.parent}" in str(killed(world, "one"))
+    assert killed(world, "two") == "wrong"
+
+
+def test_on_a_full_disk_the_name_alone_kills(world: World, notes: KillNotes) -> None:
+    assert notes.write(KillNote.of("two", actor="ada", why="wrong"))
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Files can be made, and take nothing.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        whole = notes.write(KillNote.of("one", actor="ada", why="wrong"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not whole
+    world.follower.look()
+    assert "is damaged" in str(killed(world, "one"))
+    assert world.answer("one").answer.answered_by == "rule"
     assert killed(world, "two") == "wrong"
 
 

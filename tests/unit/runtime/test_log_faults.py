@@ -323,6 +323,21 @@ def test_a_segment_that_somebody_removed_is_noticed_before_anything_is_acknowled
     assert read(folder) == [3]
 
 
+def test_a_disk_that_fails_every_other_time_is_told_once_in_a_while(folder: Path) -> None:
+    files, told = FaultyFiles(folder), []
+    log = appender(folder, files, told=told)
+    for number in range(50):
+        files.faults, files.errors = {"write": 1.0}, (errno.ENOSPC,)
+        with pytest.raises(LogUnavailable):
+            log.append([[numbered(100)]])
+        files.faults = {}
+        log.append([[numbered(number)]])
+    assert len(told) == 2
+    assert "can't be written" in told[0]
+    assert told[1].endswith("can be written again, after 1 failures")
+    assert read(folder) == list(range(50))
+
+
 def test_a_disk_that_stays_broken_is_told_once_in_a_while(folder: Path) -> None:
     files, told = FaultyFiles(folder), []
     log = appender(folder, files, told=told)

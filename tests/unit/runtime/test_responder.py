@@ -358,5 +358,21 @@ def test_an_answer_is_explained_by_the_version_that_gave_it(world: World) -> Non
     explanation = world.responder.explain(drafted)
     assert explanation is not None
     assert {each.feature for each in explanation.contributions} == {each.name for each in world.specs["one"].features}
+
+    def explained_by(amount: float) -> int | None:
+        drafted = world.answer("one", amount=amount)
+        explanation = world.responder.explain(drafted)
+        assert explanation is not None
+        version = drafted.answer.version
+        [by] = [each for each in world.follower.boards["one"].loaded().values() if each.version == version]
+        assert explanation == by.predictor.explain(by.predictor.score_one({**ORDER, "amount": amount}, None))
+        return version
+
+    with_canary(world, 1.0)
+    canary = world.follower.boards["one"].canary
+    assert canary is not None
+    assert explained_by(1.0) == 2
+    fail(canary.loaded)
+    assert explained_by(2.0) == 1
     world.decide("one", killed="x")
     assert world.responder.explain(world.answer("one")) is None

@@ -73,7 +73,7 @@ class World:
             pseudonyms=Pseudonyms(b"0123456789abcdef"),
             encode=encode,
             keep=self._keep,
-            report=self.said.append,
+            report=lambda sentence, **_: self.said.append(sentence),
         )
 
     def another_follower(self, admission: Admission | None = None) -> Follower:

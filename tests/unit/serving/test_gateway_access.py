@@ -136,3 +136,18 @@ def limited(service: Hosted, *, burst: int) -> dict[str, str]:
     _, key = create_key(service.settings.api_keys, "limited", roles=["predict"], limit=limit)
     service.core.ring.refresh()
     return {"authorization": f"Bearer {key}", **JSON}
+
+
+@pytest.mark.parametrize(
+    "path", ["/tiny/predict", "/tiny/predict/batch", "/v2/models/tiny/infer", "/models", "/nothing"]
+)
+def test_who_may_not_ask_is_told_so_before_what_is_wrong_with_their_headers(tmp_path: Path, path: str) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        _, key = create_key(service.settings.api_keys, "all", roles=ROLES, limit=None)
+        service.core.ring.refresh()
+        method = "GET" if path == "/models" else "POST"
+        for wrong, status in (({"x-request-id": "a b"}, 422), ({"content-length": "0" * 30}, 400)):
+            assert service.ask(method, path, headers=wrong).status_code == 401
+            known = {"authorization": f"Bearer {key}", **wrong}
+            assert service.ask(method, path, headers=known).status_code == status
+        assert 'pilotage_auth_failures_total{reason="unauthenticated"} 2' in service.get("/metrics").text

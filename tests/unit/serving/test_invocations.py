@@ -130,13 +130,14 @@ def test_mlflows_client_reads_the_answer():
     from mlflow.deployments import PredictionsResponse
 
     parsed = invocations.parse(json.dumps({"instances": ROWS}).encode(), {}, FIELDS, largest=2)
-    referred = answer(1, decision=None, referred=True)
+    referred = answer(1, decision=None, referred=True, reasons=("a person decides",), logged=False)
     rendered = invocations.render(parsed, [answer(0), referred], model="tiny", version=3)
     frame = PredictionsResponse.from_json(rendered.body.decode()).get_predictions()
     assert frame.columns.tolist() == ["probability", "decision"]
     assert frame["decision"].tolist() == [False, None]
     beside = json.loads(rendered.body)
     assert (beside["prediction_ids"], beside["referred"], beside["versions"]) == (["p-0", "p-1"], [False, True], [3, 3])
+    assert (beside["reasons"], beside["logged"]) == ([[], ["a person decides"]], [True, False])
 
 
 def test_errors_are_said_as_mlflow_says_them_and_name_the_row():

@@ -264,10 +264,8 @@ def test_no_bytes_at_all_break_the_reader(body: bytes, length: int):
 class TestOutputs:
     def test_without_a_wish_the_client_gets_every_output_as_bytes(self):
         request = parsed(tensors([SENT, SENT]), request_id="mine")
-        results = [
-            answer(0),
-            answer(1, version=None, stage=None, answered_by="rule", probability=0.9, decision=None, referred=True),
-        ]
+        by_rule = {"version": None, "stage": None, "answered_by": "rule", "reasons": ("it was killed", "so by rule")}
+        results = [answer(0), answer(1, probability=0.9, decision=None, referred=True, logged=False, **by_rule)]
         result = read(render(request, results))
         assert result.get_response()["model_name"] == "tiny"
         assert result.get_response()["model_version"] == "3"
@@ -278,6 +276,8 @@ class TestOutputs:
         assert result.as_numpy("answered_by").tolist() == [b"model", b"rule"]
         assert result.as_numpy("version").tolist() == [3, 0]
         assert result.as_numpy("prediction_id").tolist() == [b"p-0", b"p-1"]
+        assert result.as_numpy("reasons").tolist() == [b"", b"it was killed; so by rule"]
+        assert result.as_numpy("logged").tolist() == [True, False]
         assert all(output["parameters"]["binary_data_size"] > 0 for output in result.get_response()["outputs"])
 
     def test_only_the_outputs_that_were_asked_for_come_each_in_its_own_form(self):

@@ -117,6 +117,20 @@ def test_without_the_ledger_a_kill_holds_at_once_says_where_and_is_on_record_lat
         assert service.predict().json()["answered_by"] == "model"
 
 
+def test_a_bento_says_at_its_start_that_nobody_needs_a_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with hosted(tmp_path / "platform", tiny_spec("tiny")) as service:
+        bake(tmp_path / "baked", PlanFeed(service.core.ledger)().values())
+    # ``python -m serving`` says it itself, once for all workers.
+    assert "No API key" not in caplog.text
+    alone = {"release": False, "baked": Baked(tmp_path / "baked")}
+    with hosted(tmp_path / "alone", tiny_spec("tiny"), **alone) as service:
+        assert "No API key was made" in caplog.text
+        create_key(service.settings.api_keys, "ada", roles=["predict"], limit=None)
+    caplog.clear()
+    with hosted(tmp_path / "alone", tiny_spec("tiny"), **alone):
+        assert "No API key" not in caplog.text
+
+
 def test_without_a_ledger_a_kill_is_kept_on_the_disk_and_there_is_nothing_to_go_back_to(tmp_path: Path) -> None:
     with hosted(tmp_path / "platform", tiny_spec("tiny")) as service:
         plans = PlanFeed(service.core.ledger)()
@@ -167,6 +181,7 @@ def test_a_full_disk_refuses_or_answers_as_the_spec_says_and_never_silently(
         assert "tiny answers without a record" in caplog.text
         page = service.get("/metrics").text
         assert 'pilotage_unlogged_answers_total{model="tiny"} 3' in page
+        assert "pilotage_log_failing 1" in page.splitlines()
         named = service.predict("strict", headers={"x-request-id": "again"})
         assert named.status_code == 503
         disk.full = False

@@ -75,7 +75,7 @@ def test_another_outcome_has_another_id():
         ({"known_at": "yesterday"}, "known_at", "is no time"),
         ({"known_at": "2024-01-03T11:00:00"}, "known_at", "no time zone"),
         ({"known_at": 1704276000}, "known_at", "is an integer"),
-        ({"note": "late"}, "note", "no field 'note'"),
+        ({"note": "late"}, "note", "no field 'note'.*Use only: prediction_id, label, known_at, entity"),
         ({"prediction_id": None, "entity": "A-7"}, "entity", "no object"),
         ({"prediction_id": None, "entity": {}}, "order_id", "is missing"),
         ({"prediction_id": None, "entity": {"order_id": "A-7", "shop": "north"}}, "shop", "no field 'shop'"),

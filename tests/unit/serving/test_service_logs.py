@@ -7,12 +7,16 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilotage.errors import InvalidRequest, Overloaded, StateUnavailable, TimedOut
+from pilotage.testing.bundles import tiny_spec
 from serving import logs
+from tests.unit.serving.hosted import ORDER, hosted
+from tests.unit.serving.test_express import Disk
 
 
 @pytest.fixture
@@ -157,3 +161,23 @@ def test_what_may_hold_a_clients_values_is_left_out(stream: io.StringIO):
     logger.warning("Odd.", extra={"about": {"model": "tiny", "request": {"name": "Ada"}, "entity": {"id": 1}}})
     assert "Ada" not in stream.getvalue()
     assert lines(stream)[0].keys() == {"at", "level", "message", "process", "model"}
+
+
+def test_a_version_that_fails_is_said_with_the_request_that_it_failed_at(tmp_path: Path, stream: io.StringIO):
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        logs.set_up("json", stream=stream)
+        champion = service.core.follower.boards["tiny"].champion
+        champion.predictor.decide = None
+        service.core.responder.answer("tiny", ORDER, request_id="r-7", caller="")
+    [line] = [line for line in lines(stream) if "champion version 1 failed" in line["message"]]
+    assert line["request_id"] == "r-7"
+
+
+def test_what_is_said_while_a_request_is_answered_names_it(tmp_path: Path, stream: io.StringIO):
+    disk = Disk()
+    with hosted(tmp_path, tiny_spec("tiny"), filesystem=disk) as service:
+        logs.set_up("json", stream=stream)
+        disk.full = True
+        assert service.predict(headers={"x-request-id": "r-8"}).json()["logged"] is False
+    [line] = [line for line in lines(stream) if "answers without a record" in line["message"]]
+    assert line["request_id"] == "r-8"

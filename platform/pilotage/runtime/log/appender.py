@@ -27,6 +27,7 @@ from pilotage.runtime.log.framing import frame, room
 from pilotage.runtime.log.segments import COMMITTED, NEW, OPEN, SEALED, Header, encode, name_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_AGAIN = "again"
 _SAY_AGAIN_S = 10.0
 _ATTEMPTS = 5
 """At a new segment: others look for orphans between its creation and its lock, once a second."""
@@ -182,10 +183,8 @@ class Appender:
             segment.first_at = self._clock()
         segment.committed += batch.bytes
         segment.records += batch.records
-        if self._failed:
-            self._report(f"prediction log: {self._folder} can be written again, after {self._failed} failures")
+        if self._failed and self._say(f"{self._folder} can be written again, after {self._failed} failures", _AGAIN):
             self._failed = 0
-            self._said.clear()
 
     def take_back(self, error: Exception) -> Exception:
         """After an error of ``write``, ``sync`` or ``confirm``: none of the batch will be found in the log.
@@ -371,9 +370,12 @@ class Appender:
             reason=reason,
         )
 
-    def _say(self, sentence: str) -> None:
-        """Reports, but not the same every time: a full disk fails hundreds of batches a second."""
-        now = self._clock()
-        if now - self._said.get(sentence, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
-            self._said[sentence] = now
-            self._report(f"prediction log: {sentence}")
+    def _say(self, sentence: str, about: str | None = None) -> bool:
+        """Reports, but not the same every time: a full disk fails hundreds of batches a second, and between them takes
+        what is small enough. Returns whether it did."""
+        now, about = self._clock(), about or sentence
+        if now - self._said.get(about, -_SAY_AGAIN_S) < _SAY_AGAIN_S:
+            return False
+        self._said = {each: at for each, at in self._said.items() if now - at < _SAY_AGAIN_S} | {about: now}
+        self._report(f"prediction log: {sentence}")
+        return True
