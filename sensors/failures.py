@@ -62,9 +62,18 @@ def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:
         while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
             error = error.cause
         if error is not None:
-            return f"{entry.step_key}: {_MODULE.sub('', error.message)}"
+            return f"{entry.step_key}: {_without_module(error.message)}"
     ends = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
     return next((entry.dagster_event.message or "" for entry in reversed(ends) if entry.dagster_event), "")
+
+
+def in_a_line(said: str) -> str:
+    """What an error said, as an alarm tells it."""
+    return without_secrets(" ".join(_without_module(said).split()))[:_LONGEST]
+
+
+def _without_module(said: str) -> str:
+    return _MODULE.sub("", said)
 
 
 def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
@@ -82,7 +91,7 @@ def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
     attempt = int(tags.get(ATTEMPT, "1"))
     return Alert.of(
         RUN_FAILED,
-        f"Run {run.run_id[:8]} of {what} failed. {without_secrets(' '.join(said.split()))[:_LONGEST]}",
+        f"Run {run.run_id[:8]} of {what} failed. {in_a_line(said)}",
         tier=tier(run.job_name, tags),
         model=tags.get(MODEL),
         subject=what,
