@@ -9,7 +9,7 @@ from pydantic import Field
 
 from assets.lineage import model_key
 from assets.metadata import table
-from jobs.decisions import PRIORITY, URGENT, metadata_of
+from jobs.decisions import PRIORITY, URGENT, metadata_of, plainly
 from pilotage.declaration import within
 from pilotage.errors import ConfigError
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
@@ -70,6 +70,7 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
         required_resource_keys={"platform"},
         out=dg.Out(dg.Nothing),
     )
+    @plainly()
     def ask(context: dg.OpExecutionContext) -> None:
         from pilotage.release.decide import signed
         from pilotage.release.retraining.requests import call_a_person, request

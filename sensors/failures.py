@@ -59,7 +59,7 @@ def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     """Why a run failed, in a line: the first step that did, and what its code said, not what Dagster says around it."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         error = entry.dagster_event.step_failure_data.error if entry.dagster_event else None
-        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+        while error is not None and error.cause is not None and _around(error.cls_name or ""):
             error = error.cause
         if error is not None:
             return f"{entry.step_key}: {_without_module(error.message)}"
@@ -74,6 +74,11 @@ def in_a_line(said: str) -> str:
 
 def _without_module(said: str) -> str:
     return _MODULE.sub("", said)
+
+
+def _around(error: str) -> bool:
+    """Whether an error of this class is Dagster's, with what our code said as its cause."""
+    return error.startswith("Dagster") or error == dg.Failure.__name__
 
 
 def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
