@@ -258,7 +258,9 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
         from pilotage.training.evaluate import evaluate
         from pilotage.training.fairness import groups_of
         from pilotage.training.gate import judge
+        from pilotage.training.one_work import check_one_work
 
+        check_one_work(training_set, trained_model)
         current = champion(spec.name, settings=platform.settings)
         with keeping(held(context, spec, platform.settings)):
             result = evaluate(

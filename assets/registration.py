@@ -18,6 +18,7 @@ from pilotage.settings import PROJECT, Settings
 from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig
 from pilotage.training.gate import judge
+from pilotage.training.one_work import check_one_work
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
 from pilotage.training.refit import refit
 
@@ -33,7 +34,12 @@ def registration_events(
     candidate: Candidate,
     evaluation: Evaluation,
 ) -> Events:
-    """Records the candidate; a refused one leaves an observation and no materialization."""
+    """Records the candidate; a refused one leaves an observation and no materialization.
+
+    Raises:
+        TrainingError: The gate would judge by another candidate's evaluation.
+    """
+    check_one_work(training_set, candidate, evaluation)
     provenance = _provenance(context, settings)
     lease = held(context, spec, settings)
     verdict = judge(spec, evaluation)

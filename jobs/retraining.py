@@ -9,8 +9,9 @@ from pydantic import Field
 
 from assets.lineage import model_key
 from assets.metadata import table
-from jobs.decisions import PRIORITY, URGENT, metadata_of
+from jobs.decisions import PRIORITY, URGENT, metadata_of, plainly
 from pilotage.declaration import within
+from pilotage.errors import ConfigError
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
 from pilotage.spec import ModelSpec
 
@@ -26,6 +27,8 @@ STANDS: Mapping[dg.DagsterRunStatus, "Stand"] = {
     dg.DagsterRunStatus.CANCELED: "cancelled",
 }
 """Every other status is a run that may still do something."""
+VERDICTS = ("ask", "needs_a_person", "blocked")
+"""What an alarm may want: a retraining, or somebody to look."""
 
 
 class Wish(dg.Config):
@@ -67,16 +70,25 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
         required_resource_keys={"platform"},
         out=dg.Out(dg.Nothing),
     )
+    @plainly()
     def ask(context: dg.OpExecutionContext) -> None:
+        from pilotage.release.decide import signed
         from pilotage.release.retraining.requests import call_a_person, request
 
         platform: PlatformHome = context.resources.platform
         values = context.op_config
+        if values["verdict"] not in VERDICTS:
+            raise ConfigError(
+                f"{values['verdict']!r} is no verdict.",
+                fix=f"Fill in one of {', '.join(VERDICTS)} for `verdict` in the launchpad.",
+                field="verdict",
+            )
         by: dict[str, Any] = {
             "settings": platform.settings,
             "actor": values["actor"] or context.run.tags.get(ACTOR) or "somebody in the Dagster UI",
             "why": values["why"],
         }
+        signed(by["actor"], by["why"])
         evidence = {**values["evidence"], "run": context.run.run_id}
         if values["verdict"] != "ask":
             about = str(evidence.get("alarm") or values["cause"])

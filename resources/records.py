@@ -3,6 +3,7 @@
 Data itself does not pass through here: tables are in the lake, models are bundles on disk, and a record says where.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class RecordIOManager(dg.ConfigurableIOManager):
         written = msgspec.json.format(msgspec.json.encode(obj))
         staged.write_bytes(written)
         staged.replace(path)
-        # A run reads what it wrote itself, whoever writes beside it: see load_input.
+        # A run reads what it wrote itself, or the run that it goes on from, whoever writes beside it: see load_input.
         own = self._own(context.asset_key, context.run_id)
         own.parent.mkdir(parents=True, exist_ok=True)
         staged_own = own.with_suffix(".tmp")
@@ -37,8 +38,8 @@ class RecordIOManager(dg.ConfigurableIOManager):
     def load_input(self, context: dg.InputContext) -> Any:
         import msgspec
 
-        own = self._own(context.asset_key, context.step_context.run_id)
-        path = own if own.exists() else self._path(context)
+        own = (self._own(context.asset_key, run) for run in _lineage(context))
+        path = next((copy for copy in own if copy.exists()), self._path(context))
         if not path.exists():
             name = context.asset_key.to_user_string()
             raise UnpublishedData(f"{name} has never been materialized.", fix=f"Materialize {name} first.", asset=name)
@@ -52,3 +53,12 @@ class RecordIOManager(dg.ConfigurableIOManager):
     def _path(self, context: dg.InputContext | dg.OutputContext) -> Path:
         *folders, name = context.asset_key.path
         return self.platform.settings.records.joinpath(*folders, f"{name}.json")
+
+
+def _lineage(context: dg.InputContext) -> Iterator[str]:
+    """The run, and those that it goes on from (*Re-execute from failure*, a retry after a crash), the newest first."""
+    step = context.step_context
+    run: dg.DagsterRun | None = step.dagster_run
+    while run is not None:
+        yield run.run_id
+        run = step.instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None

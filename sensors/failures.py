@@ -59,12 +59,26 @@ def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:
     """Why a run failed, in a line: the first step that did, and what its code said, not what Dagster says around it."""
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         error = entry.dagster_event.step_failure_data.error if entry.dagster_event else None
-        while error is not None and error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+        while error is not None and error.cause is not None and _around(error.cls_name or ""):
             error = error.cause
         if error is not None:
-            return f"{entry.step_key}: {_MODULE.sub('', error.message)}"
+            return f"{entry.step_key}: {_without_module(error.message)}"
     ends = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
     return next((entry.dagster_event.message or "" for entry in reversed(ends) if entry.dagster_event), "")
+
+
+def in_a_line(said: str) -> str:
+    """What an error said, as an alarm tells it."""
+    return without_secrets(" ".join(_without_module(said).split()))[:_LONGEST]
+
+
+def _without_module(said: str) -> str:
+    return _MODULE.sub("", said)
+
+
+def _around(error: str) -> bool:
+    """Whether an error of this class is Dagster's, with what our code said as its cause."""
+    return error.startswith("Dagster") or error == dg.Failure.__name__
 
 
 def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
@@ -82,7 +96,7 @@ def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":
     attempt = int(tags.get(ATTEMPT, "1"))
     return Alert.of(
         RUN_FAILED,
-        f"Run {run.run_id[:8]} of {what} failed. {without_secrets(' '.join(said.split()))[:_LONGEST]}",
+        f"Run {run.run_id[:8]} of {what} failed. {in_a_line(said)}",
         tier=tier(run.job_name, tags),
         model=tags.get(MODEL),
         subject=what,

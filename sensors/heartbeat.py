@@ -1,4 +1,4 @@
-"""The platform's watch over itself: daemons, disk, keys, the prediction log, freshness, answers, checks, decisions.
+"""The platform's watch over itself: daemons, sensors, disk, keys, log, freshness, answers, checks, decisions.
 
 Other sensors change nothing. This one writes what it sees into the book of alarms, which is idempotent: a tick that was
 killed and runs again raises what is raised. Each look is a matter of milliseconds; nothing here reads data.
@@ -23,6 +23,7 @@ from resources.platform_home import PlatformHome
 from sensors.checks import last_result
 from sensors.failed_runs import FailedRunsWatch
 from sensors.failures import run_url
+from sensors.ticks import ticks_watch
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import AlertBook
@@ -68,9 +69,10 @@ def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Watches the platform itself, and raises alarms: silent daemons, a full disk, keys and certificates that "
-            "end, a prediction log that nobody moves, sources that fall behind, a service on its fallback, checks that "
-            "failed, decisions of the ledger. Launches nothing; the sensor `alerts` has people told."
+            "Watches the platform itself, and raises alarms: silent daemons, sensors that fail, a full disk, keys and "
+            "certificates that end, a prediction log that nobody moves, sources that fall behind, a service on its "
+            "fallback, checks that failed, decisions of the ledger. Launches nothing; the sensor `alerts` has people "
+            "told."
         ),
     )
     def heartbeat(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
@@ -84,7 +86,10 @@ def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
             failed = FailedRunsWatch(
                 instance=context.instance, book=book, settings=settings, now=now, seen=memory.failures
             )
-            others = dagster_watches(context.instance, models, settings, now=now)
+            others = [
+                *dagster_watches(context.instance, models, settings, now=now),
+                ticks_watch(context.instance, _declared(context), settings),
+            ]
             told = carry_out(book, [*engine.watches(), *others, failed.watch()])
             alarms = book.look()
         _note(settings, now)
@@ -95,6 +100,13 @@ def heartbeat_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         return dg.SensorResult(skip_reason=dg.SkipReason(f"{opened} {seen}."), cursor=memory.write())
 
     return heartbeat
+
+
+def _declared(context: dg.SensorEvaluationContext) -> set[str] | None:
+    """Names of the sensors and schedules that there are."""
+    if (known := context.repository_def) is None:
+        return None
+    return {each.name for each in (*known.sensor_defs, *known.schedule_defs)}
 
 
 @dataclass(slots=True)

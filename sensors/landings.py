@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date, timedelta
 
 from pilotage.data.ingested import LandedFile
@@ -51,6 +51,17 @@ class Memory:
 
     def write(self) -> str:
         return json.dumps({"seen": self.seen, "open": {key: asdict(item) for key, item in self.open.items()}})
+
+    def forget(self, declared: Set[str]) -> list[str]:
+        """Drops what is known of sources that are not declared any more. The keys of landings that had no other."""
+        self.seen = {source: files for source, files in self.seen.items() if source in declared}
+        left = {
+            key: replace(landing, sources=[source for source in landing.sources if source in declared])
+            for key, landing in self.open.items()
+        }
+        dropped = [key for key, landing in left.items() if not landing.sources]
+        self.open = {key: landing for key, landing in left.items() if landing.sources}
+        return dropped
 
     def take(self, source: str, files: Iterable[LandedFile]) -> None:
         self.seen.setdefault(source, {}).update({file.name: (file.size, file.modified_ns) for file in files})

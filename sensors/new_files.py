@@ -75,6 +75,8 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
 
         settings, lake = platform.settings, platform.lake
         memory = Memory.read(context.cursor)
+        for key in memory.forget(watched.keys()):
+            context.log.warning(f"Landing {key} is left alone: its sources are not declared any more.")
         requests = [request(landing, lake) for landing in _again(context, memory)]
         there = {name: landed(spec, settings) for name, spec in watched.items()}
         found: dict[str, list[LandedFile]] = {
@@ -84,7 +86,7 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         }
         landings = [item for group in _calendars(watched, found) for item in _of_days(group, lake, memory, models)]
         tables = table_landing({name: files for name, files in found.items() if not watched[name].daily})
-        for landing in [*([tables] if tables else []), *landings]:
+        for landing in (_taken_up(context, item) for item in [*([tables] if tables else []), *landings]):
             memory.open[landing.key] = landing
             requests.append(request(landing, lake))
         # Those that others ingested too: a correction that keeps an old modification time differs from what was there.
@@ -125,6 +127,19 @@ def _of_days(
 
 def _same_calendar(one: Daily | None, other: Daily | None) -> bool:
     return one is not None and other is not None and (one.first, one.last) == (other.first, other.last)
+
+
+def _taken_up(context: dg.SensorEvaluationContext, landing: Landing) -> Landing:
+    """A landing as earlier runs of the very same files leave it, which have used its run keys up.
+
+    There are such runs when files came back with their old times (from a backup, say), and when the cursor was reset.
+    """
+    files = landing.key
+    while runs := context.instance.get_runs(dg.RunsFilter(tags={LANDING: landing.key}), limit=1):
+        if not runs[0].is_finished:
+            return replace(landing, attempt=int(runs[0].tags.get(ATTEMPT, "1")))
+        landing = replace(landing, key=f"{files}-{runs[0].run_id[:8]}")
+    return landing
 
 
 def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[Landing]:

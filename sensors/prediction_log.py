@@ -44,7 +44,7 @@ def prediction_log_sensor() -> dg.SensorDefinition:
         folder, now = platform.settings.prediction_log, datetime.now(UTC)
         there = segments(folder)
         # One that is gone by now was moved or sealed since it was listed: the next tick sees how it went.
-        waiting = [each for each in there if (age := _age(each, now)) is not None and (each.sealed or age > SILENT)]
+        waiting = [each for each in there if (age := _age(each, now)) is not None and _waits(each, age)]
         written = len(there) - len(waiting)
         if not waiting:
             return _skipped(f"No sealed segment waits in {folder}; {written} are being written.")
@@ -79,6 +79,13 @@ def prediction_log_sensor() -> dg.SensorDefinition:
         )
 
     return prediction_log
+
+
+def _waits(segment: "Segment", age: timedelta) -> bool:
+    """Whether a segment is to be moved. An open one without records is an idle worker's, however old it is."""
+    from pilotage.runtime.log import has_records
+
+    return segment.sealed or (age > SILENT and has_records(segment.path))
 
 
 def _age(segment: "Segment", now: datetime) -> timedelta | None:

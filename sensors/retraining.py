@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from jobs.retraining import PUT_RIGHT, launches, stands, tags_of_attempt, watch_job_name
+from pilotage.declaration import within
 from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -27,7 +28,7 @@ def retraining_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         minimum_interval_seconds=EVERY_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Starts a run of `train_{spec.name}` for the open request to retrain {spec.title.lower()}: one at a "
+            f"Starts a run of `train_{spec.name}` for the open request to retrain {within(spec.title)}: one at a "
             f"time, at most {spec.retraining.at_most} requests within {_hours(spec)} h, each tried "
             f"{spec.retraining.attempts} times if its runs fail."
         ),
@@ -125,7 +126,7 @@ def watch_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Once an hour holds a new champion of {spec.title.lower()} against the one before, on labelled answers, "
+            f"Once an hour holds a new champion of {within(spec.title)} against the one before, on labelled answers, "
             "and takes it back if it does worse."
         ),
     )

@@ -14,6 +14,7 @@ from assets.drift import EXPECTED, INPUTS
 from assets.labels import CHECKS as LABEL_CHECKS
 from assets.lineage import model_key
 from jobs.retraining import ask_job_name, wish
+from pilotage.declaration import within
 from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -37,7 +38,7 @@ def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Asks for a retraining of {spec.title.lower()} when performance suffers, or drift says that it will; not "
+            f"Asks for a retraining of {within(spec.title)} when performance suffers, or drift says that it will; not "
             "while labels are defective. Calls a person when retraining has not helped."
         ),
     )

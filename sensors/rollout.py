@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from jobs.rollout import TICK, rollout_job_name
+from pilotage.declaration import within
 from pilotage.run_tags import DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -32,7 +33,7 @@ def rollout_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            f"Lets the rollout look at a version of {spec.title.lower()} that is in shadow or canary: each minute in "
+            f"Lets the rollout look at a version of {within(spec.title)} that is in shadow or canary: each minute in "
             "the first hour of a stage, then every five. Also begins the rollout of a new version, where the "
             "model's file says so."
         ),

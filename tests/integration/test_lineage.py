@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,25 @@ class House:
         return RecordIOManager(platform=PlatformHome(home=str(home)))
 
     def run(
-        self, job: str, first: date | None = None, last: date | None = None, *, raises: bool = True, **training: Any
+        self,
+        job: str,
+        first: date | None = None,
+        last: date | None = None,
+        *,
+        only: Sequence[str] = (),
+        raises: bool = True,
+        **training: Any,
     ) -> dg.ExecuteInProcessResult:
         tags = {CAUSE: "test"}
         if first is not None:
             tags |= {RANGE_FIRST: first.isoformat(), RANGE_LAST: (last or first).isoformat()}
         config = {"resources": {"training": {"config": training}}} if training else {}
         return self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance, tags=tags, run_config=config, raise_on_error=raises
+            instance=self.instance,
+            tags=tags,
+            run_config=config,
+            raise_on_error=raises,
+            asset_selection=[dg.AssetKey.from_user_string(key) for key in only] or None,
         )
 
     def check(self, result: dg.ExecuteInProcessResult, asset: str, name: str) -> Any:
@@ -176,6 +187,21 @@ def test_a_refused_candidate_leaves_its_reasons_and_no_version_and_the_champion_
     status = release_status("loan_approval", settings=house.settings)
     assert (status.versions, status.refused) == (1, 1)
     assert champion("loan_approval", settings=house.settings) == first
+
+
+def test_a_candidate_is_registered_by_its_own_evaluation_and_by_no_other(
+    house: House, trained: dg.ExecuteInProcessResult
+) -> None:
+    made, model, shown = (f"loan_approval/{step}" for step in ("training_set", "trained_model", "evaluation"))
+    versions = release_status("loan_approval", settings=house.settings).versions
+    house.run("train_loan_approval", only=[made, model, shown])
+    # A step that somebody materializes alone, with another configuration.
+    house.run("train_loan_approval", only=[model], rounds=1)
+    refused = house.run("train_loan_approval", only=["loan_approval/registered_version"], raises=False)
+    failure = next(event for event in refused.all_events if event.is_step_failure)
+    assert "is not the one that the evaluation is about" in str(failure.step_failure_data.error)
+    assert "Run train_loan_approval as a whole" in str(failure.step_failure_data.error)
+    assert release_status("loan_approval", settings=house.settings).versions == versions
 
 
 def test_a_run_configuration_that_does_not_fit_names_the_field(

@@ -134,6 +134,7 @@ def evaluate(
         at_most={str(metric): bound for metric, bound in config.evaluation.at_most.items()},
         better_by=config.evaluation.better_by,
         fairness=alike,
+        bundle_sha256=candidate.bundle_sha256,
     )
     progress("Draws the pictures")
     plots = draw_plots(spec, evaluation, labels, predicted, directory=directory / "plots")

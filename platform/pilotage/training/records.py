@@ -125,6 +125,8 @@ class Candidate:
     """All of them, in the order of the spec."""
     judged_from: datetime | None = None
     """First moment of the part of the holdout that judges, UTC; what is before it chose. ``None``: all of it judges."""
+    training_set_sha256: str = ""
+    """Of the training set that it was trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +244,8 @@ class Evaluation:
     """How sure the run asked it to be that the candidate is better than the champion, 0..1."""
     fairness: FairnessReport | None = None
     """How the groups of protected columns fare on the holdout; ``None`` if there are none, or they are not known."""
+    bundle_sha256: str = ""
+    """Of the candidate that shows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

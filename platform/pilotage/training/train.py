@@ -142,6 +142,7 @@ def train(
         out_of_fold=str(out_of_fold),
         importance=_shares(fitted.gain),
         trials=trials,
+        training_set_sha256=training_set.sha256,
     )
 
 

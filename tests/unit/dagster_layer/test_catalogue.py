@@ -103,6 +103,11 @@ def test_every_job_and_schedule_and_sensor_says_what_it_is_for() -> None:
         assert item.description, item.name
 
 
+def test_a_title_keeps_its_names_within_a_description() -> None:
+    for each in (*(defs.sensors or ()), *(defs.schedules or ()), *(defs.jobs or ())):
+        assert "new york" not in str(each.description), each.name
+
+
 @pytest.mark.parametrize("job", sorted(JOBS))
 def test_every_job_resolves_to_a_graph_that_runs_without_configuration(job: str) -> None:
     resolved = defs.resolve_job_def(job)

@@ -214,6 +214,68 @@ def test_a_run_that_fails_is_asked_for_again_a_bounded_number_of_times(desk: Des
     assert desk.tick()[0] == []
 
 
+def test_a_delivery_that_comes_back_with_its_old_time_is_asked_for_under_a_key_that_no_run_has_used(desk: Desk) -> None:
+    day = DAYS[0]
+    desk.publish(day, day)
+    asked = [request for request in desk.tick()[0] if not desk.finish(request, dg.DagsterRunStatus.SUCCESS)]
+    [file] = (desk.settings.landing / "flights").iterdir()
+    first, second = file.read_bytes(), file.read_bytes() + b"\n"
+    for content, second_of in ((second, 1), (first, 2), (second, 1), (first, 2), (second, 1)):
+        file.write_bytes(content)
+        os.utime(file, ns=(second_of * 10**9, second_of * 10**9))
+        [request], _ = desk.tick()
+        desk.finish(request, dg.DagsterRunStatus.SUCCESS)
+        asked.append(request)
+        assert "being worked on" not in desk.tick()[1]
+    assert len({request.run_key for request in asked}) == 6
+
+
+def test_after_a_reset_of_its_cursor_the_sensor_tries_again_what_it_had_given_up(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    keys_used = set()
+    for _ in range(3):
+        desk.cursor = None
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            [request], _ = desk.tick()
+            assert request.tags[ATTEMPT] == str(attempt)
+            keys_used.add(request.run_key)
+            desk.finish(request, dg.DagsterRunStatus.FAILURE)
+        assert desk.tick()[0] == []
+    assert len(keys_used) == 3 * MAX_ATTEMPTS
+
+
+def test_after_a_reset_of_its_cursor_the_sensor_goes_on_with_the_run_that_is_under_way(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [first], _ = desk.tick()
+    desk.finish(first, dg.DagsterRunStatus.FAILURE)
+    [second], _ = desk.tick()
+    running = desk.instance.add_run(
+        dg.DagsterRun(job_name="__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, tags=dict(second.tags))
+    )
+    desk.cursor = None
+    [same], _ = desk.tick()
+    assert same.run_key == second.run_key
+    desk.instance.report_run_failed(running)
+    [third], _ = desk.tick()
+    assert third.tags[ATTEMPT] == "3"
+
+
+def test_a_landing_whose_source_is_not_declared_any_more_does_not_keep_others_waiting(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    desk.finish(request, dg.DagsterRunStatus.FAILURE)
+    sources, models = load_sources(), load_models()
+    without = {name: spec for name, spec in sources.items() if name != "weather"}
+    desk.sensor = new_files_sensor(without, {"loan_approval": models["loan_approval"]})
+    [again], _ = desk.tick()
+    assert keys(again) == {"raw/flights", "validated/flights", "quarantine/flights"}
+    desk.finish(again, dg.DagsterRunStatus.FAILURE)
+    without.pop("flights")
+    desk.sensor = new_files_sensor(without, {"loan_approval": models["loan_approval"]})
+    assert desk.tick()[0] == []
+    assert Memory.read(desk.cursor).open == {}
+
+
 def test_while_a_run_is_under_way_the_sensor_waits_and_says_so(desk: Desk) -> None:
     desk.publish(*DAYS)
     [request], _ = desk.tick()

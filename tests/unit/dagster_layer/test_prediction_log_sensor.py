@@ -81,6 +81,14 @@ def test_an_open_segment_that_nobody_writes_to_is_taken_for_a_dead_workers(desk:
     assert len(requests) == 1
 
 
+def test_an_open_segment_without_records_is_an_idle_workers_and_waits_for_nothing(desk: Desk) -> None:
+    path = write_segment(desk.settings.prediction_log, [], sealed=False)
+    os.utime(path, (0, 0))
+    requests, reason = desk.tick()
+    assert requests == []
+    assert reason.startswith("No sealed segment waits")
+
+
 def test_while_a_move_is_under_way_no_other_is_asked_for(desk: Desk) -> None:
     desk.wait(1, since=MOVE_AFTER * 2)
     [request], _ = desk.tick()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -25,6 +26,7 @@ from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle, tiny_spec
 from resources.platform_home import PlatformHome
 from resources.records import RecordIOManager
+from sensors.failures import what_failed
 from sensors.rollout import rollout_sensor
 from tests.unit.release.lives import draft, registered
 
@@ -118,7 +120,14 @@ def test_an_operator_kills_resumes_promotes_and_rolls_back_from_the_ui(house: Ho
 def test_a_decision_that_lacks_something_is_refused_and_says_what(
     house: House, job: str, config: dict[str, Any], said: str
 ) -> None:
-    assert said in failure(house.run(job, raises=False, **config))
+    result = house.run(job, raises=False, **config)
+    assert said in failure(result)
+    # Where the run's page begins, and in the alarm: not below Dagster's own words and stack traces.
+    failed = next(event for event in result.all_events if event.is_step_failure).step_failure_data
+    assert said in failed.error_display_string.splitlines()[0]
+    assert failed.user_failure_data is not None
+    assert "fix" in failed.user_failure_data.metadata
+    assert re.match(rf"decide_{job}: (ConfigError|NotReleasable): .*{said}", what_failed(house.instance, result.run_id))
     assert states(settings=house.settings) == {}
 
 

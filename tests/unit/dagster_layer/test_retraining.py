@@ -120,6 +120,29 @@ def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -
     assert request.run_config == {"resources": {"training": {"config": {"evaluation": {"better_by": 0.8}}}}}
 
 
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ({"why": ""}, "why is missing"),
+        ({"verdict": "aks"}, "'aks' is no verdict. Fix: Fill in one of ask, needs_a_person, blocked"),
+        ({"evidence": {"since": "yesterday"}}, "since in the evidence is 'yesterday'. Fix: Give a date"),
+        (
+            {"evidence": {"as_of": "2024-01-05"}},
+            "as_of in the evidence is '2024-01-05'. Fix: Give a time with its zone",
+        ),
+    ],
+)
+def test_a_slip_in_the_launchpad_is_refused_and_nothing_is_recorded(
+    house: House, slip: dict[str, Any], told: str
+) -> None:
+    config = wish(MODEL_NAME, **{"why": "to see", "actor": "ada", **slip})
+    result = house.run(f"retrain_{MODEL_NAME}", raises=False, run_config=config)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert told in str(failure.step_failure_data.error)
+    assert house.events == []
+    assert house.said(retraining_sensor(house.spec)) == "Nobody asks for a retraining."
+
+
 @pytest.mark.slow
 def test_a_request_is_carried_out_by_one_run_and_a_repeated_launch_trains_nothing(house: House) -> None:
     sample.publish_loans(house.settings.loans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import namedtuple
 from dataclasses import replace
@@ -126,8 +127,9 @@ def test_a_certificate_that_is_none_or_gone_is_named(settings: Settings, tmp_pat
 
 
 def test_a_prediction_log_that_nobody_moves_gets_worse_with_its_age(settings: Settings) -> None:
-    write_segment(settings.prediction_log, [prediction(1)])
+    path = write_segment(settings.prediction_log, [prediction(1)])
     began = datetime(2024, 3, 2, 0, 0, tzinfo=UTC)
+    os.utime(path, (began.timestamp(), began.timestamp()))
     tiers = [
         [alert.tier for alert in machine.log_lag(settings, now=began + timedelta(minutes=minutes)).alerts]
         for minutes in (10, 45, 400)

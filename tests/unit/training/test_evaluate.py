@@ -18,6 +18,7 @@ from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import read_set
 from pilotage.training.evaluate import evaluate
 from pilotage.training.gate import judge
+from pilotage.training.one_work import check_one_work
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
 from pilotage.training.refit import refit
 from pilotage.training.train import train
@@ -234,3 +235,14 @@ def test_the_manifest_is_json_without_a_gap(run: Trained) -> None:
     text = (Path(run[2].bundle) / "manifest.json").read_text(encoding="utf-8")
     assert json.loads(text)["training"]["rows"] == 2400
     assert "NaN" not in text
+
+
+def test_what_the_steps_hand_on_is_of_one_training(run: Trained, shown: Evaluation, tmp_path: Path) -> None:
+    _, made, candidate, _ = run
+    check_one_work(made, candidate)
+    check_one_work(made, candidate, shown)
+    _, others_set, other, _ = trained(tmp_path, rows=parcels(30))
+    with pytest.raises(TrainingError, match=f"was not trained on the training set {others_set.sha256[:12]}"):
+        check_one_work(others_set, candidate, shown)
+    with pytest.raises(TrainingError, match="is not the one that the evaluation is about"):
+        check_one_work(others_set, other, shown)

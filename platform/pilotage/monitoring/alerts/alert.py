@@ -55,6 +55,7 @@ KINDS: Mapping[str, Rule] = {
     ),
     "log_damaged": Rule(tier="critical", clear_checks=1, clear_for=_ONCE, runbook="docs/runbooks/prediction-log.md"),
     "daemon_silent": Rule(tier="critical"),
+    "sensor_failing": Rule(tier="critical"),
     "killed": Rule(tier="critical", ends="acknowledged", runbook="docs/runbooks/a-model-answers-wrongly.md"),
     "needs_a_person": Rule(tier="critical", ends="acknowledged"),
     # Warning.

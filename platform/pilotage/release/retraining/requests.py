@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from datetime import date, datetime
 from typing import Any
 
-from pilotage.errors import NotReleasable
+from pilotage.errors import ConfigError, NotReleasable
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
@@ -35,7 +35,8 @@ def request(
     Args:
         model: The model.
         cause: Why, in one word.
-        evidence: What the alarm measured, as JSON values; ``alarm`` names it, ``since`` (ISO date) dates the change.
+        evidence: What the alarm measured, as JSON values; ``alarm`` names it, ``since`` (ISO date) dates the change,
+            ``as_of`` (ISO time with its zone) the data.
         settings: Where everything is.
         actor: Who asks.
         why: Why, in words. Default: the cause.
@@ -47,11 +48,12 @@ def request(
         The request that it is part of; ``None`` if an attempt runs, and it waits to be part of the next one.
 
     Raises:
-        ConfigError: Nobody asks.
+        ConfigError: Nobody asks, or the evidence dates something with what is no date.
         NotReleasable: The cause is none.
     """
     why = why or f"{cause}: {evidence.get('alarm') or 'no more was said'}"
     signed(actor, why)
+    _dated(evidence)
     facts = {**evidence, **({"once": once} if once is not None else {})}
     draft = Draft(
         model=model,
@@ -122,6 +124,31 @@ def call_a_person(
     if event is not None:
         _LOG.error("%s needs a person: %s", model, why)
     return event is not None
+
+
+def _dated(evidence: Mapping[str, Any]) -> None:
+    """Refuses what whoever reads the open request could not: its sensor would fail at every look."""
+    for name, (read, wanted) in _DATES.items():
+        if (value := evidence.get(name)) is None:
+            continue
+        try:
+            read(str(value))
+        except ValueError:
+            raise ConfigError(
+                f"{name} in the evidence is {value!r}.", fix=f"Give {wanted}, or leave it out.", field=name
+            ) from None
+
+
+def _zoned(text: str) -> None:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError(text)
+
+
+_DATES: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "since": (lambda text: date.fromisoformat(text[:10]), "a date, such as 2013-02-08"),
+    "as_of": (_zoned, "a time with its zone, such as 2013-02-08T04:00:00+00:00"),
+}
+"""Field of the evidence → what reads it, and what it is to be."""
 
 
 def _asked_before(state: ModelState, cause: Cause, once: str) -> bool:

@@ -156,13 +156,23 @@ def segments(folder: Path, *, state: Literal["open", "sealed", "both"] = "both")
 
 
 def oldest(folder: Path) -> datetime | None:
-    """When the segment that is there longest began; ``None`` if there is none. Cheap: it looks at names alone."""
+    """Since when what was logged waits there longest; ``None`` if nothing does.
+
+    A worker begins a segment before it has anything to write, which may be a night later, and seals it within a minute
+    of its first record: so it is not its name that tells, but when it was last written.
+    """
+    waiting = [each.modified for each in segments(folder) if each.sealed or has_records(each.path)]
+    return datetime.fromtimestamp(min(waiting), UTC) if waiting else None
+
+
+def has_records(path: Path) -> bool:
+    """Whether a segment holds more than its header. One that is gone does not; one that can't be read may."""
     try:
-        found = [path.stem.rsplit("-", 2)[1] for path in folder.iterdir() if path.suffix in (OPEN, SEALED)]
-        return _moment(min(found)) if found else None
-    except (FileNotFoundError, IndexError, ValueError):
-        # A file of somebody else's says nothing.
-        return None
+        return next(lines(path, damage=lambda _: None), None) is not None
+    except FileNotFoundError:
+        return False
+    except UnreadableFile:
+        return True
 
 
 def _moment(text: str) -> datetime:
