@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError, ReleaseError
@@ -17,14 +17,14 @@ from pilotage.policy import Guardrail, GuardrailMetric
 from pilotage.release.evidence import REFERENCE, Evidence, Stage, answers_since, observations, share_of
 from pilotage.release.guardrails import Split, drawn_games, estimate, split, totals
 from pilotage.release.ledger import Ledger, SqlLedger
-from pilotage.release.losses import BOTH_WAYS, CLIP, span
+from pilotage.release.losses import CLIP, METRICS, span
 from pilotage.release.sequential import Game, bound
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
-LOSSES = tuple(metric for metric in get_args(GuardrailMetric) if metric not in BOTH_WAYS)
+LOSSES = tuple(name for name, metric in METRICS.items() if not metric.both_ways)
 """What can be compared. A mean probability is neither better nor worse when it is lower."""
 
 Verdict = Literal["better", "worse", "undecided so far"]
@@ -141,7 +141,7 @@ def report(
         spec: The model.
         settings: Where the log is.
         lake: Where the moved log is.
-        metric: What to compare; less is better. Not one of ``BOTH_WAYS``, which are neither.
+        metric: What to compare; less is better. One of ``LOSSES``.
         alpha: Chance that the interval is ever wrong.
         limit_ms: For ``slow_answers``.
         trial: A test of ``trials``; ``None`` for the one that runs, else the last one.

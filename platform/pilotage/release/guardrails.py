@@ -18,7 +18,7 @@ import polars as pl
 
 from pilotage.policy import Guardrail, GuardrailMetric
 from pilotage.release.evidence import Evidence, Stage, observations
-from pilotage.release.losses import BOTH_WAYS, NEED_LABELS, OWN_ANSWERS, TYPICAL, loss
+from pilotage.release.losses import METRICS, loss
 from pilotage.release.sequential import (
     Arm,
     Game,
@@ -192,12 +192,12 @@ def level_of(rows: pl.DataFrame, metric: GuardrailMetric, expr: pl.Expr) -> floa
         expr: The loss.
     """
     losses = rows.select(expr).to_series().drop_nulls()
-    return round(float(losses.mean()), 4) if len(losses) >= ENOUGH_REFERENCE else TYPICAL[metric]  # type: ignore[arg-type]
+    return round(float(losses.mean()), 4) if len(losses) >= ENOUGH_REFERENCE else METRICS[metric].typical  # type: ignore[arg-type]
 
 
 def _judge(guardrail: Guardrail, alpha: float, stages: Sequence[Sequence[Game]], planned: int) -> GuardrailVerdict:
     of = max(planned, 1)
-    two_sided = guardrail.metric in BOTH_WAYS
+    two_sided = METRICS[guardrail.metric].both_ways
     each = alpha / 2 if two_sided else alpha
     logs = [log_evidence(stages, guardrail.tolerance, of=of)]
     if two_sided:
@@ -239,7 +239,7 @@ def estimate(games: Sequence[Game]) -> float | None:
 
 
 def _paired(evidence: Evidence, pairs: pl.DataFrame, guardrail: Guardrail, cost: CostMatrix) -> list[Game]:
-    if guardrail.metric not in OWN_ANSWERS:
+    if not METRICS[guardrail.metric].of_shadows:
         return []
     expr = loss(guardrail.metric, cost=cost, limit_ms=guardrail.limit_ms)
     if guardrail.metric == "errors":
@@ -263,7 +263,7 @@ def drawn_games(
     """What a step's lots give to bet on; each chance to be drawn is a game of its own."""
     expr = loss(guardrail.metric, cost=cost, limit_ms=guardrail.limit_ms)
     before = evidence.predictions.filter((pl.col("routed_version") == evidence.champion) & (pl.col("at") < stage.since))
-    if guardrail.metric in NEED_LABELS:
+    if METRICS[guardrail.metric].labelled:
         before = before.filter(pl.col("label_received_at") < stage.since)
     level = level_of(before, guardrail.metric, expr)
     return [

@@ -6,39 +6,45 @@ treat): a canary that fails on the hard requests must not look good on the rest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import assert_never
+
 import polars as pl
 
-from pilotage.errors import ConfigError
 from pilotage.policy import GuardrailMetric
 from pilotage.spec import CostMatrix
 
 CLIP = 5.0
 """Natural-log units: a log loss above counts as this, about what a probability of 0.7 % for the truth loses."""
 
-NEED_LABELS: frozenset[GuardrailMetric] = frozenset({"cost", "log_loss", "brier"})
-"""Metrics of labelled answers."""
 
-OWN_ANSWERS: frozenset[GuardrailMetric] = frozenset(
-    {"errors", "abstentions", "probability", "certainty", "cost", "log_loss", "brier"}
-)
-"""Metrics that a shadow can be held to. It has no fallback, and its time is another than an answer's: measured off the
-answer's path, without parsing and logging, and under whatever load there is."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """What holds of a guardrail's metric, besides its loss."""
 
-BOTH_WAYS: frozenset[GuardrailMetric] = frozenset({"probability", "certainty"})
-"""Metrics of how answers are distributed: less is no better than more."""
+    labelled: bool
+    """Whether it needs the label."""
+    of_shadows: bool
+    """Whether a shadow can be held to it. It has no fallback, and its time is another than an answer's: measured off
+    the answer's path, without parsing and logging, and under whatever load there is."""
+    both_ways: bool
+    """Whether it is about how answers are distributed: less is then no better than more."""
+    typical: float
+    """About what is lost, where nothing is known of the champion. A wrong guess costs time, never validity."""
 
-TYPICAL: dict[GuardrailMetric, float] = {
-    "errors": 0.0,
-    "slow_answers": 0.0,
-    "abstentions": 0.05,
-    "fallbacks": 0.0,
-    "probability": 0.3,
-    "certainty": 0.4,
-    "cost": 0.2,
-    "log_loss": 0.1,
-    "brier": 0.15,
+
+METRICS: dict[GuardrailMetric, Metric] = {
+    "errors": Metric(labelled=False, of_shadows=True, both_ways=False, typical=0.0),
+    "slow_answers": Metric(labelled=False, of_shadows=False, both_ways=False, typical=0.0),
+    "abstentions": Metric(labelled=False, of_shadows=True, both_ways=False, typical=0.05),
+    "fallbacks": Metric(labelled=False, of_shadows=False, both_ways=False, typical=0.0),
+    "probability": Metric(labelled=False, of_shadows=True, both_ways=True, typical=0.3),
+    "certainty": Metric(labelled=False, of_shadows=True, both_ways=True, typical=0.4),
+    "cost": Metric(labelled=True, of_shadows=True, both_ways=False, typical=0.2),
+    "log_loss": Metric(labelled=True, of_shadows=True, both_ways=False, typical=0.1),
+    "brier": Metric(labelled=True, of_shadows=True, both_ways=False, typical=0.15),
 }
-"""About what is lost, where nothing is known of the champion. A wrong guess costs time, never validity."""
+"""Every metric; a new one needs its loss below, too."""
 
 
 def loss(metric: GuardrailMetric, *, cost: CostMatrix, limit_ms: float) -> pl.Expr:
@@ -76,7 +82,7 @@ def loss(metric: GuardrailMetric, *, cost: CostMatrix, limit_ms: float) -> pl.Ex
         case "brier":
             expr = (probability - label.cast(pl.Float64)) ** 2
         case _:
-            raise ConfigError(f"No guardrail measures {metric}.", fix="Use one that policy.GuardrailMetric names.")
+            assert_never(metric)
     return expr.alias("loss")
 
 

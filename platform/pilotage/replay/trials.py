@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.policy import GuardrailMetric
-from pilotage.release.losses import NEED_LABELS, OWN_ANSWERS, loss
+from pilotage.release.losses import METRICS, loss
 from pilotage.release.sequential import Paired, log_evidence
 from pilotage.spec import CostMatrix, ModelSpec
 
@@ -41,13 +41,13 @@ def breached(spec: ModelSpec, answers: Answers) -> list[str]:
     alpha = spec.rollout.alpha / max(len(rails), 1)
     found = []
     for rail in rails:
-        if rail.metric not in OWN_ANSWERS or rail.metric == "errors":
+        if not METRICS[rail.metric].of_shadows or rail.metric == "errors":
             continue
         stages = [[_game(rail.metric, answers, spec.kpi.cost)]]
         of = 1 + len(spec.rollout.canary)
         logs = log_evidence(stages, rail.tolerance, of=of)
         each = alpha
-        if rail.metric == "probability":
+        if METRICS[rail.metric].both_ways:
             each = alpha / 2
             logs = max(logs, log_evidence(stages, -rail.tolerance, of=of, side="below"))
         if logs >= -math.log(each):
@@ -77,7 +77,7 @@ def worse(spec: ModelSpec, stages: Sequence[Answers], *, of: int) -> list[str]:
 
 def _game(metric: GuardrailMetric, answers: Answers, cost: CostMatrix) -> Paired:
     expr = loss(metric, cost=cost, limit_ms=0.0)
-    rows = answers.known if metric in NEED_LABELS else np.ones(len(answers.known), dtype=bool)
+    rows = answers.known if METRICS[metric].labelled else np.ones(len(answers.known), dtype=bool)
     ours, theirs = (
         pl.DataFrame(
             {

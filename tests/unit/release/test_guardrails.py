@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from pilotage.policy import Guardrail, GuardrailMetric, Rollout
 from pilotage.release.evidence import Stage, drawn, observations
 from pilotage.release.guardrails import games_of, judge, payload, split
-from pilotage.release.losses import NEED_LABELS, TYPICAL, loss, span
+from pilotage.release.losses import METRICS, loss, span
 from pilotage.release.sequential import Randomised
+from pilotage.settings import PROJECT
 from pilotage.spec import ModelSpec
 from pilotage.testing.bundles import tiny_spec
 from tests.unit.release.evidences import (
@@ -85,11 +87,20 @@ def test_every_answer_has_the_loss_that_its_metric_says(
     assert lost(metric, given_row) == (None if expected is None else pytest.approx(expected))
 
 
+def test_every_metric_is_described_and_in_the_how_to_with_whether_a_shadow_is_held_to_it() -> None:
+    assert set(METRICS) == set(get_args(GuardrailMetric)), "describe it in release/losses.py"
+    page = (PROJECT / "docs" / "how-to" / "roll-out-a-version.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| metric \|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = [line.split(" | ") for line in table.splitlines()[1:]]
+    told = {name: cells[-1].startswith("yes") for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+    assert told == {name: metric.of_shadows for name, metric in METRICS.items()}, "of docs/how-to/roll-out-a-version.md"
+
+
 def test_a_cost_is_told_on_the_span_of_its_matrix() -> None:
     assert span(COST) == 5
 
 
-@given(st.floats(0, 1), st.booleans(), st.booleans(), st.sampled_from(sorted(TYPICAL)))
+@given(st.floats(0, 1), st.booleans(), st.booleans(), st.sampled_from(sorted(METRICS)))
 def test_a_loss_is_always_within_bounds(
     probability: float, decision: bool, label: bool, metric: GuardrailMetric
 ) -> None:
@@ -208,10 +219,10 @@ def test_the_level_comes_of_what_was_known_of_the_champion_before_the_step() -> 
         return [row(1000 + i, at=START - timedelta(hours=1), probability=0.6, **changes) for i in range(n)]
 
     assert level(before(200), "probability") == 0.6
-    assert level(before(20), "probability") == TYPICAL["probability"]
+    assert level(before(20), "probability") == METRICS["probability"].typical
     told = {"label": True, "label_received_at": START - timedelta(minutes=1)}
     assert level(before(200, **told), "brier") == 0.16
-    assert level(before(200, **told | {"label_received_at": START}), "brier") == TYPICAL["brier"]
+    assert level(before(200, **told | {"label_received_at": START}), "brier") == METRICS["brier"].typical
 
 
 def test_alpha_is_divided_among_the_guardrails() -> None:
@@ -312,4 +323,4 @@ def test_without_any_answer_nothing_is_known() -> None:
 def test_all_metrics_that_need_labels_wait_for_them() -> None:
     unlabelled = [{**each, "label": None} for each in traffic(200)]
     for verdict in judge(SPEC, evidence(unlabelled)):
-        assert (verdict.challenger == 0) == (verdict.metric in NEED_LABELS)
+        assert (verdict.challenger == 0) == METRICS[verdict.metric].labelled
