@@ -24,7 +24,6 @@ from serving.replies import send_reply
 from serving.worker import Core
 
 _HEALTH = frozenset(("/livez", "/readyz", "/healthz"))
-_MODEL_ROUTES = ("predict", "predict/batch", "outcomes", "invocations")
 _BATCH = "/{model}/predict/batch"
 _NOT_JSON = "Send it with Content-Type: application/json."
 
@@ -62,6 +61,7 @@ class Gateway:
         self._specs = specs
         self._core = core
         self._endpoints = endpoints(specs)
+        self._of_models = {each.route.removeprefix("/{model}/") for each in self._endpoints.values()}
         single = {path: each for path, each in self._endpoints.items() if isinstance(each, Predict)}
         self.express = Express(single, core)
         """For the connections: plain predictions need not come here."""
@@ -187,7 +187,7 @@ class Gateway:
             name = parts[1]
         elif parts[:2] == ["v2", "models"] and len(parts) >= 3:
             name = parts[2]
-        elif "/".join(parts[1:]) in _MODEL_ROUTES:
+        elif "/".join(parts[1:]) in self._of_models:
             name = parts[0]
         if name is not None and name not in self._specs:
             raise UnknownModel(f"There is no model {name[:100]!r}.", fix=f"Use one of: {', '.join(self._specs)}.")

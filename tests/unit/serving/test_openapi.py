@@ -13,6 +13,7 @@ from pilotage.errors import InvalidRequest
 from pilotage.runtime.contract import Contract
 from pilotage.testing.bundles import tiny_spec
 from serving import openapi
+from serving.gateway import endpoints
 from serving.protocols import Parsed, batch, invocations, json_answer, oip, outcomes
 from tests.unit.serving.codec_cases import FIELDS, NOW, ORDER, answer
 
@@ -170,6 +171,13 @@ def test_every_path_of_the_page_has_a_route_template(page: dict[str, Any]):
         return path
 
     assert {template(path) for path in page["paths"]} <= openapi.routes()
+
+
+def test_every_endpoint_is_on_the_page_and_its_requests_are_counted_by_its_route(page: dict[str, Any]):
+    made = endpoints(SPECS)
+    hidden = [path for path, endpoint in made.items() if not {path, endpoint.route} & set(page["paths"])]
+    assert hidden == [], "describe these in serving/openapi.py"
+    assert {endpoint.route for endpoint in made.values()} - openapi.routes() == set(), "add these to openapi.routes()"
 
 
 def test_no_operation_has_the_id_of_another(page: dict[str, Any]):
