@@ -7,7 +7,6 @@
     │   ├── SourceUnavailable  the SQL server or REST endpoint can't be reached, or stopped half way
     │   ├── UnreadableFile     a landed file can't be read as what it says it is
     │   ├── SchemaChanged      columns of the source were renamed, dropped, retyped or added
-    │   ├── ContractBreached   more rows break the contract than it tolerates
     │   ├── ExpectationFailed  an expectation could not be evaluated (not: was not met)
     │   └── UnpublishedData    downstream asked for data that was not validated
     ├── LakeError
@@ -86,10 +85,6 @@ class UnreadableFile(DataError):
 
 class SchemaChanged(DataError):
     """Columns of a source were renamed, dropped, retyped or added."""
-
-
-class ContractBreached(DataError):
-    """More rows break the contract than it tolerates."""
 
 
 class ExpectationFailed(DataError):

@@ -19,7 +19,7 @@ from pilotage.data import sample
 from pilotage.data.lake import Lake
 from pilotage.data.lineage import origin, validated_versions
 from pilotage.errors import NotApproved, TrainingError
-from pilotage.release.champions import champion, release_status
+from pilotage.release.champions import champion, states
 from pilotage.release.commands import approve
 from pilotage.release.promote import promote
 from pilotage.run_tags import CAUSE, RANGE_FIRST, RANGE_LAST
@@ -184,8 +184,8 @@ def test_a_refused_candidate_leaves_its_reasons_and_no_version_and_the_champion_
     assert gate.metadata["refusals"].value >= 1
     observations = [event for event in result.all_events if event.event_type_value == "ASSET_OBSERVATION"]
     assert "0.999" in observations[0].asset_observation_data.asset_observation.description
-    status = release_status("loan_approval", settings=house.settings)
-    assert (status.versions, status.refused) == (1, 1)
+    state = states(settings=house.settings)["loan_approval"]
+    assert (len(state.versions), len(state.refused)) == (1, 1)
     assert champion("loan_approval", settings=house.settings) == first
 
 
@@ -193,7 +193,7 @@ def test_a_candidate_is_registered_by_its_own_evaluation_and_by_no_other(
     house: House, trained: dg.ExecuteInProcessResult
 ) -> None:
     made, model, shown = (f"loan_approval/{step}" for step in ("training_set", "trained_model", "evaluation"))
-    versions = release_status("loan_approval", settings=house.settings).versions
+    before = states(settings=house.settings)
     house.run("train_loan_approval", only=[made, model, shown])
     # A step that somebody materializes alone, with another configuration.
     house.run("train_loan_approval", only=[model], rounds=1)
@@ -201,7 +201,7 @@ def test_a_candidate_is_registered_by_its_own_evaluation_and_by_no_other(
     failure = next(event for event in refused.all_events if event.is_step_failure)
     assert "is not the one that the evaluation is about" in str(failure.step_failure_data.error)
     assert "Run train_loan_approval as a whole" in str(failure.step_failure_data.error)
-    assert release_status("loan_approval", settings=house.settings).versions == versions
+    assert states(settings=house.settings) == before
 
 
 def test_a_run_configuration_that_does_not_fit_names_the_field(

@@ -17,7 +17,7 @@ import pytest
 
 from pilotage.errors import BundleCorrupt, LedgerConflict, NotReleasable, RegistryUnavailable
 from pilotage.release import mlflow_store
-from pilotage.release.champions import champion, champion_reference, release_status, states
+from pilotage.release.champions import champion, states
 from pilotage.release.events import Draft
 from pilotage.release.ledger import SqlLedger
 from pilotage.release.promote import promote
@@ -136,8 +136,9 @@ def test_a_refused_candidate_leaves_its_run_and_its_reasons_and_no_version(
     tags = client.get_run(result.mlflow_run_id).data.tags
     assert (tags["gate"], tags["gate_reasons"]) == ("refused", "auc 0.80 is under 0.95")
     assert client.search_registered_models() == []
-    status = release_status("tiny", settings=settings)
-    assert (status.refused, status.versions, status.last_refusal) == (1, 0, "auc 0.80 is under 0.95")
+    state = states(settings=settings)["tiny"]
+    [refusal] = state.refused
+    assert (list(refusal.reasons), dict(state.versions)) == (["auc 0.80 is under 0.95"], {})
     with pytest.raises(NotReleasable, match="no version 1 that passed its gate"):
         promote("tiny", 1, settings=settings, actor="ada", why="hope")
 
@@ -203,9 +204,7 @@ def test_promotion_is_decided_in_the_ledger_and_shown_as_an_alias(
     assert promote("tiny", 2, settings=settings, actor="bob", why="again") == release
     promote("tiny", 1, settings=settings, actor="bob", why="take it back")
     assert client.get_model_version_by_alias("tiny", "champion").version == 1
-    assert [past.version for past in release_status("tiny", settings=settings).history] == [2, 1]
-    version, reference = champion_reference("tiny", settings=settings)
-    assert (version, reference.height) == (1, 50)
+    assert [past.version for past in states(settings=settings)["tiny"].history] == [2, 1]
 
 
 def test_a_damaged_bundle_may_not_become_champion(runs: dict[str, Run], settings: Settings) -> None:

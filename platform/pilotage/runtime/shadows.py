@@ -58,8 +58,6 @@ class Shadows:
         self._waiting: deque[_Work] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
-        self.ran = 0
-        """Predictions of shadows."""
         self.dropped = 0
         """Requests that no shadow saw, and records that the log did not take."""
 
@@ -109,7 +107,6 @@ class Shadows:
             works.append(self._waiting.popleft())
         for loaded in board.shadows:
             for record in self._predict(loaded, board, works):
-                self.ran += 1
                 taken = self._log(self._encode(record))
                 if not taken:
                     self.dropped += 1

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pilotage.release.retraining.records import Cause, Request
 from pilotage.release.stages import ModelState
 from pilotage.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from pilotage.monitoring.drift.records import DriftVerdict
 
 Do = Literal["ask", "wait", "blocked", "needs_a_person", "nothing"]
 
@@ -58,30 +55,6 @@ class Decision:
     signal: Signal | None = None
     """The one that it is about; the worst first: performance, then drift."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-def drift_signal(verdict: DriftVerdict, *, since: date | None) -> Signal | None:
-    """What a drift verdict says; ``None`` if no alarm is open.
-
-    Args:
-        verdict: Of the newest window.
-        since: First day of the alarm, by the state that goes with it.
-    """
-    if not verdict.alarm:
-        return None
-    expected = verdict.expected_loss
-    return Signal(
-        cause="drift",
-        why=verdict.why,
-        harmful=expected is not None and expected.suffers,
-        since=since,
-        evidence={
-            "version": verdict.version,
-            "columns": verdict.raised,
-            "expected_loss_change": verdict.expected_loss_change,
-            "window": [day.isoformat() for day in (verdict.first, verdict.last) if day is not None],
-        },
-    )
 
 
 def should_retrain(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -75,8 +74,6 @@ class Committer:
         self._gathered = 0
         """Submissions that waited a turn ago."""
         self._closing = False
-        self.started = 0.0
-        """When the commit began; ``time.monotonic``."""
         if kernel is not None:
             kernel.listen(loop, self._synced)
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
@@ -135,7 +132,6 @@ class Committer:
 
     def _begin(self, batch: Batch) -> None:
         """Writes a batch, and leaves it to the kernel to sync it."""
-        self.started = time.monotonic()
         try:
             file = self._appender.write(batch.submissions)
         except Exception as error:
@@ -239,7 +235,6 @@ class Committer:
         self._done(begun.batch, reason)
 
     def _commit(self, batch: Batch) -> None:
-        self.started = time.monotonic()
         reason = None
         try:
             self._appender.append(batch.submissions)

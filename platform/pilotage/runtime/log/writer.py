@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -78,8 +77,6 @@ class PredictionLog:
         """Batches on the disk since the start."""
         self.refused = 0
         """Records that were not taken or could not be committed, since the start; with those nobody waited for."""
-        self.last_commit_s = 0.0
-        """Seconds that the last commit took."""
 
     @property
     def depth(self) -> int:
@@ -204,8 +201,6 @@ class PredictionLog:
 
     def _done(self, batch: Batch, reason: str | None) -> None:
         """Counts a commit, and tells who waits."""
-        if self._committer is not None:
-            self.last_commit_s = time.monotonic() - self._committer.started
         self.last_error = reason
         with self._lock:
             self._queue.done(batch)
