@@ -12,7 +12,7 @@ from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from serving.connections import use_connections
 from serving.gateway import Gateway
-from serving.leash import die_with_parent
+from serving.parent_death import die_with_parent
 from serving.protocols import decode
 from serving.schemas import Answer, Body, request_model
 from serving.worker import Core
