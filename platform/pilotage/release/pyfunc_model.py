@@ -24,7 +24,7 @@ class BundleModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def predict(self, context, model_input: pd.DataFrame, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Predicts rows that already carry their as-of columns."""
-        from pilotage.runtime.notebook import predict_frame
+        from pilotage.runtime.pandas_frame import predict_frame
 
         return predict_frame(self._bundle, model_input)
 

@@ -11,7 +11,7 @@ import pytest
 
 from pilotage.errors import InvalidRequest, ModelNotReady, RequestTooLarge
 from pilotage.runtime.contract import Contract
-from pilotage.runtime.notebook import predict_frame
+from pilotage.runtime.pandas_frame import predict_frame
 from serving.protocols import invocations
 from tests.unit.serving.codec_cases import FIELDS, ORDER, SPEC, answer
 
