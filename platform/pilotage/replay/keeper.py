@@ -22,9 +22,9 @@ import numpy as np
 from pilotage.errors import ConfigError
 from pilotage.release.retraining.plan import training_of
 from pilotage.release.retraining.records import Ask, Request
+from pilotage.replay.guardrails import Answers, breached, worse
 from pilotage.replay.nights import scheduled
 from pilotage.replay.season import Night
-from pilotage.replay.trials import Answers, breached, worse
 from pilotage.replay.workshop import Trained
 from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pilotage.policy import Guardrail, GuardrailMetric, Rollout
-from pilotage.replay.trials import Answers, breached
+from pilotage.replay.guardrails import Answers, breached
 from pilotage.testing.bundles import tiny_spec
 
 ROWS = 2_000
