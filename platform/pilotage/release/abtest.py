@@ -31,7 +31,7 @@ Verdict = Literal["better", "worse", "undecided so far"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class ABTest:
     """An A/B test, running or ended."""
 
     model: str
@@ -94,9 +94,9 @@ class Report:
         return {**asdict(self), **times, "message": self.message}
 
 
-def trials(model: str, *, settings: Settings, ledger: Ledger | None = None) -> tuple[Trial, ...]:
+def ab_tests(model: str, *, settings: Settings, ledger: Ledger | None = None) -> tuple[ABTest, ...]:
     """Every A/B test of a model, the oldest first."""
-    found: list[Trial] = []
+    found: list[ABTest] = []
     states: dict[str, ModelState] = {}
     for event in (ledger or SqlLedger.to_read(settings)).events():
         if event.model != model:
@@ -112,7 +112,7 @@ def trials(model: str, *, settings: Settings, ledger: Ledger | None = None) -> t
                 found[-1] = replace(found[-1], stages=(*found[-1].stages, stage))
             else:
                 found.append(
-                    Trial(
+                    ABTest(
                         model=model,
                         version=now.version,
                         champion=now.against,
@@ -132,7 +132,7 @@ def report(
     metric: GuardrailMetric = "cost",
     alpha: float = 0.05,
     limit_ms: float = 50.0,
-    trial: Trial | None = None,
+    test: ABTest | None = None,
     ledger: Ledger | None = None,
 ) -> Report:
     """What an A/B test says so far.
@@ -144,7 +144,7 @@ def report(
         metric: What to compare; less is better. One of ``LOSSES``.
         alpha: Chance that the interval is ever wrong.
         limit_ms: For ``slow_answers``.
-        trial: A test of ``trials``; ``None`` for the one that runs, else the last one.
+        test: A test of ``ab_tests``; ``None`` for the one that runs, else the last one.
         ledger: Another ledger than the settings'.
 
     Raises:
@@ -154,7 +154,7 @@ def report(
     from pilotage.monitoring.log_frames import empty_frame
     from pilotage.runtime.answer import ShadowRecord
 
-    about = trial or next(reversed(trials(spec.name, settings=settings, ledger=ledger)), None)
+    about = test or next(reversed(ab_tests(spec.name, settings=settings, ledger=ledger)), None)
     if about is None:
         raise ReleaseError(
             f"There is no A/B test of {spec.name}.", fix="Begin one: docs/how-to/run-an-ab-test.md.", model=spec.name
@@ -174,7 +174,7 @@ def report(
 def weigh(
     spec: ModelSpec,
     evidence: Evidence,
-    trial: Trial,
+    test: ABTest,
     *,
     metric: GuardrailMetric = "cost",
     alpha: float = 0.05,
@@ -201,12 +201,12 @@ def weigh(
 
     return Report(
         model=spec.name,
-        version=trial.version,
-        champion=trial.champion,
+        version=test.version,
+        champion=test.champion,
         metric=metric,
         unit=unit,
-        since=trial.since,
-        until=trial.until,
+        since=test.since,
+        until=test.until,
         share=evidence.stage.share or 0.0,
         alpha=alpha,
         entities=ours.n,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pilotage.errors import ConfigError
-from pilotage.release.abtest import Report, Trial, trials, weigh
+from pilotage.release.abtest import ABTest, Report, ab_tests, weigh
 from pilotage.release.evidence import Stage
 from pilotage.settings import Settings
 from pilotage.testing.bundles import tiny_spec
@@ -18,12 +18,12 @@ from tests.unit.release.evidences import CHALLENGER, CHAMPION, START, canary, ev
 from tests.unit.release.test_rollout_decisions import book
 
 HALF = Stage(kind="canary", sequence=10, since=START, share=0.5, salt="s")
-TRIAL = Trial(model="tiny", version=CHALLENGER, champion=CHAMPION, since=START, until=None, stages=(HALF,))
+TEST = ABTest(model="tiny", version=CHALLENGER, champion=CHAMPION, since=START, until=None, stages=(HALF,))
 SPEC = tiny_spec()
 
 
 def weighed(rows: list[dict[str, Any]], **how: Any) -> Report:
-    return weigh(SPEC, evidence(rows, stages=(HALF,), planned=1), TRIAL, **how)
+    return weigh(SPEC, evidence(rows, stages=(HALF,), planned=1), TEST, **how)
 
 
 def costly(n: int, *, wrong: float, seed_stage: Stage = HALF) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_a_lot_that_was_not_fair_stays_so_when_the_share_is_changed() -> None:
     fair = [
         {**(canary if n % 5 < 2 else row)(9000 + n, drawn_by=11), "label": True, "decision": True} for n in range(50)
     ]
-    report = weigh(SPEC, evidence([*unfair, *fair], stages=(HALF, later), planned=1), TRIAL)
+    report = weigh(SPEC, evidence([*unfair, *fair], stages=(HALF, later), planned=1), TEST)
     assert report.verdict == "undecided so far"
     assert "50.00% should be" in report.message
 
@@ -107,10 +107,10 @@ def test_a_mean_probability_is_neither_better_nor_worse() -> None:
 # Tests, by the ledger
 
 
-def found(*kinds: tuple[str, int | None, dict[str, Any]]) -> tuple[Trial, ...]:
+def found(*kinds: tuple[str, int | None, dict[str, Any]]) -> tuple[ABTest, ...]:
     ledger = InMemoryLedger()
     ledger._events = book(*kinds)
-    return trials("tiny", settings=Settings(), ledger=ledger)
+    return ab_tests("tiny", settings=Settings(), ledger=ledger)
 
 
 def begins(share: float, salt: str) -> tuple[str, int, dict[str, Any]]:
@@ -125,8 +125,8 @@ def test_a_test_lasts_from_its_start_to_its_end_through_every_change_of_share() 
 
 
 def test_a_test_also_ends_when_its_version_is_promoted() -> None:
-    (trial,) = found(begins(0.5, "a"), ("promoted", 2, {}))
-    assert trial.until is not None
+    (test,) = found(begins(0.5, "a"), ("promoted", 2, {}))
+    assert test.until is not None
 
 
 def test_no_test_no_trial() -> None:
