@@ -75,7 +75,7 @@ class Predict(Endpoint):
         if logged:
             # There are more where one came to the disk although its worker had given it up: each answers this request.
             record = logged[0]
-            return json_answer(exchange.core.responder.desks[self.model].scribe.repeat(record, _decoded(body)))
+            return json_answer(exchange.core.responder.desks[self.model].writer.repeat(record, _decoded(body)))
         drafted = await self._predict(exchange, body)
         exchange.core.shadows.offer(drafted)
         return json_answer(drafted.answer)
@@ -194,14 +194,14 @@ class Outcomes(Endpoint):
         """Puts the outcomes on the disk, all or none."""
         core = exchange.core
         body = await exchange.body(LARGEST_BATCH)
-        scribe = core.responder.desks[self.model].scribe
+        writer = core.responder.desks[self.model].writer
         records = outcomes.parse(
             body,
             model=self.model,
             entity=self._entity,
             caller=exchange.caller.id,
             now=datetime.now(UTC),
-            protect=partial(scribe.protect, board=core.follower.boards.get(self.model)),
+            protect=partial(writer.protect, board=core.follower.boards.get(self.model)),
         )
         await core.log.submit(*(encode(record) for record in records))
         core.metrics.took_outcomes(self.model, len(records))

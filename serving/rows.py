@@ -68,7 +68,7 @@ async def repeat_rows(
     Raises:
         LogUnavailable: It can't be told any more which row is whose.
     """
-    scribe = exchange.core.responder.desks[model].scribe
+    writer = exchange.core.responder.desks[model].writer
     # Rows that break the contract were not logged; they break it still.
     drafts = [each for part in await _drafts(exchange, model, rows) for each in part.results]
     if sum(isinstance(each, Drafted) for each in drafts) != len(logged):
@@ -77,7 +77,7 @@ async def repeat_rows(
             fix="Send it with another id if it may be answered twice.",
         )
     records = iter(logged)
-    return [scribe.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
+    return [writer.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
 
 
 async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> list[Many]:

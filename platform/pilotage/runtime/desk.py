@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from pilotage.runtime.answer_writer import AnswerWriter
 from pilotage.runtime.answered import REFERRED
 from pilotage.runtime.answers_cache import AnswersCache
 from pilotage.runtime.board import Board, Loaded
@@ -16,7 +17,6 @@ from pilotage.runtime.drafts import Asked, Drafted, DraftedRows, Stage, Turn
 from pilotage.runtime.earlier_answers import Earlier, EarlierAnswers
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.routing import EntityHash
-from pilotage.runtime.scribe import Scribe
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 class Desk:
     """One model's desk."""
 
-    def __init__(self, spec: ModelSpec, scribe: Scribe) -> None:
+    def __init__(self, spec: ModelSpec, writer: AnswerWriter) -> None:
         """Prepares what every request needs.
 
         Args:
             spec: The model's declaration.
-            scribe: Writes its answers and records.
+            writer: Writes its answers and records.
         """
         self.spec = spec
-        self.scribe = scribe
+        self.writer = writer
         self.entities = EntityHash(spec.entity, {field.name: field for field in spec.request})
         self.answers = AnswersCache(spec.serving.cached_answers)
         """Probabilities, by version and features."""
@@ -106,7 +106,7 @@ class Desk:
         """
         by = loaded or turn.loaded
         role = stage or turn.stage
-        drafted = self.scribe.write(
+        drafted = self.writer.write(
             board,
             asked,
             version=by.version,
@@ -127,8 +127,8 @@ class Desk:
     def draft_rows(
         self, board: Board, turn: Turn, asked: Sequence[Asked], scored: ScoredRows
     ) -> tuple[DraftedRows, bytes]:
-        """Writes what one version said to several requests at once, and the record of all; see ``Scribe``."""
-        drafts, payload = self.scribe.write_rows(board, turn, asked, scored)
+        """Writes what one version said to several requests at once, and the record of all; see ``AnswerWriter``."""
+        drafts, payload = self.writer.write_rows(board, turn, asked, scored)
         self.earlier.put_many(scored.prepared.requests(), drafts.answers)
         return drafts, payload
 
@@ -136,7 +136,7 @@ class Desk:
         self, board: Board, asked: Asked, turn: Turn, earlier: Earlier, reasons: tuple[str, ...], *, by: Loaded
     ) -> Drafted:
         """Writes the answer of before again, which the version gave that takes the request now."""
-        return self.scribe.write(
+        return self.writer.write(
             board,
             asked,
             version=earlier.version,
@@ -155,7 +155,7 @@ class Desk:
         self, board: Board, asked: Asked, turn: Turn | None, ruled: Ruled, reasons: tuple[str, ...]
     ) -> Drafted:
         """Writes the rule's answer, or that there is none."""
-        return self.scribe.write(
+        return self.writer.write(
             board,
             asked,
             version=None,

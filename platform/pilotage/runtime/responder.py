@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
 from pilotage.runtime.answer import Explanation, Written
+from pilotage.runtime.answer_writer import AnswerWriter, Ids
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.desk import Desk
 from pilotage.runtime.drafts import Asked, AskedRows, Drafted, Stage, Turn
@@ -22,7 +23,6 @@ from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
 from pilotage.runtime.pseudonyms import Pseudonyms
-from pilotage.runtime.scribe import Ids, Scribe
 from pilotage.runtime.version_scores import VersionScores, parts_of
 from pilotage.spec import ModelSpec
 
@@ -67,7 +67,7 @@ class Responder:
         """
         self.ids = Ids()
         self.desks = {
-            name: Desk(spec, Scribe(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=self.ids))
+            name: Desk(spec, AnswerWriter(spec, pseudonyms=pseudonyms, encode=encode, keep=keep, ids=self.ids))
             for name, spec in specs.items()
         }
         self._follower = follower

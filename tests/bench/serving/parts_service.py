@@ -48,7 +48,7 @@ class _Altered(Core):
             self.log.submit = _at_once  # type: ignore[method-assign]
             self.log.submit_then = _soon  # type: ignore[method-assign]
             for desk in self.responder.desks.values():
-                desk.scribe._encode = _nothing
+                desk.writer._encode = _nothing
 
 
 def _at_once(*_: bytes) -> asyncio.Future[None]:

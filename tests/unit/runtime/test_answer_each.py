@@ -154,16 +154,16 @@ def test_a_model_that_gives_no_probability_is_asked_alone_and_not_remembered(wor
 
 
 def test_a_fault_of_ours_is_told_to_the_one_it_concerns(world: World) -> None:
-    scribe = world.responder.desks["one"].scribe
-    write = scribe.write
-    scribe.write_rows = None  # type: ignore[assignment]
+    writer = world.responder.desks["one"].writer
+    write = writer.write
+    writer.write_rows = None  # type: ignore[assignment]
 
     def failing(board: Any, asked: Asked, **more: Any) -> Drafted:
         if asked.request["order_id"] == "A-1":
             raise RuntimeError("no ink")
         return write(board, asked, **more)
 
-    scribe.write = failing  # type: ignore[method-assign]
+    writer.write = failing  # type: ignore[method-assign]
     first, second, third = together(world, orders(3))
     assert isinstance(second, RuntimeError)
     assert isinstance(first, Drafted)

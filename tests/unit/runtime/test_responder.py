@@ -333,7 +333,7 @@ def test_personal_values_are_pseudonyms_in_the_record_and_themselves_in_the_answ
             assert secret not in drafted.payload
         if record.features is not None:
             assert record.features["initial"].startswith("pseudonym:")
-    assert world.responder.desks["one"].scribe.protect({"order_id": "A-7"})["order_id"] == record.entity["order_id"]
+    assert world.responder.desks["one"].writer.protect({"order_id": "A-7"})["order_id"] == record.entity["order_id"]
 
 
 def test_the_log_is_told_which_state_a_prediction_is_from(tmp_path: Path) -> None:

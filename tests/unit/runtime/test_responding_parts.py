@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pilotage.expressions import to_json
 from pilotage.runtime import plans_file, shadows
 from pilotage.runtime.answer import ShadowRecord
+from pilotage.runtime.answer_writer import Ids
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.drafts import Drafted
@@ -25,7 +26,6 @@ from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.responder import Many
 from pilotage.runtime.routing import EntityHash, Segment
-from pilotage.runtime.scribe import Ids
 from pilotage.runtime.shadows import Shadows
 from pilotage.testing.bundles import START, tiny_spec
 from tests.unit.runtime.world import ORDER, World, world_of

@@ -23,8 +23,8 @@ from tests.unit.serving.wire import Wire, asked, at_once, connected
 def test_one_that_can_not_be_answered_is_the_only_one(
     service: Hosted, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scribe = service.core.responder.desks["tiny"].scribe
-    write = scribe.write
+    writer = service.core.responder.desks["tiny"].writer
+    write = writer.write
 
     def failing(board: Any, asked: Any, **more: Any) -> Any:
         if asked.request["order_id"] == "A-1":
@@ -33,8 +33,8 @@ def test_one_that_can_not_be_answered_is_the_only_one(
 
     async def with_it(wire: Wire) -> list[int]:
         wires = await connected(wire, 3)
-        monkeypatch.setattr(scribe, "write", failing)
-        monkeypatch.setattr(scribe, "write_rows", None)
+        monkeypatch.setattr(writer, "write", failing)
+        monkeypatch.setattr(writer, "write_rows", None)
         return [status for status, *_ in await at_once(wires, [asked(order) for order in orders(3)])]
 
     assert talk(service, with_it) == [200, 500, 200]

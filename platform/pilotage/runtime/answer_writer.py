@@ -46,7 +46,7 @@ class Ids:
         return [names[start : start + digits] for start in range(0, len(names), digits)]
 
 
-class Scribe:
+class AnswerWriter:
     """Writes for one model."""
 
     def __init__(
