@@ -42,7 +42,7 @@ def scoring_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[d
             plan = PlanFeed(ledger)().get(spec.name)
         finally:
             ledger.close()
-        predictor = champion_predictor(plan, spec.name, shelf=settings.bundles)
+        predictor = champion_predictor(plan, spec.name, bundles=settings.bundles)
         report = score_rows(
             spec,
             predictor,

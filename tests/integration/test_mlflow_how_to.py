@@ -96,7 +96,7 @@ def test_the_request_on_the_service_page_is_one_that_the_model_takes() -> None:
 
 @pytest.mark.slow
 def test_an_mlflow_server_that_keeps_its_artifacts_to_itself_serves_just_as_well(tmp_path: Path) -> None:
-    """As in the containers: artifacts come through the server, and the bundle's copy lies on the shelf."""
+    """As in the containers: artifacts come through the server, and the bundle's copy lies on this disk."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

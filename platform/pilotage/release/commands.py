@@ -196,7 +196,7 @@ def rollback(
         NotApproved: The target was never champion, and nobody approved it.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    verifier = Verifier(shelf=settings.bundles)
+    verifier = Verifier(bundles=settings.bundles)
 
     def make(state: ModelState) -> Draft | None:
         bad = version

@@ -91,14 +91,14 @@ def decide(
 class Verifier:
     """Lets a version get traffic only if its bundle is fit to serve; looks at each bundle once."""
 
-    def __init__(self, *, shelf: Path | None = None) -> None:
+    def __init__(self, *, bundles: Path | None = None) -> None:
         """Looks at nothing yet.
 
         Args:
-            shelf: ``settings.bundles``, where the service keeps copies: good enough to go back to where the registry
+            bundles: ``settings.bundles``, where the service keeps copies: good enough to go back to where the registry
                 has lost a bundle.
         """
-        self._shelf = shelf
+        self._bundles = bundles
         self._found: dict[int, BundleCorrupt | None] = {}
 
     def fits(self, version: Version) -> bool:
@@ -122,8 +122,8 @@ class Verifier:
     def _look(self, version: Version) -> BundleCorrupt | None:
         if version.version not in self._found:
             places = [Path(version.bundle)]
-            if self._shelf is not None:
-                places.append(self._shelf / version.model / str(version.version))
+            if self._bundles is not None:
+                places.append(self._bundles / version.model / str(version.version))
             wrong = [_try(place, version.bundle_sha256) for place in places]
             self._found[version.version] = None if None in wrong else wrong[0]
         return self._found[version.version]

@@ -30,8 +30,8 @@ from pilotage.release.retraining.state import FENCE
 from pilotage.release.run_log import tags_of, write_run
 from pilotage.release.state import ApprovalRule, ModelState
 from pilotage.runtime.bundle import Bundle
+from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.probe import admit
-from pilotage.runtime.shelf import fetch
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -307,7 +307,7 @@ def _register(
 def _bundle_home(
     client: MlflowClient, run_id: str, settings: Settings, *, model: str, version: int, sha256: str
 ) -> Path:
-    """Where the registered bundle lies: in MLflow's artifacts, if this machine sees them, else a copy on the shelf."""
+    """Where the registered bundle lies: in MLflow's artifacts, if this machine sees them, else a copy."""
     import mlflow
 
     model_id = client.get_run(run_id).outputs.model_outputs[-1].model_id
@@ -316,7 +316,7 @@ def _bundle_home(
         return Path(unquote(urlparse(location).path)) / "artifacts" / _BUNDLE
     with tempfile.TemporaryDirectory() as folder:
         got = mlflow.artifacts.download_artifacts(artifact_uri=f"{location}/artifacts/{_BUNDLE}", dst_path=folder)
-        return fetch(Path(got), sha256=sha256, shelf=settings.bundles, model=model, version=version)
+        return fetch(Path(got), sha256=sha256, bundles=settings.bundles, model=model, version=version)
 
 
 def _give_up(client: MlflowClient, run_id: str) -> None:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from pilotage.errors import BundleCorrupt, ConfigError, NotReleasable
+from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.probe import admit
-from pilotage.runtime.shelf import fetch
 from pilotage.settings import Settings
 
 _BUNDLES = "bundles"
@@ -119,7 +119,7 @@ def _take(folder: Path, model: str, assignment: Assignment) -> Assignment:
     place = fetch(
         Path(assignment.bundle),
         sha256=assignment.bundle_sha256,
-        shelf=folder / _BUNDLES,
+        bundles=folder / _BUNDLES,
         model=model,
         version=assignment.version,
     )

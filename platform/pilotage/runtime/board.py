@@ -15,11 +15,11 @@ from pilotage.errors import InvalidRequest, ModelNotReady, StateUnavailable
 from pilotage.policy import Serving
 from pilotage.runtime.breaker import Breaker
 from pilotage.runtime.bundle import Bundle
+from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.plan import Assignment, Plan
 from pilotage.runtime.predictor import Predictor
 from pilotage.runtime.probe import admit
 from pilotage.runtime.routing import Segment
-from pilotage.runtime.shelf import fetch
 from pilotage.runtime.state import OnlineState
 
 Key = tuple[int, str]
@@ -133,8 +133,8 @@ class Admission(Protocol):
     def __call__(self, directory: Path, *, sha256: str | None = None) -> Bundle: ...
 
 
-def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, admission: Admission = admit) -> Loaded:
-    """Brings a version to the shelf, lets a child process try it, and warms it up.
+def load(model: str, assignment: Assignment, *, bundles: Path, policy: Serving, admission: Admission = admit) -> Loaded:
+    """Brings a version to where this process keeps them, lets a child process try it, and warms it up.
 
     Raises:
         BundleCorrupt: It is not fit to serve.
@@ -142,7 +142,7 @@ def load(model: str, assignment: Assignment, *, shelf: Path, policy: Serving, ad
     folder = fetch(
         Path(assignment.bundle),
         sha256=assignment.bundle_sha256,
-        shelf=shelf,
+        bundles=bundles,
         model=model,
         version=assignment.version,
     )

@@ -21,10 +21,10 @@ from pilotage.errors import DeclarationError, InvalidRequest, ModelNotReady, Unp
 from pilotage.features.reading import ValidatedRows
 from pilotage.features.timeline import MOMENT
 from pilotage.runtime.bundle import Bundle
+from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.plan import Plan
 from pilotage.runtime.predictor import Predictor
 from pilotage.runtime.probe import admit
-from pilotage.runtime.shelf import fetch
 from pilotage.spec import ModelSpec
 
 DAY = "day"
@@ -88,13 +88,13 @@ class LakeState:
         return requests.hstack(known.select(bundle.state_types().keys()))
 
 
-def champion_predictor(plan: Plan | None, model: str, *, shelf: Path) -> Predictor:
-    """The champion, as the service would load it: its bundle on the shelf, admitted.
+def champion_predictor(plan: Plan | None, model: str, *, bundles: Path) -> Predictor:
+    """The champion, as the service would load it: its bundle copied to this disk, admitted.
 
     Args:
         plan: What the ledger says of the model.
         model: The model.
-        shelf: ``settings.bundles``.
+        bundles: ``settings.bundles``.
 
     Raises:
         ModelNotReady: The model has no champion, or is killed.
@@ -109,7 +109,9 @@ def champion_predictor(plan: Plan | None, model: str, *, shelf: Path) -> Predict
             f"{model} has no champion.", fix=f"Release one: pilotage promote {model} VERSION.", model=model
         )
     chosen = plan.champion
-    folder = fetch(Path(chosen.bundle), sha256=chosen.bundle_sha256, shelf=shelf, model=model, version=chosen.version)
+    folder = fetch(
+        Path(chosen.bundle), sha256=chosen.bundle_sha256, bundles=bundles, model=model, version=chosen.version
+    )
     return Predictor(admit(folder, sha256=chosen.bundle_sha256), chosen.version)
 
 

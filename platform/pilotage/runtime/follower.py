@@ -265,7 +265,7 @@ class Follower:
         key = (assignment.version, assignment.bundle_sha256)
         try:
             policy = self._policies.get(model) or Serving()
-            loaded = load(model, assignment, shelf=self._bundles, policy=policy, admission=self._admission)
+            loaded = load(model, assignment, bundles=self._bundles, policy=policy, admission=self._admission)
         except Exception as error:
             # Whatever it is: this thread must live to see the next version, and what is loaded goes on answering.
             self._refusals.add(model, key, f"version {assignment.version} is refused: {error}")

@@ -1,4 +1,4 @@
-"""The last known plans on this host's own disk: with them and the shelf, a restart needs no ledger.
+"""The last known plans on this host's own disk: with them and the cached bundles, a restart needs no ledger.
 
 A kill is remembered here as well. Several workers write the file; the newest plan of each model stays.
 """

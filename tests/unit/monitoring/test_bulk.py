@@ -107,14 +107,14 @@ def test_the_champion_scores_and_a_killed_model_does_not(tmp_path: Path) -> None
         since=when,
         trained_at=when,
     )
-    shelf = world.settings.bundles
-    predictor = champion_predictor(Plan(model="tiny", sequence=1, champion=champion), "tiny", shelf=shelf)
+    bundles = world.settings.bundles
+    predictor = champion_predictor(Plan(model="tiny", sequence=1, champion=champion), "tiny", bundles=bundles)
     assert (predictor.version, predictor.bundle.sha256) == (4, world.bundle.sha256)
-    assert (shelf / "tiny" / "4" / "manifest.json").exists()
+    assert (bundles / "tiny" / "4" / "manifest.json").exists()
     with pytest.raises(ModelNotReady, match="is killed: a bad week"):
-        champion_predictor(Plan(model="tiny", sequence=2, killed="a bad week"), "tiny", shelf=shelf)
+        champion_predictor(Plan(model="tiny", sequence=2, killed="a bad week"), "tiny", bundles=bundles)
     with pytest.raises(ModelNotReady, match="no champion"):
-        champion_predictor(None, "tiny", shelf=shelf)
+        champion_predictor(None, "tiny", bundles=bundles)
 
 
 def test_the_online_store_and_the_lake_are_the_same_state_to_the_predictor(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from pilotage.errors import BundleCorrupt, TrainingError
 from pilotage.features.view import FeatureView
 from pilotage.runtime.bundle import EXPECTED, read_bundle, verify_golden, write_bundle
+from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.folder import publish_folder
 from pilotage.runtime.probe import admit
 from pilotage.runtime.scorer import Calibrator
-from pilotage.runtime.shelf import fetch
 from pilotage.spec import Serving
 from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
 
@@ -272,12 +272,12 @@ def test_a_folder_that_can_not_be_written_whole_is_not_there(tmp_path: Path) -> 
 
 def test_the_shelf_repairs_a_damaged_copy_and_keeps_a_good_one(made: tuple[Path, str], tmp_path: Path) -> None:
     source, sha256 = made
-    place = fetch(source, sha256=sha256, shelf=tmp_path, model="tiny", version=3)
+    place = fetch(source, sha256=sha256, bundles=tmp_path, model="tiny", version=3)
     assert place == tmp_path / "tiny" / "3"
     inode = place.stat().st_ino
-    assert fetch(tmp_path / "gone", sha256=sha256, shelf=tmp_path, model="tiny", version=3).stat().st_ino == inode
+    assert fetch(tmp_path / "gone", sha256=sha256, bundles=tmp_path, model="tiny", version=3).stat().st_ino == inode
     (place / "model.txt").write_text("damaged")
-    repaired = fetch(source, sha256=sha256, shelf=tmp_path, model="tiny", version=3)
+    repaired = fetch(source, sha256=sha256, bundles=tmp_path, model="tiny", version=3)
     verify_golden(read_bundle(repaired, sha256=sha256))
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["3"]
 
@@ -286,7 +286,7 @@ def test_a_damaged_copy_stays_out_when_there_is_nothing_to_repair_it_from(
     made: tuple[Path, str], tmp_path: Path
 ) -> None:
     source, sha256 = made
-    place = fetch(source, sha256=sha256, shelf=tmp_path, model="tiny", version=1)
+    place = fetch(source, sha256=sha256, bundles=tmp_path, model="tiny", version=1)
     (place / "model.txt").write_text("damaged")
     with pytest.raises(BundleCorrupt):
-        fetch(tmp_path / "gone", sha256=sha256, shelf=tmp_path, model="tiny", version=1)
+        fetch(tmp_path / "gone", sha256=sha256, bundles=tmp_path, model="tiny", version=1)

@@ -98,4 +98,4 @@ def test_no_bento_and_no_bulk_job_takes_it_along(world: World, tmp_path: Path) -
     with pytest.raises(BundleCorrupt, match=DIFFERS):
         bake(tmp_path / "b", [plan(bad)])
     with pytest.raises(BundleCorrupt, match=DIFFERS):
-        champion_predictor(plan(bad), "one", shelf=tmp_path / "shelf")
+        champion_predictor(plan(bad), "one", bundles=tmp_path / "bundles")

@@ -81,7 +81,7 @@ class World:
         return Follower(
             tuple(self.specs),
             releases=self.read,
-            bundles=self.home / "shelf",
+            bundles=self.home / "bundles",
             online=self.home / "online",
             report=self.said.append,
             remember=self.home / "service",

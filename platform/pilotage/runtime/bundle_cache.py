@@ -15,20 +15,20 @@ from pilotage.runtime.bundle import FILES, verify_files
 from pilotage.runtime.folder import MANIFEST, publish_folder, read_verified
 
 
-def fetch(source: Path, *, sha256: str, shelf: Path, model: str, version: int) -> Path:
-    """Brings a bundle to the shelf, and gives its folder there.
+def fetch(source: Path, *, sha256: str, bundles: Path, model: str, version: int) -> Path:
+    """Copies a bundle to this disk, if it is not there, and gives its folder.
 
     Args:
         source: The bundle's folder in the registry.
         sha256: Of its manifest, as the ledger remembers it.
-        shelf: ``settings.bundles``.
+        bundles: ``settings.bundles``.
         model: The model.
         version: The version.
 
     Raises:
         BundleCorrupt: The source is missing or is not what the ledger remembers.
     """
-    place = shelf / model / str(version)
+    place = bundles / model / str(version)
     if place.exists():
         with suppress(BundleCorrupt):
             verify_files(place, sha256=sha256)
