@@ -18,9 +18,9 @@ import pytest
 from pilotage.runtime.access.caller import Limit
 from pilotage.runtime.access.keyfile import create_key, revoke_key
 from pilotage.settings import Settings
-from pilotage.testing.bundles import make_bundle
+from pilotage.testing.bundles import ORDER, make_bundle
 from pilotage.testing.service import RunningService, release_bundle, running_service
-from tests.integration.test_service import ORDER, SERVICE, STATEFUL, STATELESS, make_online
+from tests.integration.test_service import SERVICE, STATEFUL, STATELESS, make_online
 
 BODY = json.dumps(ORDER).encode()
 BATCH = {"requests": [ORDER, ORDER]}

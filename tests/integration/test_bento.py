@@ -30,9 +30,9 @@ from pilotage.runtime.baked import Baked, bake
 from pilotage.runtime.bundle import read_bundle
 from pilotage.runtime.plan import Plan
 from pilotage.settings import PROJECT, Settings
-from pilotage.testing.bundles import make_bundle, tiny_spec
+from pilotage.testing.bundles import ORDER, make_bundle, tiny_spec
 from pilotage.testing.service import release_bundle
-from tests.integration.test_service import JSON, ORDER
+from tests.integration.test_service import JSON
 
 GRACE = ("--timeout-graceful-shutdown", "5")
 DECLARED = """

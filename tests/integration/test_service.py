@@ -25,20 +25,11 @@ from pilotage.data.lake import Lake
 from pilotage.features.online import build_online
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.settings import PROJECT, Settings
-from pilotage.testing.bundles import START, make_bundle, tiny_spec
+from pilotage.testing.bundles import ORDER, START, make_bundle, tiny_spec
 from pilotage.testing.service import RunningService, release_bundle, running_service
 
 SERVICE = "tests.integration.service_of_tiny_models:TinyService"
 STATELESS, STATEFUL = tiny_spec("tiny"), tiny_spec("tiny_state", with_state=True)
-ORDER = {
-    "order_id": "A-7",
-    "amount": 640.5,
-    "items": 3,
-    "express": True,
-    "shop": "north",
-    "courier": None,
-    "ordered_at": "2024-01-03T10:00:00Z",
-}
 
 
 def stock(lake: Lake, level: int) -> None:

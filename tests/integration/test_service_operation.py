@@ -18,9 +18,9 @@ from pilotage.release import commands
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.log import read_segment, segments
 from pilotage.settings import Settings
-from pilotage.testing.bundles import make_bundle
+from pilotage.testing.bundles import ORDER, make_bundle
 from pilotage.testing.service import RunningService, register_bundle, release_bundle, running_service
-from tests.integration.test_service import ORDER, SERVICE, STATEFUL, STATELESS, make_online
+from tests.integration.test_service import SERVICE, STATEFUL, STATELESS, make_online
 
 
 def prepared(home: Path, workers: int = 1) -> Settings:

@@ -40,6 +40,16 @@ from pilotage.training.records import (
 )
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
+ORDER: dict[str, Any] = {
+    "order_id": "A-7",
+    "amount": 640.5,
+    "items": 3,
+    "express": True,
+    "shop": "north",
+    "courier": None,
+    "ordered_at": "2024-01-03T10:00:00Z",
+}
+"""A request to ``tiny_spec``, as an application sends it."""
 
 
 def tiny_spec(name: str = "tiny", *, with_state: bool = False, **changes: Any) -> ModelSpec:

@@ -13,9 +13,10 @@ import pytest
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
 from pilotage.runtime.drafts import Asked, Drafted
 from pilotage.runtime.responder import Many
+from pilotage.testing.bundles import ORDER
 from tests.unit.runtime.test_follower import make_online
 from tests.unit.runtime.test_many_rows import alone, orders, records_of, the_same, with_canary
-from tests.unit.runtime.world import ORDER, World, world_of
+from tests.unit.runtime.world import World, world_of
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from pilotage.errors import ModelNotReady, StateUnavailable, UnknownModel
 from pilotage.runtime.drafts import Drafted, DraftedRows
 from pilotage.runtime.prepared import PreparedRows
 from pilotage.runtime.responder import Many
+from pilotage.testing.bundles import ORDER
 from tests.unit.runtime.test_follower import make_online
 from tests.unit.runtime.test_many_rows import orders, records_of, the_same, with_canary
-from tests.unit.runtime.world import ORDER, World, batch, world_of
+from tests.unit.runtime.world import World, batch, world_of
 
 WRONG: list[Any] = [7, {}, {**ORDER, "amount": "much"}, {**ORDER, "ordered_at": "soon"}]
 

@@ -14,9 +14,9 @@ from pilotage.errors import InvalidRequest, StateUnavailable
 from pilotage.runtime.board import Loaded
 from pilotage.runtime.drafts import Drafted
 from pilotage.spec import Feature, ModelSpec, Serving
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from tests.unit.runtime.test_responder import fail
-from tests.unit.runtime.world import ORDER, World, record_of, world_of
+from tests.unit.runtime.world import World, record_of, world_of
 
 # Trials
 

@@ -20,8 +20,9 @@ from pilotage.runtime.log.segments import Header, decode, encode, read_segment, 
 from pilotage.runtime.responder import Many
 from pilotage.runtime.results import Joined
 from pilotage.spec import Feature, Serving
+from pilotage.testing.bundles import ORDER
 from tests.unit.runtime.test_follower import make_online
-from tests.unit.runtime.world import ORDER, World, world_of
+from tests.unit.runtime.world import World, world_of
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from pilotage.errors import InvalidRequest
 from pilotage.runtime.log.segments import encode
 from pilotage.runtime.shadows import Shadows
 from pilotage.spec import Feature, ModelSpec, RequestField
-from pilotage.testing.bundles import tiny_spec
-from tests.unit.runtime.world import ORDER, World, record_of
+from pilotage.testing.bundles import ORDER, tiny_spec
+from tests.unit.runtime.world import World, record_of
 
 NAME = "Charlotte Brontë"
 

@@ -14,8 +14,7 @@ from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.runtime.predictor import Predictor
 from pilotage.runtime.scorer import Calibrator
 from pilotage.spec import Serving
-from pilotage.testing.bundles import make_bundle, tiny_rows, tiny_spec
-from tests.unit.runtime.world import ORDER
+from pilotage.testing.bundles import ORDER, make_bundle, tiny_rows, tiny_spec
 
 SPEC = tiny_spec(with_state=True)
 

@@ -18,8 +18,9 @@ from pilotage.runtime.board import Loaded
 from pilotage.runtime.fallback import WITHOUT_HISTORY
 from pilotage.runtime.predictor import Predictor
 from pilotage.spec import Fallback, Feature, RequestField, Serving
+from pilotage.testing.bundles import ORDER
 from tests.unit.runtime.test_follower import make_online
-from tests.unit.runtime.world import ORDER, World, record_of, world_of
+from tests.unit.runtime.world import World, record_of, world_of
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ from pilotage.runtime.plans_file import PlansFile
 from pilotage.runtime.responder import Many
 from pilotage.runtime.routing import EntityHash, Segment
 from pilotage.runtime.shadows import Shadows
-from pilotage.testing.bundles import START, tiny_spec
-from tests.unit.runtime.world import ORDER, World, world_of
+from pilotage.testing.bundles import ORDER, START, tiny_spec
+from tests.unit.runtime.world import World, world_of
 
 # Breaker
 

@@ -21,17 +21,7 @@ from pilotage.runtime.plan import Assignment, Plan, Role
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Many, Responder
 from pilotage.spec import ModelSpec
-from pilotage.testing.bundles import START, make_bundle, tiny_spec
-
-ORDER = {
-    "order_id": "A-7",
-    "amount": 640.5,
-    "items": 3,
-    "express": True,
-    "shop": "north",
-    "courier": None,
-    "ordered_at": "2024-01-03T10:00:00Z",
-}
+from pilotage.testing.bundles import ORDER, START, make_bundle, tiny_spec
 
 
 def in_process(directory: Path, *, sha256: str | None = None) -> Bundle:

@@ -9,15 +9,6 @@ from pilotage.testing.bundles import tiny_spec
 
 SPEC = tiny_spec()
 FIELDS: dict[str, RequestField] = {field.name: field for field in SPEC.request}
-ORDER = {
-    "order_id": "A-7",
-    "amount": 640.5,
-    "items": 3,
-    "express": True,
-    "shop": "north",
-    "courier": None,
-    "ordered_at": "2024-01-03T10:00:00Z",
-}
 NOW = datetime(2024, 1, 3, 12, tzinfo=UTC)
 
 

@@ -15,20 +15,12 @@ from pilotage.runtime.folder import MANIFEST, sha256_of
 from pilotage.runtime.log import read_segment, segments
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+from pilotage.testing.bundles import ORDER
 from pilotage.testing.service import register_bundle, release_bundle
 from serving.gateway import Gateway
 from serving.worker import Core
 from tests.unit.runtime.world import bundle_of, in_process
 
-ORDER = {
-    "order_id": "A-7",
-    "amount": 640.5,
-    "items": 3,
-    "express": True,
-    "shop": "north",
-    "courier": None,
-    "ordered_at": "2024-01-03T10:00:00Z",
-}
 JSON = {"content-type": "application/json"}
 URL = "http://127.0.0.1:8000"
 

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from pilotage.errors import InvalidRequest, ModelNotReady, RequestTooLarge
+from pilotage.testing.bundles import ORDER
 from serving.protocols import batch
-from tests.unit.serving.codec_cases import FIELDS, ORDER, answer
+from tests.unit.serving.codec_cases import FIELDS, answer
 
 
 def parsed(content: object, largest: int = 10) -> list:

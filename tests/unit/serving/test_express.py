@@ -16,11 +16,11 @@ import pytest
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.drafts import Drafted
 from pilotage.runtime.log.files import RealFiles
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import connections
 from serving.exchange import Exchange
 from serving.in_flight import InFlight
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.hosted import Hosted, hosted
 from tests.unit.serving.wire import Wire, asked, scrubbed, wired
 
 

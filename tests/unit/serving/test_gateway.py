@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving.endpoints import LARGEST_BODY
 from serving.in_flight import InFlight
-from tests.unit.serving.hosted import JSON, ORDER, Hosted, hosted
+from tests.unit.serving.hosted import JSON, Hosted, hosted
 
 
 def test_an_answer_is_the_models_and_equals_its_row_in_the_log(service: Hosted) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from pilotage.runtime.access.caller import ROLES, Limit
 from pilotage.runtime.access.keyfile import create_key
-from pilotage.testing.bundles import tiny_spec
-from tests.unit.serving.hosted import JSON, ORDER, Hosted, hosted
+from pilotage.testing.bundles import ORDER, tiny_spec
+from tests.unit.serving.hosted import JSON, Hosted, hosted
 
 PREDICTING = ("/tiny/predict", "/tiny/predict/batch", "/tiny/invocations", "/v2/models/tiny/infer", "/invocations")
 

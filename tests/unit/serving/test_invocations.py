@@ -12,8 +12,9 @@ import pytest
 from pilotage.errors import InvalidRequest, ModelNotReady, RequestTooLarge
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.pandas_frame import predict_frame
+from pilotage.testing.bundles import ORDER
 from serving.protocols import invocations
-from tests.unit.serving.codec_cases import FIELDS, ORDER, SPEC, answer
+from tests.unit.serving.codec_cases import FIELDS, SPEC, answer
 
 OTHER = {**ORDER, "order_id": "A-8", "courier": "c1", "express": False}
 ROWS = [ORDER, OTHER]

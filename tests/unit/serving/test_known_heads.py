@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.runtime.access.keyfile import create_key, revoke_key
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import connections, known_heads
 from serving.exchange import HEAD, head_of
 from serving.known_heads import KnownHead, known_head_of
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.hosted import Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
 from tests.unit.serving.wire import Wire, asked, scrubbed
 

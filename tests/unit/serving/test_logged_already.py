@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 import httpx
 import pytest
 
-from tests.unit.serving.hosted import ORDER, Hosted
+from pilotage.testing.bundles import ORDER
+from tests.unit.serving.hosted import Hosted
 
 
 def test_an_answer_that_could_not_be_written_after_it_was_logged_is_not_logged_again(

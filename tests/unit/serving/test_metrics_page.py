@@ -8,8 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pilotage.runtime.access.caller import ROLES, Limit
 from pilotage.runtime.access.keyfile import create_key
-from pilotage.testing.bundles import tiny_spec
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from pilotage.testing.bundles import ORDER, tiny_spec
+from tests.unit.serving.hosted import Hosted, hosted
 
 
 def numbers(service: Hosted, *names: str) -> list[float]:

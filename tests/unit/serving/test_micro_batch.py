@@ -14,11 +14,11 @@ from pilotage.runtime.access.caller import Limit
 from pilotage.runtime.access.keyfile import create_key
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.drafts import Drafted
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import express
 from serving.in_flight import InFlight
 from serving.metrics_text import PHASES
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.hosted import Hosted, hosted
 from tests.unit.serving.test_express import ORDINARY, PLAIN, Disk, talk
 from tests.unit.serving.wire import Wire, asked, at_once, connected, scrubbed
 

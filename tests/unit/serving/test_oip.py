@@ -14,8 +14,9 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 
 from pilotage.errors import InvalidRequest, PilotageError, RequestTooLarge, UnknownModel
 from pilotage.runtime.contract import Contract
+from pilotage.testing.bundles import ORDER
 from serving.protocols import Parsed, Rendered, oip
-from tests.unit.serving.codec_cases import FIELDS, ORDER, SPEC, answer
+from tests.unit.serving.codec_cases import FIELDS, SPEC, answer
 
 DATATYPES = {
     "order_id": "BYTES",

@@ -11,11 +11,11 @@ from openapi_spec_validator import validate
 
 from pilotage.errors import InvalidRequest
 from pilotage.runtime.contract import Contract
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import openapi
 from serving.gateway import endpoints
 from serving.protocols import Parsed, batch, invocations, json_answer, oip, outcomes
-from tests.unit.serving.codec_cases import FIELDS, NOW, ORDER, answer
+from tests.unit.serving.codec_cases import FIELDS, NOW, answer
 
 SPECS = {spec.name: spec for spec in (tiny_spec("tiny"), tiny_spec("tiny_state", with_state=True))}
 

@@ -16,8 +16,8 @@ from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.baked import Baked, bake
 from pilotage.runtime.log import read_segment, segments
 from pilotage.runtime.log.files import RealFiles
-from pilotage.testing.bundles import tiny_spec
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from pilotage.testing.bundles import ORDER, tiny_spec
+from tests.unit.serving.hosted import Hosted, hosted
 
 
 def events(service: Hosted) -> list[tuple[str, int | None, str, str]]:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import connections
 from serving.in_flight import InFlight
-from tests.unit.serving.hosted import ORDER, Hosted, hosted
+from tests.unit.serving.hosted import Hosted, hosted
 from tests.unit.serving.wire import Wire, asked, scrubbed, wired
 
 WHOLE = json.dumps(ORDER).encode()

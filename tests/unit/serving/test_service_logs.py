@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from pilotage.errors import InvalidRequest, Overloaded, StateUnavailable, TimedOut
-from pilotage.testing.bundles import tiny_spec
+from pilotage.testing.bundles import ORDER, tiny_spec
 from serving import logs
-from tests.unit.serving.hosted import ORDER, hosted
+from tests.unit.serving.hosted import hosted
 from tests.unit.serving.test_express import Disk
 
 

@@ -14,9 +14,10 @@ import pytest
 import uvicorn
 from uvicorn import config as uvicorn_config
 
+from pilotage.testing.bundles import ORDER
 from serving import connections
 from serving.connections import Turn
-from tests.unit.serving.hosted import ORDER, Hosted
+from tests.unit.serving.hosted import Hosted
 
 PLAIN = {"Host": "127.0.0.1", "Content-Type": "application/json"}
 
