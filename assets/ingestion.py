@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
-from pilotage.data.source import Files, RestEndpoint, SourceSpec
+from pilotage.data.source import Files, RestEndpoint, SourceSpec, SqlTable
 from resources.platform_home import PlatformHome
 
 GROUP = "sources"
@@ -46,7 +46,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         key=raw_key(spec.name),
         group_name=GROUP,
         owners=[spec.owner],
-        kinds={"deltalake", "sql" if not isinstance(spec.read, (Files, RestEndpoint)) else "polars"},
+        kinds={"deltalake", "sql" if isinstance(spec.read, SqlTable) else "polars"},
         description=f"{spec.title}, as delivered. {_origin(spec)}",
         partitions_def=daily_partitions(spec.daily) if spec.daily else None,
         backfill_policy=dg.BackfillPolicy.single_run() if spec.daily else None,

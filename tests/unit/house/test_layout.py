@@ -42,13 +42,25 @@ def test_every_folder_with_code_is_a_package():
         if path.suffix == ".py" and path.relative_to(PROJECT).as_posix().startswith(SOURCE)
     }
     missing = [folder.relative_to(PROJECT).as_posix() for folder in folders if not (folder / "__init__.py").exists()]
-    assert missing == []
+    assert missing == [], "these lack an __init__.py"
 
 
 def test_the_composition_root_stays_small_and_so_does_every_file():
     lengths = {path: text.count("\n") for path, text in source().items()}
     assert lengths["definitions.py"] <= 60
-    assert {path: lines for path, lines in lengths.items() if lines > 400} == {}
+    assert {path: lines for path, lines in lengths.items() if lines > 400} == {}, "split what has over 400 lines"
+
+
+def test_every_module_that_is_named_in_words_is_there():
+    """What is renamed or deleted takes the words about it with it."""
+    there = [f"/{path}" for path in texts(".py")]
+    gone = [
+        f"{path}: {name}"
+        for path, text in source().items()
+        for name in re.findall(r"``([a-z_/]+\.py)``", text)
+        if not any(module.endswith(f"/{name}") for module in there)
+    ]
+    assert gone == []
 
 
 def test_only_definitions_puts_the_outer_folders_together():
