@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pilotage.errors import ConfigError, LedgerUnavailable
 
-Kind = Literal[
+ReleaseKind = Literal[
     "registered",
     "refused",
     "shadowed",
@@ -33,6 +33,9 @@ Kind = Literal[
     "verdict",
     "alias_edited",
     "watch_ended",
+]
+"""What can happen to versions and their model; what each means, and when it may, is in ``transitions.py``."""
+RetrainingKind = Literal[
     "retrain_requested",
     "attempt_started",
     "attempt_renewed",
@@ -42,8 +45,8 @@ Kind = Literal[
     "retrain_withdrawn",
     "person_called",
 ]
-"""What can happen; what each means, and when it may, is in ``transitions.py`` and, for the
-last eight, in ``retraining/state.py``."""
+"""... and to a request to retrain: in ``retraining/state.py``."""
+Kind = Literal[ReleaseKind, RetrainingKind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Algorithm = Literal["sha256", "hmac-sha256"]

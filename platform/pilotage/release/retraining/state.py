@@ -23,7 +23,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from pilotage.errors import LedgerConflict, NotReleasable, ReleaseError
-from pilotage.release.events import Draft, Event
+from pilotage.release.events import Draft, Event, RetrainingKind
 from pilotage.release.retraining.records import (
     CAUSES,
     Ask,
@@ -36,16 +36,7 @@ from pilotage.release.retraining.records import (
     lease_of,
 )
 
-RETRAINING_KINDS = (
-    "retrain_requested",
-    "attempt_started",
-    "attempt_renewed",
-    "attempt_finished",
-    "attempt_failed",
-    "retrain_gave_up",
-    "retrain_withdrawn",
-    "person_called",
-)
+RETRAINING_KINDS = get_args(RetrainingKind)
 FENCE = "attempt"
 """Field of a payload that holds an attempt's fence."""
 _FINISHES = ("registered", "refused", "attempt_finished")
