@@ -18,12 +18,8 @@ from pilotage.spec import (
 )
 
 
-def number(
-    name: str, description: str, example: float, *, nullable: bool = False, minimum: float | None = 0
-) -> RequestField:
-    return RequestField(
-        name=name, dtype=pl.Float64, description=description, example=example, nullable=nullable, minimum=minimum
-    )
+def number(name: str, description: str, example: float, *, minimum: float | None = 0) -> RequestField:
+    return RequestField(name=name, dtype=pl.Float64, description=description, example=example, minimum=minimum)
 
 
 def flag(name: str, description: str, example: int = 0) -> RequestField:

@@ -75,7 +75,6 @@ def build(
     settings: Settings,
     plans: Sequence[Plan],
     *,
-    service: str = bento_context.SERVICE,
     declared: Path | None = None,
     prepare: Callable[[Path], None] = lambda _: None,
 ) -> Built:
@@ -84,7 +83,6 @@ def build(
     Args:
         settings: Whose home gets the bento.
         plans: What it serves.
-        service: ``MODULE:SERVICE`` in the bento.
         declared: Folder of the models' files; by default the project's.
         prepare: Called with the folder before it is built; for what else should be in it.
 
@@ -100,9 +98,7 @@ def build(
     try:
         baked = bake(context / bento_context.BAKED, plans, report=err().print)
         versions = {model: str(plan.champion.version) for model, plan in baked.items() if plan.champion}
-        bento_context.write_context(
-            context, list(versions), name=name_of(versions), labels=versions, service=service, declared=declared
-        )
+        bento_context.write_context(context, list(versions), name=name_of(versions), labels=versions, declared=declared)
         prepare(context)
         tag = _run_bentoml(home, context)
     finally:

@@ -51,7 +51,6 @@ def write_context(
     *,
     name: str,
     labels: Mapping[str, str],
-    service: str = SERVICE,
     declared: Path | None = None,
 ) -> None:
     """Fills a folder with everything but the plans and bundles.
@@ -61,7 +60,6 @@ def write_context(
         models: The models to serve.
         name: Of the bento.
         labels: Shown by ``bentoml list``.
-        service: ``MODULE:SERVICE``, importable in the context.
         declared: Folder of the models' files; by default the project's.
 
     Raises:
@@ -83,7 +81,7 @@ def write_context(
     pins = [f"{library}=={version}" for library, version in sorted(closure(ROOTS, OPTIONAL).items())]
     (context / "requirements.txt").write_text("\n".join(pins) + "\n")
     build = {
-        "service": service,
+        "service": SERVICE,
         "name": name,
         "labels": dict(labels),
         "include": ["*"],

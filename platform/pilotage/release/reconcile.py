@@ -36,7 +36,7 @@ class Reconciled:
         return f"{_said(self.edit)} It was {self.action}: {self.why}"
 
 
-def reconcile(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = None) -> list[Reconciled]:
+def reconcile(spec: ModelSpec, *, settings: Settings) -> list[Reconciled]:
     """Brings MLflow and the ledger together again.
 
     ``champion`` can be adopted: that is a promotion, by the same rules. ``challenger`` always shows the ledger.
@@ -44,12 +44,11 @@ def reconcile(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = No
     Args:
         spec: The model; ``rollout.alias_edits`` says what to do.
         settings: Where everything is.
-        ledger: Another ledger than the settings'.
 
     Raises:
         RegistryUnavailable: MLflow can't be reached.
     """
-    book = ledger or SqlLedger.of(settings)
+    book = SqlLedger.of(settings)
     # MLflow first: what was decided after this look is in the ledger, and not yet here, never the other way round.
     seen = aliases.look([spec.name], settings=settings)[spec.name]
     state = fold_model(spec.name, book.events())

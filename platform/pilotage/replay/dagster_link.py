@@ -94,17 +94,15 @@ class Dagster:
         *,
         tags: Mapping[str, str],
         config: Mapping[str, Any] | None = None,
-        assets: Sequence[Sequence[str]] = (),
     ) -> str:
-        """Launches a job, or some of its assets; the id of its run.
+        """Launches a job; the id of its run.
 
         Raises:
             ReleaseError: It was not launched.
         """
         location, repository = self._at()
         params = {
-            "selector": {"repositoryLocationName": location, "repositoryName": repository, "jobName": job}
-            | ({"assetSelection": [{"path": list(path)} for path in assets]} if assets else {}),
+            "selector": {"repositoryLocationName": location, "repositoryName": repository, "jobName": job},
             "runConfigData": dict(config or {}),
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }

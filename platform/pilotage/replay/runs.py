@@ -33,11 +33,10 @@ class Runs:
         tags: Mapping[str, str],
         *,
         stop: Stop,
-        must: bool = True,
         config: Mapping[str, Any] | None = None,
     ) -> str | None:
         """Launches a job and waits for its end; see ``ended``."""
-        return self.ended(self.dagster.launch(job, tags=tags, config=config), job, stop=stop, must=must)
+        return self.ended(self.dagster.launch(job, tags=tags, config=config), job, stop=stop)
 
     def once(self, job: str, tags: Mapping[str, str], *, config: Mapping[str, Any] | None = None) -> str:
         """Launches a job, unless it was launched with these tags before and did not fail: a replay that was stopped

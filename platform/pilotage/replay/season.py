@@ -60,10 +60,9 @@ class Night:
         """Shape (rows of history,), Boolean: the label was known by now."""
         return self.history.known(self.moment)
 
-    def inputs(self, first: date, last: date | None = None) -> pl.DataFrame:
+    def inputs(self, first: date) -> pl.DataFrame:
         """Rows that were predicted from a day to this one, whether their label is known or not; without the label."""
-        end = min(last or self.day, self.day)
-        return self.history.rows[self.history.between(first, end)].drop(LABEL)
+        return self.history.rows[self.history.between(first, self.day)].drop(LABEL)
 
     def outcomes(self, first: date) -> pl.DataFrame:
         """Predictions since a replayed day whose outcome is known by now.

@@ -52,7 +52,6 @@ class Follower:
         policies: Mapping[str, Serving] | None = None,
         chores: Iterable[Callable[[], None]] = (),
         admission: Admission = admit,
-        poll_s: float = POLL_S,
     ) -> None:
         """Starts nothing yet.
 
@@ -66,7 +65,6 @@ class Follower:
             policies: How each model is served; what is missing has the defaults.
             chores: Called in the background, about once a second.
             admission: Decides whether a bundle is fit to serve.
-            poll_s: Seconds between two looks.
         """
         self.models = tuple(models)
         self.boards: dict[str, Board] = {}
@@ -107,8 +105,8 @@ class Follower:
         self._threads = [
             threading.Thread(target=self._repeat, args=(work, pause), name=f"pilotage-{name}", daemon=True)
             for name, work, pause in (
-                ("follower", self.follow, lambda: self._stop.wait(poll_s)),
-                ("kills", self.heed, lambda: self._stop.wait(poll_s)),
+                ("follower", self.follow, lambda: self._stop.wait(POLL_S)),
+                ("kills", self.heed, lambda: self._stop.wait(POLL_S)),
                 ("loader", self.load_missing, lambda: _until(self._missing)),
                 ("notes", self._keep_notes, lambda: None),
                 ("tender", self.tend, lambda: self._stop.wait(_TEND_S)),

@@ -5,7 +5,7 @@ Dagster is played by ``Works``, whose runs do at once to the ledger what the pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -55,7 +55,6 @@ class Works(Dagster):
         *,
         tags: Mapping[str, str],
         config: Mapping[str, Any] | None = None,
-        assets: Sequence[Sequence[str]] = (),
     ) -> str:
         name = f"run-{len(self._runs)}"
         self.launched.append((job, dict(tags), dict(config or {})))
