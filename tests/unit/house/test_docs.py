@@ -1,5 +1,6 @@
 """The documentation: every page can be found, every link leads somewhere, every command exists."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -108,6 +109,13 @@ def test_every_setting_in_it_exists(page: str):
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     named = set(re.findall(rf"\b{PREFIX}[A-Z_]*[A-Z]\b", pages()[page]))
     assert named - known == set()
+
+
+@pytest.mark.parametrize("page", sorted(pages()))
+def test_every_name_that_its_code_imports_is_there(page: str):
+    imported = re.findall(r"^\s*from ((?:pilotage|assets)[\w.]*) import ([\w, ]+)$", pages()[page], re.MULTILINE)
+    named = [(module, name.strip()) for module, names in imported for name in names.split(",")]
+    assert [each for each in named if not hasattr(importlib.import_module(each[0]), each[1])] == []
 
 
 def test_the_first_commands_of_the_readme_are_the_ones_that_work():
