@@ -70,15 +70,14 @@ def test_no_byte_of_them_is_left_but_what_landed_and_nights_do_not_bring_them_ba
     _, event = world.erasure().carry_out(**WHY)
 
     assert event is not None
-    landed = [f"landing/orders/orders_{day}.csv" for day in DAYS]
-    assert world.telling() == [*landed, "landing/wallets/wallets.csv"]
+    assert world.telling() == landed()
     assert world.erasure().look().nothing
     assert world.lake.scan("validated/orders").collect().height == 9
     assert world.lake.scan("predictions/tiny").collect()["prediction_id"].to_list() == ["p00002"]
     assert world.remembered() == ["another's"]
 
     world.night()
-    assert world.telling() == [*landed, "landing/wallets/wallets.csv"]
+    assert world.telling() == landed()
     world.land(amounts=(1.25, 2.25, 3.25))  # A correction: other bytes, and he is in it again.
     world.night()
     assert world.erasure().look().nothing
@@ -87,19 +86,24 @@ def test_no_byte_of_them_is_left_but_what_landed_and_nights_do_not_bring_them_ba
 
 def test_what_is_left_to_people_is_said_and_then_nothing_is_left_at_all(local: World) -> None:
     local.live()
-    told = local.erasure().look().by_hand
-    assert told[0] == (
-        "They are in what landed: orders/orders_2024-01-01.csv, orders/orders_2024-01-02.csv, "
-        "orders/orders_2024-01-03.csv (landing/)."
+    files = ", ".join(f"orders/orders_{day}.csv" for day in DAYS)
+    told = (
+        f"They are in what landed: {files} (landing/).",
+        "They were quarantined, so that Dagster's record of these runs may show them: night.",
+        "They are in what landed: wallets/wallets.csv (landing/).",
     )
-    assert told[1] == "They were quarantined, so that Dagster's record of these runs may show them: night."
-    local.erasure().carry_out(**WHY)
-    [left] = local.erasure().look().by_hand
-    assert left.startswith("These files of the home have a value of theirs in them: landing/orders/")
+    done, _ = local.erasure().carry_out(**WHY)
+    assert done.elsewhere == told
+    assert list(done.written) == local.telling() == landed()
+    assert local.erasure().look().written == done.written
     local.land(without=True)
     local.night()
-    assert local.erasure().look().by_hand == ()
+    assert local.erasure().look().written == ()
     assert local.telling() == []
+
+
+def landed() -> list[str]:
+    return [*(f"landing/orders/orders_{day}.csv" for day in DAYS), "landing/wallets/wallets.csv"]
 
 
 def test_the_ledger_says_who_why_and_how_much_and_neither_name_nor_order(local: World) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pilotage.governance.erasure import Erasure, Picture
     from pilotage.release.events import Event
 
+_SHOWN = 10
+"""Files that people are shown; JSON has all of them."""
+
 
 @click.command(short_help="Erase a person, or count what there is of them.")
 @MODEL
@@ -79,7 +82,9 @@ def _plain(seen: Picture) -> dict[str, Any]:
         "found": [asdict(each) for each in seen.found],
         "unmoved": dict(seen.unmoved),
         "kept": [asdict(each) for each in seen.kept],
-        "by_hand": list(seen.by_hand),
+        "elsewhere": seen.elsewhere,
+        "written": seen.written,
+        "unsearched": seen.unsearched,
         "earlier": [{"event": each.sequence, "at": each.at, "kind": each.kind} for each in seen.earlier],
     }
 
@@ -111,8 +116,14 @@ def _show(seen: Picture, *, done: bool = False, event: Event | None = None) -> N
         line(f"Kept: {rows} of theirs in the bundle of {kept.model} version {kept.version} ({stage}).")
     if seen.found or seen.kept:
         line("Kept: what models learned before. A version that is trained after the erasure knows nothing of them.")
-    for said in seen.by_hand:
+    for said in seen.elsewhere:
         line(f"By hand: {said}")
+    if seen.written:
+        more = f", and {len(seen.written) - _SHOWN} more (--json)" if len(seen.written) > _SHOWN else ""
+        who = "By hand" if done or seen.nothing else "There, too"
+        line(f"{who}: a value of theirs is written in {', '.join(seen.written[:_SHOWN])}{more}.")
+    if seen.unsearched:
+        line(f"Files were not searched for {', '.join(seen.unsearched)}: so short a value is found everywhere.")
     if done and event is not None:
         line(f"Erased, looked at again, and recorded as event {event.sequence}. Nothing is left but what is said here.")
         line("Backups, and what the source still has, are not the platform's to erase: docs/how-to/erase-a-person.md")

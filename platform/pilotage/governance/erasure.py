@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,12 @@ class Picture:
     unmoved: Mapping[str, int]
     """Segment of the service's log → records of theirs; only a job gets them out of there."""
     kept: tuple[Kept, ...]
-    by_hand: tuple[str, ...]
-    """What the platform can't erase, each in a sentence."""
+    elsewhere: tuple[str, ...]
+    """Where they came from and were shown, which the platform can't change; each in a sentence."""
+    written: tuple[str, ...]
+    """Files of the home in which a value of theirs is written, other than those of the lake."""
+    unsearched: tuple[str, ...]
+    """Columns with a value that is too short to be searched for in files."""
     earlier: tuple[Event, ...]
     """The ledger's events about erasing them."""
 
@@ -114,12 +118,15 @@ class Erasure:
     def look(self) -> Picture:
         """What is held of the person. Changes nothing."""
         events = [each for each in self._events() if each.payload.get("person") == self.person.pseudonym]
+        written, unsearched = still_written(self.settings, self.person.key)
         return Picture(
             person=self.person,
             found=tuple(found for place in self._places() if (found := place.look())),
             unmoved=self._unmoved(),
             kept=_all_kept(self._kept(), events),
-            by_hand=tuple(self._by_hand()),
+            elsewhere=tuple(self._elsewhere()),
+            written=tuple(written),
+            unsearched=tuple(unsearched),
             earlier=tuple(each for each in events if each.kind in (BEGUN, DONE)),
         )
 
@@ -127,7 +134,8 @@ class Erasure:
         """Erases the person, and looks again. Safe to repeat: what was interrupted goes on.
 
         Returns:
-            What was found, and the event that says that nothing is left; ``None`` if nothing was there.
+            What was found, with the files that have a value of theirs still; and the event that says that nothing is
+            left, or ``None`` if nothing was there.
 
         Raises:
             ConfigError: Who or why is missing, or names the person, which the ledger would keep.
@@ -160,7 +168,7 @@ class Erasure:
                     left=_counts(after),
                 )
             payload = {"begun": begun.sequence, "found": begun.payload["found"], "kept": kept}
-            return before, self._record(DONE, actor, why, payload)
+            return replace(before, written=after.written), self._record(DONE, actor, why, payload)
 
     # Where
 
@@ -251,7 +259,7 @@ class Erasure:
                 if rows := in_bundle(Path(known.bundle), self.person.key, features):
                     yield Kept(model=spec.name, version=number, stage=known.stage, rows=rows)
 
-    def _by_hand(self) -> Iterator[str]:
+    def _elsewhere(self) -> Iterator[str]:
         for source, values in self._in_sources():
             spec = self.sources[source]
             raw = list(self._rows(self._table(f"raw/{source}", as_delivered(spec, values))))
@@ -268,12 +276,6 @@ class Erasure:
                 )
                 runs = [run for run in runs if not run.startswith("erasure-")]
                 yield f"They were quarantined, so that Dagster's record of these runs may show them: {', '.join(runs)}."
-        written, short = still_written(self.settings, self.person.key)
-        if written:
-            more = f", and {len(written) - 10} more" if len(written) > 10 else ""
-            yield f"These files of the home have a value of theirs in them: {', '.join(written[:10])}{more}."
-        if short:
-            yield f"The home was not searched for {', '.join(short)}: so short a value is found everywhere."
 
     def _still_true(self, place: Place) -> dict[str, str]:
         """What the newest commits of a table say, and readers look for among the newest few."""

@@ -104,10 +104,7 @@ def as_delivered(spec: SourceSpec, values: Mapping[str, Any]) -> Whose:
 
     def whose(rows: pl.DataFrame) -> pl.Series:
         # Older files may have been written by another declaration.
-        alike = rows.with_columns(
-            pl.col(name).cast(dtype, strict=False) if name in rows.columns else pl.lit(None, dtype).alias(name)
-            for name, dtype in declared.items()
-        )
+        alike = rows.with_columns(_as(rows, name, dtype) for name, dtype in declared.items())
         return matches(spec.prepare(alike.lazy()).collect())
 
     return whose
@@ -163,12 +160,24 @@ class Known:
         return known
 
 
+def _as(rows: pl.DataFrame, name: str, dtype: pl.DataType) -> pl.Series:
+    """A column as it is declared now; what can't be that is null, as is a column that was not there yet."""
+    if rows.schema.get(name) == dtype:
+        return rows[name]
+    try:
+        return rows[name].cast(dtype, strict=False)
+    except pl.exceptions.PolarsError:
+        return pl.repeat(None, rows.height, dtype=dtype, eager=True).alias(name)
+
+
 def _is(rows: pl.DataFrame, column: str, value: Any) -> pl.Series:
     """Where a column has a value, whatever type the file has it in."""
     dtype, found = rows.schema[column], pl.col(column)
     if dtype.is_nested() or dtype == pl.Null:
         return _none(rows)
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if numeric and dtype == pl.Boolean:
+        return _none(rows)
     if numeric and dtype.is_numeric():
         same = found == value
     elif dtype == pl.String and isinstance(value, datetime):
