@@ -46,9 +46,8 @@ def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None
     """
     result = dict(states or {})
     for event in events:
-        if event.kind in ABOUT_PEOPLE:
-            continue
-        result[event.model] = _step(result.get(event.model, ModelState(model=event.model)), event)
+        state = result.get(event.model, ModelState(model=event.model))
+        result[event.model] = state if event.kind in ABOUT_PEOPLE else _step(state, event)
     return result
 
 
