@@ -14,6 +14,7 @@ from pilotage.governance import erasure as room
 from pilotage.release.audit import audit
 from pilotage.release.ledger import SqlLedger
 from pilotage.release.state import fold
+from pilotage.runtime.idempotency import Idempotency
 from tests.object_store import ObjectStore
 from tests.unit.governance.erasure_world import DAYS, NAME, NUMBERS, WHY, World
 from tests.unit.monitoring.logs import write_segment
@@ -193,6 +194,17 @@ def test_what_is_still_in_the_services_log_is_waited_for_and_nothing_is_touched(
         local.erasure().carry_out(**WHY)
     assert [name for name in local.telling() if not name.startswith("prediction-log/")] == told
     assert local.erasure().look().earlier == ()
+
+
+def test_answers_go_while_the_service_has_its_table_open(local: World) -> None:
+    local.live()
+    service = Idempotency.of(local.settings, report=lambda _: None)
+    service.begin("key-1", "somebody's", b"sha", model="tiny")
+    local.remember("his again", b'{"prediction_id":"p00001","entity":{"order_id":"' + NUMBERS[1].encode() + b'"}}')
+    assert "service/requests.db-wal" in local.telling()
+    local.erasure().carry_out(**WHY)
+    assert local.telling() == landed()
+    service.close()
 
 
 def test_an_order_is_erased_alone_and_in_shadow_and_outcome_too(local: World) -> None:

@@ -102,6 +102,8 @@ def _show(seen: Picture, *, done: bool = False, event: Event | None = None) -> N
     for each in seen.earlier:
         what = "begun" if each.kind == "erasure_begun" else "finished"
         line(f"An erasure was {what} on {utc(each.at)} by {each.actor} (event {each.sequence}): {each.cause}")
+        for said in each.payload.get("elsewhere", ()):
+            line(f"  It was said then: {said}")
     for found in seen.found:
         rows = f"{found.rows:,} row{'s' * (found.rows != 1)}"
         old = f", and {found.old_files} file{'s' * (found.old_files != 1)} of older versions" if found.old_files else ""

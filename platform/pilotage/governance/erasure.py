@@ -152,7 +152,9 @@ class Erasure:
             if before.nothing and before.unfinished is None:
                 return before, None
             kept = [asdict(each) for each in before.kept]
-            begun = before.unfinished or self._record(BEGUN, actor, why, {"found": _counts(before), "kept": kept})
+            elsewhere = [said for said in before.elsewhere if not self._named_in(said)]
+            found = {"found": _counts(before), "kept": kept, "elsewhere": elsewhere}
+            begun = before.unfinished or self._record(BEGUN, actor, why, found)
             for source, values in self._in_sources():
                 erased.keep_out(source, values, lake=self.lake, pseudonyms=self.pseudonyms)
             note = {"pilotage": "erasure", "run_id": f"erasure-{begun.sequence}"}
@@ -297,12 +299,16 @@ class Erasure:
             )
 
     def _refuse_naming(self, *words: str) -> None:
-        for name, text in zip(self.person.key, self.person.texts(), strict=True):
-            if any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", word) for word in words):
-                raise ConfigError(
-                    f"The ledger keeps for good who erases and why, and that names their {name}.",
-                    fix="Say it without: --why 'request 2026-17'.",
-                )
+        if named := [name for word in words for name in self._named_in(word)]:
+            raise ConfigError(
+                f"The ledger keeps for good who erases and why, and that names their {named[0]}.",
+                fix="Say it without: --why 'request 2026-17'.",
+            )
+
+    def _named_in(self, words: str) -> list[str]:
+        """The columns whose value is among some words."""
+        texts = {name: re.escape(str(value)) for name, value in self.person.key.items()}
+        return [name for name, text in texts.items() if re.search(rf"(?<!\w){text}(?!\w)", words)]
 
     def _record(self, kind: Any, actor: str, why: str, payload: Mapping[str, Any]) -> Event:
         whom = {"person": self.person.pseudonym, "keys": sorted(self.person.key)}

@@ -96,24 +96,27 @@ class Answers:
         return Found(place="the service's answers to requests with an id", rows=len(self._theirs()))
 
     def erase(self, note: Mapping[str, str]) -> None:  # noqa: ARG002 - a place's signature
-        rows = self._theirs()
-        if not rows:
+        if not self._path.exists():
             return
+        rows = self._theirs()
         requests = RequestsTable(self.settings.service_state, log=self.settings.prediction_log, report=lambda _: None)
         try:
             with requests.use() as (table, _life):
                 table.executemany("DELETE FROM requests WHERE id = ?", [(row,) for row in rows])
-            requests.sync()  # Until then the write-ahead log has them.
+            requests.sync()  # Until then the write-ahead log has them, also those that one who was killed deleted.
         finally:
             requests.close()
 
+    @property
+    def _path(self) -> Path:
+        return self.settings.service_state / "requests.db"
+
     def _theirs(self) -> list[int]:
-        path = self.settings.service_state / "requests.db"
-        if not path.exists():
+        if not self._path.exists():
             return []
         ids = self.ids()
         told = [each.encode() for each in ids] + _told(self.key)
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as table:
+        with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5)) as table:
             rows = table.execute("SELECT id, body, logged FROM requests").fetchall()
         return [row for row, *said in rows if any(each in part for part in said if part for each in told)]
 
@@ -135,13 +138,14 @@ class Candidates:
         for path in self._files():
             rows = pl.read_parquet(path)
             if (theirs := self.whose(rows)).any():
-                shutil.rmtree(path.with_name("bundle"), ignore_errors=True)
+                for bundle in [*path.parent.rglob("bundle")]:
+                    shutil.rmtree(bundle, ignore_errors=True)
                 aside = path.with_name(f".{path.name}.new")
                 rows.filter(~theirs).write_parquet(aside)
                 aside.replace(path)
 
     def _files(self) -> Iterator[Path]:
-        yield from sorted((self.settings.candidates / self.model).glob("*/training_set.parquet"))
+        yield from sorted((self.settings.candidates / self.model).rglob("training_set.parquet"))
 
 
 @dataclass(slots=True)

@@ -58,10 +58,6 @@ class Person:
         said = [[column, str(value)] for column, value in key.items()]
         return cls(model=spec.name, key=key, pseudonym=str(pseudonyms.apply(f"person of {spec.name}", said)))
 
-    def texts(self) -> list[str]:
-        """The values, as they are written."""
-        return [str(value) for value in self.key.values()]
-
 
 def identifying(spec: ModelSpec) -> dict[str, pl.DataType]:
     """The columns by which a model knows a person, with their types; text where the request does not say."""

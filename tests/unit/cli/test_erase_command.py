@@ -64,6 +64,7 @@ def test_it_counts_then_erases_then_finds_nothing(world: World, pilotage: Comman
     assert code == 0
     assert "An erasure was finished on" in said
     assert "by dpo (event 3): request 2026-17" in said
+    assert "It was said then: They are in what landed: orders/orders_2024-01-01.csv" in said
     assert "Nothing is left that could be erased." in said
     assert "By hand: a value of theirs is written in landing/orders/" in said
 
