@@ -159,3 +159,22 @@ def test_rows_that_others_write_meanwhile_are_erased_too_and_theirs_are_kept(lak
     assert written
     assert told(lake) == []
     assert sorted(lake.scan(TABLE, first=TUESDAY, last=TUESDAY).collect()["amount"]) == [6.5, 7.5]
+
+
+@pytest.mark.parametrize("by_day", [True, False], ids=["daily", "undated"])
+def test_rows_that_are_appended_while_it_reads_are_kept(lake: Lake, by_day: bool) -> None:
+    days = people(DAYS) if by_day else people(DAYS).drop("day")
+    lake.append(TABLE, days, note={}, app_id="a", sequence=1, by_day=by_day)
+    more = days.filter(pl.col("name") == "Ada").with_columns(name=pl.lit("Late"))
+    appended: list[int] = []
+
+    def meanwhile(rows: pl.DataFrame) -> pl.Series:
+        if not appended and rows.height > 1:
+            appended.append(lake.append(TABLE, more, note={}, app_id="a", sequence=2).rows)
+        return theirs(rows)
+
+    look(lake, TABLE, theirs)
+    lake.rewrite(TABLE, lambda rows: rows.filter(~meanwhile(rows)), days=[TUESDAY] if by_day else [], note={})
+    assert appended == [3]
+    assert sorted(lake.scan(TABLE).collect()["name"]) == ["Ada"] * 3 + ["Late"] * 3 + ["Zoe"] * 3
+    assert lake.sequence(TABLE, "a") == 2

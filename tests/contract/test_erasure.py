@@ -265,3 +265,11 @@ def test_who_comes_back_while_it_runs_is_told_and_nothing_is_said_to_be_done(
     assert local.erasure().look().unfinished is not None
     local.erasure().carry_out(**WHY)
     assert local.erasure().look().nothing
+
+
+def test_tables_that_no_file_declares_any_more_are_named(local: World) -> None:
+    local.land()
+    local.night()
+    rows = local.lake.scan("features/tiny").collect()
+    local.lake.replace("features/an_old_model", rows, note={})
+    assert local.erasure().look().elsewhere[-1].endswith("nobody looked into them: features/an_old_model.")

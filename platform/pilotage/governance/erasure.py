@@ -279,6 +279,17 @@ class Erasure:
                 runs = [run for run in runs if not run.startswith("erasure-")]
                 yield f"They were quarantined, so that Dagster's record of these runs may show them: {', '.join(runs)}."
 
+        searched = {each.name for each in self._places() if isinstance(each, Table)}
+        known = {*self.sources, *self.models, *(f"{name}_outcomes" for name in self.models)}
+        rooms = {name.partition("/")[0] for name in searched}
+        undeclared = [
+            table
+            for table in self.lake.tables()
+            if table.partition("/")[0] in rooms and table.partition("/")[2] not in known
+        ]
+        if undeclared:
+            yield f"No file declares these tables any more, so that nobody looked into them: {', '.join(undeclared)}."
+
     def _still_true(self, place: Place) -> dict[str, str]:
         """What the newest commits of a table say, and readers look for among the newest few."""
         if isinstance(place, Table) and place.name.startswith("features/") and self.lake.exists(place.name):
