@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pilotage.data import erasing
@@ -16,8 +17,10 @@ from pilotage.release.ledger import SqlLedger
 from pilotage.release.state import fold
 from pilotage.runtime.idempotency import Idempotency
 from tests.object_store import ObjectStore
+from tests.unit.cli.ledgers import append
 from tests.unit.governance.erasure_world import DAYS, NAME, NUMBERS, WHY, World
 from tests.unit.monitoring.logs import write_segment
+from tests.unit.release.lives import registered
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -265,6 +268,25 @@ def test_who_comes_back_while_it_runs_is_told_and_nothing_is_said_to_be_done(
     assert local.erasure().look().unfinished is not None
     local.erasure().carry_out(**WHY)
     assert local.erasure().look().nothing
+
+
+def test_a_bundle_that_is_not_here_is_said_and_one_with_rows_of_theirs_is_kept_and_said(local: World) -> None:
+    local.land()
+    local.night()
+    append(local.settings, registered("tiny", 2, bundle=str(local.settings.home / "elsewhere")))
+    bundle = local.settings.bundles / "tiny" / "3"
+    bundle.mkdir(parents=True)
+    pl.DataFrame({"order_id": [NUMBERS[0]], "courier": [NAME]}).write_parquet(bundle / "golden.parquet")
+    append(local.settings, registered("tiny", 3, bundle=str(local.settings.home / "elsewhere, too")))
+    seen, _ = local.erasure().carry_out(**WHY)
+    assert seen.elsewhere[-1] == "These versions of tiny have no bundle here that could be looked into: 2."
+    kept = room.Kept(model="tiny", version=3, stage="candidate", rows=1)
+    assert seen.kept == (kept,)
+    assert "bundles/tiny/3/golden.parquet" in seen.written
+    pl.DataFrame({"order_id": ["A-1"]}).write_parquet(bundle / "golden.parquet")
+    assert local.erasure().look().kept == (kept,), "what was known when their rows were there"
+    (bundle / "golden.parquet").unlink()
+    assert local.erasure().look().kept == ()
 
 
 def test_tables_that_no_file_declares_any_more_are_named(local: World) -> None:

@@ -37,7 +37,7 @@ from pilotage.monitoring.log_frames import entity_key
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import Ledger, SqlLedger
-from pilotage.release.state import fold
+from pilotage.release.state import Version, fold
 from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
@@ -123,7 +123,7 @@ class Erasure:
             person=self.person,
             found=tuple(found for place in self._places() if (found := place.look())),
             unmoved=self._unmoved(),
-            kept=_all_kept(self._kept(), events),
+            kept=self._all_kept(events),
             elsewhere=tuple(self._elsewhere()),
             written=tuple(written),
             unsearched=tuple(unsearched),
@@ -252,14 +252,27 @@ class Erasure:
         return unmoved(self.settings, known, self._logged)
 
     def _kept(self) -> Iterator[Kept]:
-        states = fold(self._events())
         for spec in self._concerned:
             frames = list(self._rows(self._table(f"features/{spec.name}", by_columns(self.person.key))))
             features = pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame()
-            state = states.get(spec.name)
-            for number, known in sorted(state.versions.items()) if state is not None else []:
-                if rows := in_bundle(Path(known.bundle), self.person.key, features):
-                    yield Kept(model=spec.name, version=number, stage=known.stage, rows=rows)
+            for known, bundle in self._bundles(spec):
+                if bundle is not None and (rows := in_bundle(bundle, self.person.key, features)):
+                    yield Kept(model=spec.name, version=known.version, stage=known.stage, rows=rows)
+
+    def _all_kept(self, events: Iterable[Event]) -> tuple[Kept, ...]:
+        """What can be found now, and what an earlier erasure found in bundles that are still here: a sample of training
+        rows names nobody, so that it is known for theirs only while their rows are there."""
+        there = {(spec.name, known.version) for spec in self._concerned for known, b in self._bundles(spec) if b}
+        then = [Kept(**each) for event in events for each in event.payload.get("kept", ())]
+        known = {(each.model, each.version): each for each in [*then, *self._kept()]}
+        return tuple(known[place] for place in sorted(known) if place in there)
+
+    def _bundles(self, spec: ModelSpec) -> Iterator[tuple[Version, Path | None]]:
+        """The versions of a model, each with its bundle: the registry's, else the service's copy, if one is here."""
+        state = fold(self._events()).get(spec.name)
+        for number, known in sorted(state.versions.items()) if state is not None else []:
+            places = (Path(known.bundle), self.settings.bundles / spec.name / str(number))
+            yield known, next((each for each in places if (each / "golden.parquet").exists()), None)
 
     def _elsewhere(self) -> Iterator[str]:
         for source, values in self._in_sources():
@@ -279,6 +292,10 @@ class Erasure:
                 runs = [run for run in runs if not run.startswith("erasure-")]
                 yield f"They were quarantined, so that Dagster's record of these runs may show them: {', '.join(runs)}."
 
+        for model in self._concerned:
+            gone = ", ".join(str(known.version) for known, bundle in self._bundles(model) if bundle is None)
+            if gone:
+                yield f"These versions of {model.name} have no bundle here that could be looked into: {gone}."
         searched = {each.name for each in self._places() if isinstance(each, Table)}
         known = {*self.sources, *self.models, *(f"{name}_outcomes" for name in self.models)}
         rooms = {name.partition("/")[0] for name in searched}
@@ -340,14 +357,6 @@ class Erasure:
         finally:
             if self.ledger is None and isinstance(book, SqlLedger):
                 book.close()
-
-
-def _all_kept(now: Iterable[Kept], events: Iterable[Event]) -> tuple[Kept, ...]:
-    """What can be found now, and what an earlier erasure found: a sample of training rows names nobody, so that it is
-    known for theirs only while their rows are there."""
-    then = [Kept(**each) for event in events for each in event.payload.get("kept", ())]
-    known = {(each.model, each.version): each for each in [*now, *then]}
-    return tuple(known[place] for place in sorted(known))
 
 
 def _counts(picture: Picture) -> dict[str, dict[str, int]]:
