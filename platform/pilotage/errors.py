@@ -9,7 +9,9 @@
     │   ├── SchemaChanged      columns of the source were renamed, dropped, retyped or added
     │   ├── ContractBreached   more rows break the contract than it tolerates
     │   ├── ExpectationFailed  an expectation could not be evaluated (not: was not met)
-    │   └── UnpublishedData    downstream asked for data that was not validated
+    │   ├── UnpublishedData    downstream asked for data that was not validated
+    │   │   └── RowsErased     rows of the version that was asked for were erased since
+    │   └── NotErased          somebody can't be erased now, or not completely
     ├── LakeError
     │   ├── CommitConflict     concurrent writers; retries used up
     │   └── StorageFull        no room while writing; nothing was committed
@@ -98,6 +100,14 @@ class ExpectationFailed(DataError):
 
 class UnpublishedData(DataError):
     """Downstream asked for data that was not validated."""
+
+
+class RowsErased(UnpublishedData):
+    """A version of a table held rows of somebody who was erased since."""
+
+
+class NotErased(DataError):
+    """Somebody can't be erased now, or something of them is left."""
 
 
 class LakeError(PilotageError):

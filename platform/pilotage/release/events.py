@@ -41,10 +41,15 @@ Kind = Literal[
     "retrain_gave_up",
     "retrain_withdrawn",
     "person_called",
+    "erasure_begun",
+    "erased",
 ]
-"""What can happen; what each means, and when it may, is in ``transitions.py`` and, for the
-last eight, in ``retraining/state.py``."""
+"""What can happen; what each means, and when it may, is in ``transitions.py`` and, from ``retrain_requested`` to
+``person_called``, in ``retraining/state.py``."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ABOUT_PEOPLE = ("erasure_begun", "erased")
+"""Events that change nothing of a model, and are about no version: somebody is to be forgotten, and is. Their payload:
+person (a pseudonym), keys, found; of what is done also begun (the event) and kept (see ``governance/erasure.py``)."""
 
 Algorithm = Literal["sha256", "hmac-sha256"]
 PLAIN: Algorithm = "sha256"
