@@ -118,6 +118,18 @@ def test_who_disagrees_with_the_source_is_quarantined_with_both_values_and_left_
     assert used.lake.scan("quarantine/tiny_outcomes").collect().is_empty()
 
 
+def test_the_same_words_of_two_applications_are_one_outcome_and_the_words_of_both(used: Used) -> None:
+    used.serve()
+    about, received = {"prediction_id": "p-A-0"}, microseconds(used.now)
+    for second, (number, caller, label) in enumerate([(1, "crm", True), (1, "desk", True), (2, "crm", False)]):
+        used.log([outcome(number, **about, caller=caller, label=label, received_at=received + second)])
+    assert told(used)["outcome_id"].to_list() == ["o00001", "o00001", "o00002"]
+    where = {"settings": used.settings, "lake": used.lake}
+    assert quarantine_contested(used.spec, **where, now=used.now, run_id="r") == 1
+    [row] = read_answers(used.spec, **where, first=used.day(0), last=used.day(2)).filter("contested").to_dicts()
+    assert row["prediction_id"] == "p-A-0"
+
+
 def test_a_source_that_corrects_itself_is_taken_at_its_last_word_but_rollouts_keep_their_labels(used: Used) -> None:
     used.serve()
     used.tell()
