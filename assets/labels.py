@@ -1,13 +1,13 @@
 """The truth about what was predicted: collected from its source, and judged before anybody learns from it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.alarms import JUDGED, tell
 from assets.ingestion import validated_key
-from assets.lineage import model_asset, model_key
+from assets.lineage import LAST_DAY, model_asset, model_key
 from assets.metadata import picture, table
 from pilotage.monitoring.labels import label_source
 from pilotage.spec import ModelSpec
@@ -24,6 +24,8 @@ CHECKS = {
     "unlabelled": "On no day so many will never have a label that the others are no fair picture of it.",
 }
 """One check for each kind of ``LabelDefect``."""
+NEW_LABELS = "new_labels"
+"""Metadata: labelled rows that the last training did not have."""
 ALERTS = dict.fromkeys(CHECKS, "label_quality") | {"late_labels": "label_lag"}
 
 
@@ -101,12 +103,14 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
         for defect in report.defects:
             context.log.warning(defect.what)
         newest = report.rates[-1] if report.rates else None
+        new_labels = _new_labels(context.instance, spec, platform)
         return dg.MaterializeResult(
             metadata={
                 "predictions": report.predictions,
                 "labelled": report.labelled,
                 "contested": contested,
                 "will_have_none": sum(report.reasons.values()),
+                **({NEW_LABELS: new_labels} if new_labels is not None else {}),
                 "defects": len(report.defects),
                 "blocking_defects": sum(defect.blocks for defect in report.defects),
                 "window": f"{report.first} … {report.last}",
@@ -126,6 +130,21 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
         )
 
     return label_quality
+
+
+def _new_labels(instance: dg.DagsterInstance, spec: ModelSpec, platform: PlatformHome) -> int | None:
+    """Labelled rows since the last training; ``None`` before the first."""
+    from pilotage.monitoring.label_quality import labels_since
+
+    event = instance.get_latest_materialization_event(model_key(spec.name, "training_set"))
+    if event is None or event.asset_materialization is None:
+        return None
+    told = event.asset_materialization.metadata
+    rows, last = (told[name].value if name in told else None for name in ("dagster/row_count", LAST_DAY))
+    if spec.event_time is not None and last is None:
+        return None  # Made before training sets told their last day.
+    day = date.fromisoformat(str(last)) if last is not None else None
+    return labels_since(spec, platform.lake, last=day, rows=int(str(rows)))
 
 
 def _checks(report: "LabelReport") -> list[dg.AssetCheckResult]:

@@ -149,6 +149,21 @@ def test_a_broken_label_feed_is_told_blocks_retraining_and_is_over_when_it_is_me
     assert alarm.alert.runbook
 
 
+def test_labels_that_the_last_training_did_not_have_are_counted_for_whoever_asks_for_another(house: House) -> None:
+    used = house.used
+    used.serve()
+    used.tell()
+    assert "new_labels" not in house.metadata(house.look(), "label_quality"), "nothing was trained yet"
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
+    told: dict[str, Any] = {"dagster/row_count": 2000, "last_day": str(used.day(DAYS - 4))}
+    house.instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey(["tiny", "training_set"]), metadata=told)
+    )
+    new = rows.filter(pl.col("day") > used.day(DAYS - 4))["label"].count()
+    assert house.metadata(house.look(), "label_quality")["new_labels"] == new > 100
+
+
 def test_outcomes_of_the_endpoint_and_of_the_source_measure_the_same(tmp_path: Path) -> None:
     told_by_source, told_by_application = home(tmp_path / "a"), home(tmp_path / "b")
     told_by_source.serve()

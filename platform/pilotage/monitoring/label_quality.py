@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
+from pilotage.features.build import EVENT_TIME, LABEL
 from pilotage.monitoring.answers import REASON, data_clock, given, read_answers
 from pilotage.monitoring.label_defects import NEWEST, LabelDefect, find_defects
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
@@ -109,6 +110,25 @@ def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | N
     # Of a day that is still under way the on-time half is known first, and its rate is no rate.
     settled = (pl.col("labels") >= spec.outcomes.coverage * pl.col("awaited")) | (ended + spec.outcomes.within <= now)
     return daily_rates(rows).join(awaited, on=DAY, how="left").filter(settled).select("day", "labels", "positives")
+
+
+def labels_since(spec: ModelSpec, lake: Lake, *, last: date | None, rows: int) -> int | None:
+    """Labelled rows of ``features/<model>`` that a training set did not have; ``None`` if there are no features.
+
+    Args:
+        spec: The model.
+        lake: Where its features are.
+        last: The set's last day, in the model's time zone; ``None`` for data without a time.
+        rows: Of the set: without a time, what goes beyond them is new.
+    """
+    table = f"features/{spec.name}"
+    if not lake.exists(table):
+        return None
+    labelled = lake.scan(table, first=last if DAY in lake.schema(table) else None).filter(pl.col(LABEL).is_not_null())
+    if last is not None:
+        labelled = labelled.filter(pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date() > last)
+    count = int(labelled.select(pl.len()).collect().item())
+    return count if last is not None else max(0, count - rows)
 
 
 def label_report(

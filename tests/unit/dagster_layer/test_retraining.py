@@ -244,6 +244,27 @@ def test_a_failed_check_counts_until_the_run_that_looks_again_has_its_result(in_
     assert (asked["check"], asked["why"]) == ("as_promised", "auc is 0.61.")
 
 
+def materialized(house: House, asset: str, **metadata: int) -> None:
+    house.instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey([MODEL_NAME, asset]), metadata=metadata)
+    )
+
+
+def test_an_alarm_waits_until_there_are_enough_labels_that_the_last_training_did_not_have(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.")
+    materialized(in_use, "training_set", **{"dagster/row_count": 4000})
+    materialized(in_use, "label_quality", new_labels=12)
+    assert in_use.said(alarm_sensor(in_use.spec)) == (
+        "12 labelled rows are new since the last training; 200 are needed to learn from."
+    )
+    materialized(in_use, "label_quality", new_labels=200)
+    assert len(in_use.tick(alarm_sensor(in_use.spec)).run_requests) == 1
+    # What was counted before a training says nothing of what came after it.
+    materialized(in_use, "label_quality", new_labels=12)
+    materialized(in_use, "training_set", **{"dagster/row_count": 4200})
+    assert len(in_use.tick(alarm_sensor(in_use.spec)).run_requests) == 1
+
+
 def ask_run(house: House, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
     job = house.defs.resolve_job_def(f"retrain_{MODEL_NAME}")
     return house.instance.create_run_for_job(job, tags=request.tags, status=status).run_id

@@ -15,7 +15,7 @@ from pilotage.data.sample import delivered
 from pilotage.features.state import microseconds
 from pilotage.monitoring.answers import read_answers
 from pilotage.monitoring.label_defects import LabelDefect
-from pilotage.monitoring.label_quality import label_quality, label_report, read_label_report
+from pilotage.monitoring.label_quality import label_quality, label_report, labels_since, read_label_report
 from pilotage.monitoring.label_rates import FEWEST_REFERENCE, LIMITS, daily_rates, judge_rates
 from pilotage.monitoring.labels import collect
 from pilotage.monitoring.plots import draw_labels
@@ -215,3 +215,14 @@ def test_a_model_without_answers_has_a_report_too(tmp_path: Path) -> None:
     report = read_label_report(used.spec, settings=used.settings, lake=used.lake)
     assert (report.predictions, report.coverage, report.lag_h, report.defects) == (0, [], {}, [])
     assert draw_labels(used.spec, report).startswith(b"\x89PNG")
+
+
+def test_new_labels_are_those_after_the_last_day_of_training_or_without_a_time_beyond_its_rows(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=5, a_day=20)
+    assert labels_since(used.spec, used.lake, last=used.day(2), rows=60) is None
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
+    assert labels_since(used.spec, used.lake, last=used.day(2), rows=1) == rows.tail(40)["label"].count() < 40
+    assert labels_since(used.spec, used.lake, last=used.day(4), rows=1) == 0
+    assert labels_since(used.spec, used.lake, last=None, rows=70) == rows["label"].count() - 70
+    assert labels_since(used.spec, used.lake, last=None, rows=1000) == 0
