@@ -15,7 +15,7 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.features.build import EVENT_TIME, LABEL
-from pilotage.monitoring.answers import REASON, data_clock, given, read_answers
+from pilotage.monitoring.answers import REASON, data_clock, given, read_answers, windows_lag
 from pilotage.monitoring.label_defects import NEWEST, LabelDefect, find_defects
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
 from pilotage.monitoring.labels import label_source
@@ -26,7 +26,7 @@ from pilotage.spec import ModelSpec
 AGES_H = (1, 2, 3, 6, 12, 24, 36, 48, 72, 96, 120, 168, 336, 720)
 """Hours after the prediction moment at which coverage is told."""
 WINDOW = 28
-"""Days of predictions that are looked at."""
+"""Days of predictions that are looked at, beside those that are too young for their labels (``windows_lag``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +83,8 @@ def read_label_report(
     """
     now = now or data_clock(spec, settings=settings, lake=lake)
     last = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
-    answers = read_answers(
-        spec, settings=settings, lake=lake, first=last - timedelta(days=window - 1), last=last, known_by=now
-    )
+    first = last - windows_lag(spec) - timedelta(days=window - 1)
+    answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
     return label_report(spec, answers, now=now, trained_on=source_rates(spec, lake, now))
 
 

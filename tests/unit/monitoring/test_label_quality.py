@@ -19,6 +19,7 @@ from pilotage.monitoring.label_quality import label_quality, label_report, label
 from pilotage.monitoring.label_rates import FEWEST_REFERENCE, LIMITS, daily_rates, judge_rates
 from pilotage.monitoring.labels import collect
 from pilotage.monitoring.plots import draw_labels
+from pilotage.spec import Outcomes
 from tests.unit.monitoring.logs import outcome
 from tests.unit.monitoring.used_world import TOOK, Used, used_spec
 
@@ -226,3 +227,14 @@ def test_new_labels_are_those_after_the_last_day_of_training_or_without_a_time_b
     assert labels_since(used.spec, used.lake, last=used.day(4), rows=1) == 0
     assert labels_since(used.spec, used.lake, last=None, rows=70) == rows["label"].count() - 70
     assert labels_since(used.spec, used.lake, last=None, rows=1000) == 0
+
+
+def test_labels_that_may_take_weeks_are_late_once_these_are_over(tmp_path: Path) -> None:
+    weeks = Outcomes(within=timedelta(days=45), patience=timedelta(days=60))
+    used = Used(tmp_path, days=80, a_day=20, spec=used_spec(outcomes=weeks), took=timedelta(days=40))
+    used.serve()
+    where = {"settings": used.settings, "lake": used.lake, "now": used.now}
+    assert kinds(label_quality(used.spec, **where)) == {"late_labels": True}
+    used.tell()
+    collect(used.spec, **where)
+    assert label_quality(used.spec, **where) == []
