@@ -111,8 +111,8 @@ def refuse_bad_labels(
     release = champion(spec.name, settings=settings)
     last = release.facts.get("last") if release else None
     seen = date.fromisoformat(last) if last else None
-    jumps = label_jumps(spec, read_set(training_set, [EVENT_TIME, LABEL]))
-    bad = [jump.payload() for jump in jumps if seen is None or jump.day > seen]
+    jumps = label_jumps(spec, read_set(training_set, [EVENT_TIME, LABEL]), accepted=seen)
+    bad = [jump.payload() for jump in jumps]
     defects = label_quality(spec, settings=settings, lake=platform.lake)
     bad += [found.payload() for found in defects if found.blocks and (seen is None or found.last > seen)]
     if not bad:

@@ -20,6 +20,7 @@ from pilotage.monitoring.label_defects import NEWEST, LabelDefect, find_defects
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
 from pilotage.monitoring.labels import label_source
 from pilotage.monitoring.log_frames import DAY
+from pilotage.release.champions import champion
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -85,7 +86,15 @@ def read_label_report(
     last = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
     first = last - windows_lag(spec) - timedelta(days=window - 1)
     answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
-    return label_report(spec, answers, now=now, trained_on=source_rates(spec, lake, now))
+    release = champion(spec.name, settings=settings)
+    learned = release.facts.get("last") if release else None
+    return label_report(
+        spec,
+        answers,
+        now=now,
+        trained_on=source_rates(spec, lake, now),
+        accepted=date.fromisoformat(learned) if learned else None,
+    )
 
 
 def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | None:
@@ -131,7 +140,12 @@ def labels_since(spec: ModelSpec, lake: Lake, *, last: date | None, rows: int) -
 
 
 def label_report(
-    spec: ModelSpec, answers: pl.DataFrame, *, now: datetime, trained_on: pl.DataFrame | None = None
+    spec: ModelSpec,
+    answers: pl.DataFrame,
+    *,
+    now: datetime,
+    trained_on: pl.DataFrame | None = None,
+    accepted: date | None = None,
 ) -> LabelReport:
     """Judges labels.
 
@@ -141,6 +155,7 @@ def label_report(
         now: Of the data (UTC).
         trained_on: From ``daily_rates``: labels in the source, whether predicted or not. ``None`` to judge the rate of
             what was predicted.
+        accepted: The champion's last day: a rate that somebody let it learn from is normal from then on.
     """
     told = given(answers).with_columns(_age=pl.lit(now) - pl.coalesce("moment", "at"))
     days = told.group_by("day").agg(
@@ -156,7 +171,7 @@ def label_report(
     enough = told_of >= spec.outcomes.coverage * pl.col("predictions")
     settled = days.filter(enough | (pl.col("_youngest") >= spec.outcomes.within))
     served = settled.select("day", pl.col("labelled").alias("labels"), "positives")
-    rates = judge_rates(served if trained_on is None else trained_on, newest=NEWEST)
+    rates = judge_rates(served if trained_on is None else trained_on, newest=NEWEST, accepted=accepted)
     today = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
     return LabelReport(
         model=spec.name,
