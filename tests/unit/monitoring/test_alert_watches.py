@@ -341,6 +341,21 @@ def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() ->
     assert DecisionsWatch(ledger=book, now=now + timedelta(days=2), seen=None).look().alerts == ()
 
 
+def test_a_decision_links_to_the_run_that_took_it() -> None:
+    tests = {"tests": [], "run": "run-a"}
+    book = ledger(
+        ("registered", {"version": 1, "payload": {"run_url": "http://ui/runs/by-itself"}}),
+        ("rolled_back", {"version": 1, "payload": {"evidence": tests}}),
+        ("person_called", {"payload": {"about": "drift", "evidence": {"run": "run-b"}}}),
+        ("retrain_gave_up", {"payload": {"request": 1, "tried": [{"run": "run-c"}, {"run": "run-d"}]}}),
+        ("killed", {"actor": "ada"}),
+    )
+    watch = DecisionsWatch(ledger=book, now=datetime.now(UTC), seen=None, ui="http://ui")
+    assert [alert.run_url.removeprefix("http://ui/runs/") for alert in watch.look().alerts] == [
+        "by-itself", "run-a", "run-b", "run-d", "",
+    ]  # fmt: skip
+
+
 def test_a_cursor_that_was_lost_tells_nobody_again(settings: Settings) -> None:
     book = ledger(("promoted", {"version": 1}), ("killed", {"actor": "ada"}))
     with AlertBook.of(settings) as alarms:
