@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.alarms import VERSION
-from assets.drift import EXPECTED, INPUTS
+from assets.drift import EXPECTED, INPUTS, TRUTH
 from assets.labels import CHECKS as LABEL_CHECKS
 from assets.labels import NEW_LABELS
 from assets.lineage import model_key
@@ -127,7 +127,9 @@ def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, ver
         )
     if spec.drift is None:
         return
-    moved, suffers = (failing("drift_report", name) for name in (INPUTS, EXPECTED))
+    # Both tell the one verdict, and its day.
+    moved = failing("drift_report", INPUTS) or failing("drift_report", TRUTH)
+    suffers = failing("drift_report", EXPECTED)
     if moved or suffers:
         told = [each for each in (moved, suffers) if each]
         changed = next((each["alarm_since"] for each in told if each.get("alarm_since")), None)

@@ -14,7 +14,7 @@ import pytest
 from definitions import build_defs
 from jobs.retraining import wish
 from pilotage.data import sample
-from pilotage.policy import Retraining
+from pilotage.policy import Drift, Retraining
 from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import SqlLedger
@@ -202,7 +202,10 @@ def failed_check(
     house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN, **metadata: Any
 ) -> None:
     key = dg.AssetKey([MODEL_NAME, asset])
-    told = {name: dg.MetadataValue.int(value) for name, value in metadata.items()}
+    told = {
+        name: dg.MetadataValue.int(v) if isinstance(v, int) else dg.MetadataValue.text(v)
+        for name, v in metadata.items()
+    }
     house.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata=told
@@ -299,6 +302,34 @@ def test_a_check_about_the_champion_before_asks_for_nothing(in_use: House) -> No
     [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
     [asked] = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]["evidence"]["checks"]
     assert (asked["check"], asked["version"]) == ("as_estimated", 1)
+
+
+@pytest.fixture
+def drifting(in_use: House) -> House:
+    in_use.__dict__["spec"] = in_use.spec.model_copy(update={"drift": Drift(window=timedelta(days=7))})
+    return in_use
+
+
+def test_drift_asks_with_its_day_only_where_performance_is_expected_to_suffer(drifting: House) -> None:
+    failed_check(drifting, "drift_report", "stable_inputs", "Incomes moved.", version=1, alarm_since="2024-05-06")
+    assert drifting.said(alarm_sensor(drifting.spec)) == "Performance is not expected to suffer. Incomes moved."
+    failed_check(drifting, "drift_report", "expected_performance", "Costs more.", version=1, alarm_since="2024-05-06")
+    [request] = drifting.tick(alarm_sensor(drifting.spec)).run_requests
+    asked = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]
+    assert (asked["cause"], asked["evidence"]["since"]) == ("drift", "2024-05-06")
+    assert asked["evidence"]["alarm"] == "drift of version 1 since 2024-05-06"
+
+
+def test_a_truth_that_moved_behind_the_inputs_asks_for_nothing_and_dates_what_performance_asks_for(
+    drifting: House,
+) -> None:
+    since = {"version": 1, "alarm_since": "2024-05-06"}
+    failed_check(drifting, "drift_report", "stable_predictions_and_labels", "The truth itself moved.", **since)
+    assert drifting.said(alarm_sensor(drifting.spec)).endswith("The truth itself moved.")
+    failed_check(drifting, "performance", "as_estimated", "0.2 nats above its estimate.", version=1)
+    [request] = drifting.tick(alarm_sensor(drifting.spec)).run_requests
+    asked = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]
+    assert (asked["cause"], asked["evidence"]["since"]) == ("performance", "2024-05-06")
 
 
 def test_labels_that_may_not_be_learned_from_block_and_call_a_person_once(in_use: House) -> None:
