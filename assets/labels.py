@@ -1,6 +1,6 @@
 """The truth about what was predicted: collected from its source, and judged before anybody learns from it."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -24,6 +24,8 @@ CHECKS = {
     "unlabelled": "On no day so many will never have a label that the others are no fair picture of it.",
 }
 """One check for each kind of ``LabelDefect``."""
+RECENT = timedelta(days=28)
+"""How long an outcome is told of whose prediction never came."""
 NEW_LABELS = "new_labels"
 """Metadata: labelled rows that the last training did not have."""
 ALERTS = dict.fromkeys(CHECKS, "label_quality") | {"late_labels": "label_lag"}
@@ -95,13 +97,18 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
     def label_quality(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.label_quality import read_label_report
         from pilotage.monitoring.measured import quarantine_contested
+        from pilotage.monitoring.overview import outcomes_overview
         from pilotage.monitoring.plots import draw_labels
 
         settings, lake = platform.settings, platform.lake
         report = read_label_report(spec, settings=settings, lake=lake)
         contested = quarantine_contested(spec, settings=settings, lake=lake, now=report.now, run_id=context.run.run_id)
+        # By the wall clock: an outcome waits for its prediction from when it was received.
+        told = outcomes_overview(settings, spec.name, lake=lake, now=datetime.now(UTC), back=RECENT)
         for defect in report.defects:
             context.log.warning(defect.what)
+        if told.unknown:
+            context.log.warning(f"{told.statuses['unknown']} outcomes are about predictions that never came.")
         newest = report.rates[-1] if report.rates else None
         new_labels = _new_labels(context.instance, spec, platform)
         return dg.MaterializeResult(
@@ -110,6 +117,8 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
                 "labelled": report.labelled,
                 "contested": contested,
                 "will_have_none": sum(report.reasons.values()),
+                "outcomes_waiting": told.statuses["waiting"],
+                "outcomes_unknown": told.statuses["unknown"],
                 **({NEW_LABELS: new_labels} if new_labels is not None else {}),
                 "defects": len(report.defects),
                 "blocking_defects": sum(defect.blocks for defect in report.defects),
@@ -123,6 +132,7 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
                     {"hours": at.hours, "predictions": at.predictions, "labelled": at.labelled}
                     for at in report.coverage
                 ),
+                "unknown": table(told.unknown),
                 "reasons": table({"reason": why, "predictions": n} for why, n in report.reasons.items()),
                 "plot: labels": picture("labels", draw_labels(spec, report)),
             },

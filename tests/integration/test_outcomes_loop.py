@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,23 @@ def test_a_broken_label_feed_is_told_blocks_retraining_and_is_over_when_it_is_me
     with AlertBook.of(used.settings) as book:
         [alarm] = [alarm for alarm in book.alarms() if alarm.alert.subject == "label_rate"]
     assert alarm.alert.runbook
+
+
+def test_outcomes_whose_prediction_never_came_are_listed_for_weeks_though_nothing_is_moved(house: House) -> None:
+    used = house.used
+    used.serve(used.orders.head(5))
+    ages = {1: timedelta(days=2), 2: timedelta(days=35), 3: timedelta(days=90)}
+    now = datetime.now(UTC)
+    used.log(
+        [
+            outcome(each, prediction_id=f"never-{each}", received_at=microseconds(now - ago))
+            for each, ago in ages.items()
+        ]
+    )
+    told = house.metadata(house.look(), "label_quality")
+    assert (told["outcomes_waiting"], told["outcomes_unknown"]) == (1, 1)
+    [row] = told["unknown"].records
+    assert (row.data["prediction_id"], row.data["caller"]) == ("never-2", "key-1")
 
 
 def test_labels_that_the_last_training_did_not_have_are_counted_for_whoever_asks_for_another(house: House) -> None:
