@@ -18,7 +18,7 @@ from pilotage.data.query import query
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.label_quality import label_quality
-from pilotage.spec import Fairness, ModelSpec
+from pilotage.spec import Fairness, Gate, ModelSpec
 from resources.platform_home import PlatformHome
 from tests.unit.monitoring.logs import outcome
 from tests.unit.monitoring.used_world import TOOK, Used, used_spec
@@ -147,7 +147,37 @@ def test_a_broken_label_feed_is_told_blocks_retraining_and_is_over_when_it_is_me
     assert label_quality(used.spec, **where) == []
     with AlertBook.of(used.settings) as book:
         [alarm] = [alarm for alarm in book.alarms() if alarm.alert.subject == "label_rate"]
-    assert alarm.alert.runbook
+    assert (alarm.open, alarm.clears) == (True, 1), "it is over once it stays away"
+
+
+def test_a_model_that_breaks_its_promises_is_an_alarm_for_each_with_its_run_and_what_to_do(tmp_path: Path) -> None:
+    kpi = used_spec().kpi.model_copy(update={"baseline": 0.9, "target": 0.1})
+    used = home(tmp_path / "home", gate=Gate(at_least={"auc": 0.7}), kpi=kpi)
+    # It decides by the protected column alone, and is sure of itself.
+    used.orders = used.orders.with_columns(probability=pl.when(pl.col("old") == 1).then(0.95).otherwise(0.02))
+    used.serve()
+    used.tell()
+    with dg.instance_for_test() as instance:
+        house = House(used, instance)
+        looked = house.look()
+    said = house.failed(looked)
+    assert "auc is 0.5" in said["as_promised"] and "at least 0.7 was asked" in said["as_promised"]
+    assert "nats off its estimate" in said["as_estimated"]
+    assert "the target is 0.1, 0.9 without the model" in said["meets_target"]
+    assert "selection" in said["alike"]
+    kpi_told = house.metadata(looked, "kpi")
+    assert kpi_told["gain_28d"] == pytest.approx(0.9 - kpi_told["value_28d"])
+    with AlertBook.of(used.settings) as book:
+        alarms = {(alarm.key.kind, alarm.key.subject): alarm.alert for alarm in book.alarms()}
+    assert alarms.keys() >= {
+        ("performance", "as_promised"),
+        ("performance", "as_estimated"),
+        ("performance", "meets_target"),
+        ("fairness", "alike"),
+    }
+    for (kind, _), alert in alarms.items():
+        assert alert.run_url.endswith(f"/runs/{looked.run_id}")
+        assert alert.runbook.startswith("docs/runbooks/alerts.md#" + kind)
 
 
 def test_outcomes_whose_prediction_never_came_are_listed_for_weeks_though_nothing_is_moved(house: House) -> None:
