@@ -110,6 +110,12 @@ def test_when_it_did_not_help_twice_a_person_is_called_with_what_was_tried() -> 
     assert "request 5 ended as refused (no better)" in decision.why
 
 
+def test_a_retraining_that_labels_kept_from_being_carried_out_is_none_that_did_not_help() -> None:
+    blocked = [closed(number, "blocked") for number in (5, 6)]
+    assert decided(state(*blocked), SUFFERS).do == "ask", "the labels are mended: nothing blocks any more"
+    assert decided(state(closed(4, "refused"), *blocked), SUFFERS).do == "wait"
+
+
 def test_a_version_that_helped_ends_the_count() -> None:
     before = [closed(number, "refused", ended=START) for number in (5, 6)]
     helped = state(*before, closed(7, "registered", version=3, alarm="x"), versions={3: "champion"})

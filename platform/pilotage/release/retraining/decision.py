@@ -140,6 +140,8 @@ def should_retrain(
 def fruitless(state: ModelState, alarm: str | None = None) -> tuple[Request, ...]:
     """The latest requests in a row that did not help, newest first: no version came of them, or it was taken back.
 
+    Those that labels kept from being carried out tried nothing, and do not count.
+
     Args:
         state: By the ledger.
         alarm: Only those that this alarm asked for, since a version last helped.
@@ -149,7 +151,7 @@ def fruitless(state: ModelState, alarm: str | None = None) -> tuple[Request, ...
         version = state.versions.get(request.version) if request.version is not None else None
         if version is not None and version.stage not in ("rejected", "rolled_back"):
             break
-        if alarm is None or alarm in request.alarms:
+        if request.outcome != "blocked" and (alarm is None or alarm in request.alarms):
             found.append(request)
     return tuple(found)
 
