@@ -152,7 +152,7 @@ def test_a_broken_label_feed_is_told_blocks_retraining_and_is_over_when_it_is_me
 
 def test_a_model_that_breaks_its_promises_is_an_alarm_for_each_with_its_run_and_what_to_do(tmp_path: Path) -> None:
     kpi = used_spec().kpi.model_copy(update={"baseline": 0.9, "target": 0.1})
-    used = home(tmp_path / "home", gate=Gate(at_least={"auc": 0.7}), kpi=kpi)
+    used = home(tmp_path / "home", gate=Gate(at_least={"auc": 0.7}, at_most={"brier": 0.2}), kpi=kpi)
     # It decides by the protected column alone, and is sure of itself.
     used.orders = used.orders.with_columns(probability=pl.when(pl.col("old") == 1).then(0.95).otherwise(0.02))
     used.serve()
@@ -162,6 +162,7 @@ def test_a_model_that_breaks_its_promises_is_an_alarm_for_each_with_its_run_and_
         looked = house.look()
     said = house.failed(looked)
     assert "auc is 0.5" in said["as_promised"] and "at least 0.7 was asked" in said["as_promised"]
+    assert "at most 0.2 was asked" in said["as_promised"]
     assert "nats off its estimate" in said["as_estimated"]
     assert "the target is 0.1, 0.9 without the model" in said["meets_target"]
     assert "selection" in said["alike"]
