@@ -183,6 +183,19 @@ def test_a_live_source_that_brings_no_new_day_for_too_long_has_stopped(settings:
     assert after.memory["flights"] == ("2013-01-03", (NOW + timedelta(hours=28)).isoformat())
 
 
+def test_a_live_source_that_never_brought_anything_has_stopped_once_its_time_is_over(settings: Settings) -> None:
+    every = timedelta(hours=26)
+    first = fresh(settings, expected_every=every)
+    assert first.look().alerts == ()
+    later = fresh(settings, memory=first.memory, now=NOW + timedelta(hours=27), expected_every=every)
+    [alert] = later.look().alerts
+    assert (alert.kind, alert.tier, alert.subject) == ("data_stopped", "critical", "flights")
+    assert alert.summary == "Nothing has ever come from flights, looked for these 27.0 hours."
+    days(Lake(settings.lake), "flights", date(2013, 1, 1))
+    after = fresh(settings, memory=later.memory, now=NOW + timedelta(hours=28), expected_every=every)
+    assert after.look().alerts == ()
+
+
 def served(settings: Settings, *answered_by: str, slow: int = 0) -> AnswersWatch:
     """Answers of the last minute, as the service has just logged them."""
     now = datetime.now(UTC)
