@@ -36,12 +36,12 @@ def kpi_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         pool=f"monitoring_{spec.name}",
     )
     def kpi(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
-        from pilotage.monitoring.answers import data_clock, read_answers
+        from pilotage.monitoring.answers import data_clock, read_answers, windows_lag
         from pilotage.monitoring.kpi import kpi_values
 
         settings, lake = platform.settings, platform.lake
         now = data_clock(spec, settings=settings, lake=lake)
-        last = now.date() + timedelta(days=1)  # In no time zone is it later.
+        last = now.date() + timedelta(days=1) - windows_lag(spec)  # In no time zone is it later.
         answers = read_answers(
             spec,
             settings=settings,

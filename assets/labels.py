@@ -1,13 +1,13 @@
 """The truth about what was predicted: collected from its source, and judged before anybody learns from it."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.alarms import JUDGED, tell
 from assets.ingestion import validated_key
-from assets.lineage import model_asset, model_key
+from assets.lineage import LAST_DAY, model_asset, model_key
 from assets.metadata import picture, table
 from pilotage.monitoring.labels import label_source
 from pilotage.spec import ModelSpec
@@ -24,6 +24,10 @@ CHECKS = {
     "unlabelled": "On no day so many will never have a label that the others are no fair picture of it.",
 }
 """One check for each kind of ``LabelDefect``."""
+RECENT = timedelta(days=28)
+"""How long an outcome is told of whose prediction never came."""
+NEW_LABELS = "new_labels"
+"""Metadata: labelled rows that the last training did not have."""
 ALERTS = dict.fromkeys(CHECKS, "label_quality") | {"late_labels": "label_lag"}
 
 
@@ -93,20 +97,29 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
     def label_quality(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from pilotage.monitoring.label_quality import read_label_report
         from pilotage.monitoring.measured import quarantine_contested
+        from pilotage.monitoring.overview import outcomes_overview
         from pilotage.monitoring.plots import draw_labels
 
         settings, lake = platform.settings, platform.lake
         report = read_label_report(spec, settings=settings, lake=lake)
         contested = quarantine_contested(spec, settings=settings, lake=lake, now=report.now, run_id=context.run.run_id)
+        # By the wall clock: an outcome waits for its prediction from when it was received.
+        told = outcomes_overview(settings, spec.name, lake=lake, now=datetime.now(UTC), back=RECENT)
         for defect in report.defects:
             context.log.warning(defect.what)
+        if told.unknown:
+            context.log.warning(f"{told.statuses['unknown']} outcomes are about predictions that never came.")
         newest = report.rates[-1] if report.rates else None
+        new_labels = _new_labels(context.instance, spec, platform)
         return dg.MaterializeResult(
             metadata={
                 "predictions": report.predictions,
                 "labelled": report.labelled,
                 "contested": contested,
                 "will_have_none": sum(report.reasons.values()),
+                "outcomes_waiting": told.statuses["waiting"],
+                "outcomes_unknown": told.statuses["unknown"],
+                **({NEW_LABELS: new_labels} if new_labels is not None else {}),
                 "defects": len(report.defects),
                 "blocking_defects": sum(defect.blocks for defect in report.defects),
                 "window": f"{report.first} … {report.last}",
@@ -119,6 +132,7 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
                     {"hours": at.hours, "predictions": at.predictions, "labelled": at.labelled}
                     for at in report.coverage
                 ),
+                "unknown": table(told.unknown),
                 "reasons": table({"reason": why, "predictions": n} for why, n in report.reasons.items()),
                 "plot: labels": picture("labels", draw_labels(spec, report)),
             },
@@ -126,6 +140,21 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
         )
 
     return label_quality
+
+
+def _new_labels(instance: dg.DagsterInstance, spec: ModelSpec, platform: PlatformHome) -> int | None:
+    """Labelled rows since the last training; ``None`` before the first."""
+    from pilotage.monitoring.label_quality import labels_since
+
+    event = instance.get_latest_materialization_event(model_key(spec.name, "training_set"))
+    if event is None or event.asset_materialization is None:
+        return None
+    told = event.asset_materialization.metadata
+    rows, last = (told[name].value if name in told else None for name in ("dagster/row_count", LAST_DAY))
+    if spec.event_time is not None and last is None:
+        return None  # Made before training sets told their last day.
+    day = date.fromisoformat(str(last)) if last is not None else None
+    return labels_since(spec, platform.lake, last=day, rows=int(str(rows)))
 
 
 def _checks(report: "LabelReport") -> list[dg.AssetCheckResult]:

@@ -21,6 +21,9 @@ from pilotage.training.records import Candidate, Evaluation, TrainingSet
 from resources.platform_home import PlatformHome
 from resources.training_run import TrainingRun
 
+LAST_DAY = "last_day"
+"""Metadata of a training set: its newest day."""
+
 
 def model_key(model: str, step: str) -> dg.AssetKey:
     return dg.AssetKey([model, step])
@@ -170,7 +173,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
                 directory=_workspace(platform, spec, context.run.run_id),
                 progress=context.log.info,
             )
-        refuse_bad_labels(context, spec, platform.settings, record, lease)
+        refuse_bad_labels(context, spec, platform, record, lease)
         raw = platform.lake.versions(table for name in spec.sources if platform.lake.exists(table := f"raw/{name}"))
         return dg.Output(
             record,
@@ -179,6 +182,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
                 "positives": record.positives,
                 "base_rate": record.positives / record.rows,
                 "days": "all" if record.first is None else f"{record.first} … {record.last}",
+                **({LAST_DAY: record.last.isoformat()} if record.last is not None else {}),
                 "sha256": record.sha256,
                 # With those of the raw tables: the nightly schedule compares them with what there is.
                 "lake_versions": record.lake_versions | raw,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pilotage.settings import Settings
     from pilotage.spec import ModelSpec
     from pilotage.training.records import TrainingSet
+    from resources.platform_home import PlatformHome
 
 PARENT, RETRIED = "dagster/parent_run_id", "dagster/retry_number"
 
@@ -81,13 +82,14 @@ def keeping(lease: Lease | None, *, checked: bool = True) -> Iterator[None]:
 def refuse_bad_labels(
     context: dg.AssetExecutionContext,
     spec: ModelSpec,
-    settings: Settings,
+    platform: PlatformHome,
     training_set: TrainingSet,
     lease: Lease | None,
 ) -> None:
     """Ends an attempt whose newest labels can hardly be what they are called; tells a training by hand.
 
-    Looked at are days that the champion was not trained on: with those, somebody let it pass.
+    Looked at are the rates of the set itself, and what is wrong with the labels of what was predicted; of days that the
+    champion was not trained on: with those, somebody let it pass.
 
     Raises:
         Failure: The attempt is over, and is not tried again.
@@ -95,6 +97,7 @@ def refuse_bad_labels(
     from datetime import date
 
     from pilotage.features.build import EVENT_TIME, LABEL
+    from pilotage.monitoring.label_quality import label_quality
     from pilotage.release.champions import champion
     from pilotage.release.retraining import attempts
     from pilotage.release.retraining.book import opened
@@ -104,21 +107,21 @@ def refuse_bad_labels(
 
     if spec.event_time is None:
         return
+    settings = platform.settings
     release = champion(spec.name, settings=settings)
     last = release.facts.get("last") if release else None
     seen = date.fromisoformat(last) if last else None
-    jumps = [
-        jump
-        for jump in label_jumps(spec, read_set(training_set, [EVENT_TIME, LABEL]))
-        if seen is None or jump.day > seen
-    ]
-    if not jumps:
+    jumps = label_jumps(spec, read_set(training_set, [EVENT_TIME, LABEL]), accepted=seen)
+    bad = [jump.payload() for jump in jumps]
+    defects = label_quality(spec, settings=settings, lake=platform.lake)
+    bad += [found.payload() for found in defects if found.blocks and (seen is None or found.last > seen)]
+    if not bad:
         return
-    why = " ".join(jump.why for jump in jumps[:3]) + (f" And {len(jumps) - 3} days more." if len(jumps) > 3 else "")
+    why = " ".join(str(each["why"]) for each in bad[:3]) + (f" And {len(bad) - 3} more." if len(bad) > 3 else "")
     if lease is None:
         context.log.warning(f"Labels that can hardly be right are trained on, since somebody asked for it. {why}")
         return
-    evidence = {"labels": [jump.payload() for jump in jumps]}
+    evidence = {"labels": bad}
     with opened(settings, None) as book:
         attempts.finish(spec.name, lease.fence, "blocked", why=why, book=book, evidence=evidence)
     call_a_person(
@@ -131,6 +134,6 @@ def refuse_bad_labels(
     )
     raise dg.Failure(
         description=f"The labels may not be learned from. {why}",
-        metadata={"days": ", ".join(str(jump.day) for jump in jumps), "fix": "docs/runbooks/retraining.md"},
+        metadata={"defects": ", ".join(str(each["kind"]) for each in bad), "fix": "docs/runbooks/retraining.md"},
         allow_retries=False,
     )

@@ -128,7 +128,8 @@ def _watch_job(spec: ModelSpec) -> dg.JobDefinition:
         from pilotage.release.retraining.watch import look
 
         platform: PlatformHome = context.resources.platform
-        looked = look(spec, settings=platform.settings, lake=platform.lake, now=datetime.now(UTC))
+        now, run = datetime.now(UTC), context.run_id
+        looked = look(spec, settings=platform.settings, lake=platform.lake, now=now, run=run)
         context.log.info(f"{looked.did.replace('_', ' ')}: {looked.why}")
         told = {"did": looked.did, "why": looked.why, **metadata_of(looked.state)}
         if tests := looked.evidence.get("tests"):

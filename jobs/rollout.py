@@ -37,7 +37,8 @@ def _rollout_job(spec: ModelSpec) -> dg.JobDefinition:
     def look(context: dg.OpExecutionContext, platform: PlatformHome) -> None:
         from pilotage.release.tick import tick
 
-        ticked = tick(spec, settings=platform.settings, lake=platform.lake, now=datetime.now(UTC))
+        now, run = datetime.now(UTC), context.run_id
+        ticked = tick(spec, settings=platform.settings, lake=platform.lake, now=now, run=run)
         about = f"version {ticked.version}: " if ticked.version is not None else ""
         context.log.info(f"{ticked.did.replace('_', ' ')}, {about}{ticked.why}")
         told: dict[str, Any] = {"did": ticked.did, "why": ticked.why, **metadata_of(ticked.state)}

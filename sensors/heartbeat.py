@@ -133,7 +133,9 @@ class _Engine:
         settings, lake = platform.settings, platform.lake
         answers = AnswersWatch(settings=settings, models=models, now=now, opened=book.alarms)
         return cls(
-            decisions=DecisionsWatch(ledger=SqlLedger.to_read(settings), now=now, seen=memory.decisions),
+            decisions=DecisionsWatch(
+                ledger=SqlLedger.to_read(settings), now=now, seen=memory.decisions, ui=settings.dagster_ui
+            ),
             freshness=FreshnessWatch(sources=sources, lake=lake, now=now, memory=memory.newest),
             others=[*machine_watches(settings, now=now), *answers.watches()],
         )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.alarms import VERSION
-from assets.drift import EXPECTED, INPUTS
+from assets.drift import EXPECTED, INPUTS, TRUTH
 from assets.labels import CHECKS as LABEL_CHECKS
+from assets.labels import NEW_LABELS
 from assets.lineage import model_key
 from jobs.retraining import ask_job_name, wish
 from pilotage.declaration import within
@@ -52,7 +53,8 @@ def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
             return _skipped(f"{spec.name} has no champion that could get worse.")
         found = list(_signals(context.instance, spec, state.champion.promoted_at, state.champion.version))
         labels = list(_label_defects(context.instance, spec))
-        decision = should_retrain(spec, state, found, labels=labels, now=datetime.now(UTC))
+        new = _new_labels(context.instance, spec)
+        decision = should_retrain(spec, state, found, labels=labels, new_labels=new, now=datetime.now(UTC))
         if decision.do in ("nothing", "wait") or decision.signal is None:
             return _skipped(decision.why)
         about = "labels" if decision.do == "blocked" else decision.signal.alarm
@@ -126,7 +128,9 @@ def _signals(instance: dg.DagsterInstance, spec: ModelSpec, since: datetime, ver
         )
     if spec.drift is None:
         return
-    moved, suffers = (failing("drift_report", name) for name in (INPUTS, EXPECTED))
+    # Both tell the one verdict, and its day.
+    moved = failing("drift_report", INPUTS) or failing("drift_report", TRUTH)
+    suffers = failing("drift_report", EXPECTED)
     if moved or suffers:
         told = [each for each in (moved, suffers) if each]
         changed = next((each["alarm_since"] for each in told if each.get("alarm_since")), None)
@@ -145,6 +149,18 @@ def _label_defects(instance: dg.DagsterInstance, spec: ModelSpec) -> Iterator[di
         found = _failed(instance, model_key(spec.name, "label_quality"), name)
         if found is not None and found["severity"] == dg.AssetCheckSeverity.ERROR.value:
             yield found
+
+
+def _new_labels(instance: dg.DagsterInstance, spec: ModelSpec) -> int | None:
+    """Labelled rows that the last training did not have, by the last look at the labels; ``None`` if none was since."""
+    looked, trained = (
+        instance.get_latest_materialization_event(model_key(spec.name, asset))
+        for asset in ("label_quality", "training_set")
+    )
+    if looked is None or looked.asset_materialization is None or trained is None:
+        return None
+    told = looked.asset_materialization.metadata.get(NEW_LABELS)
+    return int(str(told.value)) if told is not None and looked.timestamp > trained.timestamp else None
 
 
 def _failed(

@@ -8,7 +8,9 @@
     │   ├── UnreadableFile     a landed file can't be read as what it says it is
     │   ├── SchemaChanged      columns of the source were renamed, dropped, retyped or added
     │   ├── ExpectationFailed  an expectation could not be evaluated (not: was not met)
-    │   └── UnpublishedData    downstream asked for data that was not validated
+    │   ├── UnpublishedData    downstream asked for data that was not validated
+    │   │   └── RowsErased     rows of the version that was asked for were erased since
+    │   └── NotErased          somebody can't be erased now, or not completely
     ├── LakeError
     │   ├── CommitConflict     concurrent writers; retries used up
     │   └── StorageFull        no room while writing; nothing was committed
@@ -93,6 +95,14 @@ class ExpectationFailed(DataError):
 
 class UnpublishedData(DataError):
     """Downstream asked for data that was not validated."""
+
+
+class RowsErased(UnpublishedData):
+    """A version of a table held rows of somebody who was erased since."""
+
+
+class NotErased(DataError):
+    """Somebody can't be erased now, or something of them is left."""
 
 
 class LakeError(PilotageError):

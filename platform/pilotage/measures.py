@@ -93,6 +93,11 @@ class Outcomes(Declaration):
             raise DeclarationProblem(
                 "on, expr and known_at are about another source", fix="Give source=…, or leave them to the label."
             )
+        if self.patience < self.within:
+            raise DeclarationProblem(
+                f"labels take up to {self.within}, and predictions are looked up for {self.patience} alone",
+                fix="Give a patience that is longer than within.",
+            )
         return self
 
 

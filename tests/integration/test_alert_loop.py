@@ -13,11 +13,14 @@ from typing import Any
 import dagster as dg
 import pytest
 from click.testing import CliRunner
+from dagster._daemon.types import DaemonHeartbeat
 
 from assets.alerts import KEY, alerts_asset
 from assets.ledger import KEY as LEDGER
 from assets.ledger import ledger_asset
 from assets.models import load_models
+from assets.predictions import LOG
+from assets.skew import FEATURES
 from assets.sources import load_sources
 from jobs.alerts import DELIVER, alerts_job
 from pilotage.cli.main import cli
@@ -265,6 +268,45 @@ def test_the_heartbeat_sees_the_ledgers_decisions_and_its_broken_check(
         told = {row["kind"] for row in book.history() if row["happened"] == "opened"}
         assert told == {"retrained", "promoted", "ledger_broken"}
     assert json.loads(settings.heartbeat.read_text())["at"]
+
+
+def test_a_daemon_that_no_longer_beats_is_critical_and_one_that_beats_again_ends_it(
+    daemon: Daemon, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    def beats(ago_s: float) -> None:
+        at = datetime.now(UTC).timestamp() - ago_s
+        instance.add_daemon_heartbeat(DaemonHeartbeat(timestamp=at, daemon_type="SENSOR", daemon_id="d", errors=[]))
+
+    beats(280)
+    assert "daemon_silent" not in daemon.heartbeat()
+    beats(400)
+    assert "critical daemon_silent" in daemon.heartbeat()
+    with AlertBook.of(settings) as book:
+        [alarm] = book.alarms()
+        assert "sensor has been silent for 7 minutes" in alarm.alert.summary
+        assert alarm.alert.runbook == "docs/runbooks/alerts.md#daemon_silent"
+        beats(1)
+        daemon.heartbeat()
+        assert book.alarms()[0].clears == 1
+
+
+def test_a_damaged_log_and_skew_are_alarms_by_their_checks_until_these_pass(
+    daemon: Daemon, settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    def says(key: dg.AssetKey, check: str, passed: bool) -> None:
+        instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(asset_key=key, check_name=check, passed=passed, description=f"{check} it is")
+        )
+
+    skew = dg.AssetKey(["flight_delay", "serving_skew"])
+    for passed in (False, True):
+        says(LOG, "undamaged", passed)
+        says(skew, FEATURES, passed)
+        daemon.heartbeat()
+        with AlertBook.of(settings) as book:
+            assert {(alarm.key.kind, alarm.tier) for alarm in book.alarms()} == (
+                set() if passed else {("log_damaged", "critical"), ("skew", "warning")}
+            )
 
 
 def test_how_bad_a_failed_run_is_depends_on_what_it_was_for() -> None:

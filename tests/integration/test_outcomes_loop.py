@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pilotage.data.query import query
 from pilotage.features.state import microseconds
 from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.label_quality import label_quality
-from pilotage.spec import Fairness, ModelSpec
+from pilotage.spec import Fairness, Gate, ModelSpec
 from resources.platform_home import PlatformHome
 from tests.unit.monitoring.logs import outcome
 from tests.unit.monitoring.used_world import TOOK, Used, used_spec
@@ -146,7 +147,70 @@ def test_a_broken_label_feed_is_told_blocks_retraining_and_is_over_when_it_is_me
     assert label_quality(used.spec, **where) == []
     with AlertBook.of(used.settings) as book:
         [alarm] = [alarm for alarm in book.alarms() if alarm.alert.subject == "label_rate"]
-    assert alarm.alert.runbook
+    assert (alarm.open, alarm.clears) == (True, 1), "it is over once it stays away"
+
+
+def test_a_model_that_breaks_its_promises_is_an_alarm_for_each_with_its_run_and_what_to_do(tmp_path: Path) -> None:
+    kpi = used_spec().kpi.model_copy(update={"baseline": 0.9, "target": 0.1})
+    used = home(tmp_path / "home", gate=Gate(at_least={"auc": 0.7}, at_most={"brier": 0.2}), kpi=kpi)
+    # It decides by the protected column alone, and is sure of itself.
+    used.orders = used.orders.with_columns(probability=pl.when(pl.col("old") == 1).then(0.95).otherwise(0.02))
+    used.serve()
+    used.tell()
+    with dg.instance_for_test() as instance:
+        house = House(used, instance)
+        looked = house.look()
+    said = house.failed(looked)
+    assert "auc is 0.5" in said["as_promised"] and "at least 0.7 was asked" in said["as_promised"]
+    assert "at most 0.2 was asked" in said["as_promised"]
+    assert "nats off its estimate" in said["as_estimated"]
+    assert "the target is 0.1, 0.9 without the model" in said["meets_target"]
+    assert "selection" in said["alike"]
+    kpi_told = house.metadata(looked, "kpi")
+    assert kpi_told["gain_28d"] == pytest.approx(0.9 - kpi_told["value_28d"])
+    with AlertBook.of(used.settings) as book:
+        alarms = {(alarm.key.kind, alarm.key.subject): alarm.alert for alarm in book.alarms()}
+    assert alarms.keys() >= {
+        ("performance", "as_promised"),
+        ("performance", "as_estimated"),
+        ("performance", "meets_target"),
+        ("fairness", "alike"),
+    }
+    for (kind, _), alert in alarms.items():
+        assert alert.run_url.endswith(f"/runs/{looked.run_id}")
+        assert alert.runbook.startswith("docs/runbooks/alerts.md#" + kind)
+
+
+def test_outcomes_whose_prediction_never_came_are_listed_for_weeks_though_nothing_is_moved(house: House) -> None:
+    used = house.used
+    used.serve(used.orders.head(5))
+    ages = {1: timedelta(days=2), 2: timedelta(days=35), 3: timedelta(days=90)}
+    now = datetime.now(UTC)
+    used.log(
+        [
+            outcome(each, prediction_id=f"never-{each}", received_at=microseconds(now - ago))
+            for each, ago in ages.items()
+        ]
+    )
+    told = house.metadata(house.look(), "label_quality")
+    assert (told["outcomes_waiting"], told["outcomes_unknown"]) == (1, 1)
+    [row] = told["unknown"].records
+    assert (row.data["prediction_id"], row.data["caller"]) == ("never-2", "key-1")
+
+
+def test_labels_that_the_last_training_did_not_have_are_counted_for_whoever_asks_for_another(house: House) -> None:
+    used = house.used
+    used.serve()
+    used.tell()
+    assert "new_labels" not in house.metadata(house.look(), "label_quality"), "nothing was trained yet"
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
+    told: dict[str, Any] = {"dagster/row_count": 2000, "last_day": str(used.day(DAYS - 4))}
+    house.instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey(["tiny", "training_set"]), metadata=told)
+    )
+    new = rows.filter(pl.col("day") > used.day(DAYS - 4))["label"].count()
+    assert house.metadata(house.look(), "label_quality")["new_labels"] == new > 100
 
 
 def test_outcomes_of_the_endpoint_and_of_the_source_measure_the_same(tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def _rows(then: Then) -> Iterable[tuple[str, str]]:
         for each in state.versions[release.version].approvals:
             yield "approved", f"{utc(each.at)} by {each.actor}: {each.why} (event {each.sequence})"
         yield from record(then.champion)
+    if then.erasures:
+        events = ", ".join(str(each) for each in then.erasures)
+        yield (
+            "erased since",
+            f"people whose rows it may have learned from (event{'s' * (len(then.erasures) > 1)} {events})",
+        )
     if (running := state.challenger) is not None:
         kind = "canary" if running.kind == "canary" else "A/B test"
         yield kind, f"version {running.version}, {percent(running.share)} of the entities, since {utc(running.since)}"
@@ -183,5 +189,6 @@ def _plain(then: Then) -> dict[str, Any]:
         "killed": None if state.killed is None else asdict(state.killed),
         "challenger": None if state.challenger is None else asdict(state.challenger),
         "shadows": [{"version": each.version, "since": each.since} for each in state.shadows],
+        "erasures": then.erasures,
         "stages": {number: known.stage for number, known in sorted(state.versions.items())},
     }

@@ -16,6 +16,7 @@ from pilotage.cli.alerts import alerts
 from pilotage.cli.audit import audit
 from pilotage.cli.boundary import run
 from pilotage.cli.card import card
+from pilotage.cli.erase import erase
 from pilotage.cli.reproduce import reproduce
 from pilotage.cli.retrain import retrain
 
@@ -108,6 +109,7 @@ def trace(prediction_id: str, files: bool, as_json: bool) -> None:
 
 cli.add_command(card)
 cli.add_command(reproduce)
+cli.add_command(erase)
 
 
 @cli.command(short_help="Query the lake with DuckDB.")

@@ -9,6 +9,7 @@ from datetime import date
 import polars as pl
 
 from pilotage.data.cells import UNPARSED
+from pilotage.data.erased import Forgets
 from pilotage.data.ingested import IngestedFile, IngestReport
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
@@ -25,23 +26,38 @@ _ORIGIN = (SOURCE_FILE, SOURCE_SHA256, DAY)
 
 
 def append_new(
-    spec: SourceSpec, reader: SqlReader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+    spec: SourceSpec,
+    reader: SqlReader,
+    *,
+    lake: Lake,
+    run_id: str,
+    forget: Forgets,
+    progress: Callable[[str], None],
 ) -> IngestReport:
     """Appends the rows above the highest cursor that the lake holds. The cursor is part of each commit, so that a run
-    that stops between two chunks, or runs beside another, neither loses rows nor writes them twice."""
-    return _Appending(spec, reader, lake=lake, run_id=run_id, progress=progress).run()
+    that stops between two chunks, or runs beside another, neither loses rows nor writes them twice. ``forget`` leaves
+    out the rows of who was erased."""
+    return _Appending(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run()
 
 
 class _Appending:
     """One run of one source."""
 
     def __init__(
-        self, spec: SourceSpec, reader: SqlReader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+        self,
+        spec: SourceSpec,
+        reader: SqlReader,
+        *,
+        lake: Lake,
+        run_id: str,
+        forget: Forgets,
+        progress: Callable[[str], None],
     ) -> None:
         self._spec = spec
         self._reader = reader
         self._lake = lake
         self._run_id = run_id
+        self._forget = forget
         self._progress = progress
         self._table = f"raw/{spec.name}"
         self._app = f"ingest/{spec.name}"
@@ -73,7 +89,7 @@ class _Appending:
             return False
         rows = parcel.rows()
         name = f"{offers[0].name} to {parcel.position}"
-        raw = _raw(self._spec, rows.frame, name, parcel)
+        raw = self._forget(_raw(self._spec, rows.frame, name, parcel))
         self._append(raw, rows, name, parcel, app=self._app, sequence=parcel.position or 0, after=position)
         return True
 
@@ -87,7 +103,7 @@ class _Appending:
         name = f"{self._reader.table}, late below {position}"
         cursor = pl.col(raw_name(self._reader.cursor)).cast(pl.Int64)
         last_second = (cursor > self._reader.before(position)) & (cursor <= position)
-        raw = _raw(self._spec, rows.frame, name, parcel).filter(last_second)
+        raw = self._forget(_raw(self._spec, rows.frame, name, parcel)).filter(last_second)
         unknown = raw.filter(_unknown(raw, self._lake.scan(self._table).filter(last_second).collect()))
         if unknown.height:
             self._append(unknown, rows, name, parcel, app=app, sequence=(after or 0) + 1, after=after)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 
 from pilotage.data.appending import append_new
+from pilotage.data.erased import forgets
 from pilotage.data.ingested import IngestedFile, IngestReport, LandedFile, RejectedFile, SetAside
 from pilotage.data.lake import Lake
 from pilotage.data.readers import reader_for
@@ -58,7 +59,7 @@ def ingest(
     run_id: str,
     progress: Callable[[str], None] = lambda _sentence: None,
 ) -> IngestReport:
-    """Brings ``raw/<source>`` up to what the source delivers.
+    """Brings ``raw/<source>`` up to what the source delivers, without the rows of who was erased.
 
     Args:
         days: Days to look at; ``None`` means all that are delivered. A source without days ignores it.
@@ -71,12 +72,13 @@ def ingest(
         SourceUnavailable: A server can't be reached or stopped half way; nothing of what was being read is written.
         SchemaChanged: The table of a database has other columns than the source declares.
         CommitConflict, StorageFull: As ``Lake`` says; nothing of that commit is written.
+        ConfigError: The key by which the erased are recognised is not here.
     """
-    reader = reader_for(spec, settings)
+    reader, forget = reader_for(spec, settings), forgets(spec, lake=lake, settings=settings)
     if isinstance(reader, SqlReader):
-        return append_new(spec, reader, lake=lake, run_id=run_id, progress=progress)
+        return append_new(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress)
     asked = days if spec.daily else None
-    done = Reconciliation(spec, reader, lake=lake, run_id=run_id, progress=progress).run(asked)
+    done = Reconciliation(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run(asked)
     misfits = [
         RejectedFile(name=misfit.name, day=None, reason=f"{misfit.name}: {misfit.reason}.", fix=f"{misfit.fix}.")
         for misfit in unmatched(spec, settings)

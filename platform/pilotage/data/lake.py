@@ -6,7 +6,7 @@ Every write is one atomic commit that either happened or did not. Nothing here k
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,6 +16,7 @@ import polars as pl
 
 from pilotage.data.lake_commits import CONFIGURATION, DAY, commit, day_ranges, onto_disk, plain, properties
 from pilotage.data.lake_types import other_types, recast, same_types, scan_folder, storable
+from pilotage.data.table_folder import TableFolder, stored_tables
 from pilotage.errors import CommitConflict, ConfigError, LakeError, UnpublishedData
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Lake:
 
         Raises:
             UnpublishedData: There is no such table, or it has no such version.
+            RowsErased: Rows of that version were erased since.
         """
         frame = self._scan(self._require(table, version=version), table, first, last)
         if first is not None:
@@ -227,6 +229,41 @@ class Lake:
         version = commit(table, self._open, write)
         return Commit(table=table, version=version, rows=written, days=days)
 
+    def rewrite(
+        self,
+        table: str,
+        change: Callable[[pl.DataFrame], pl.DataFrame],
+        *,
+        days: Sequence[date] = (),
+        note: Mapping[str, str],
+    ) -> int:
+        """Replaces the rows of some days by what is made of them, of the whole table if none is named.
+
+        Returns:
+            The version that it made. Raises as ``replace_days`` does.
+        """
+
+        def write(opened: DeltaTable | None) -> int:
+            opened = opened or self._require(table)
+            rows = self._scan(opened, table, days[0], days[-1]) if days else self._scan(opened, table)
+            rows = rows.filter(pl.col(DAY).is_in(list(days))) if days else rows
+            how: dict[str, Any] = (
+                {"schema_mode": "merge", "predicate": day_ranges(days)} if days else {"schema_mode": "overwrite"}
+            )
+            return self._write(opened, storable(change(rows.collect()), table), note, mode="overwrite", **how)
+
+        return commit(table, self._open, write)
+
+    def folder(self, table: str) -> TableFolder:
+        """The files of a table, for what Delta can't do with them."""
+        return TableFolder(self._path(table))
+
+    def checkpoint(self, table: str) -> int:
+        """Writes down the newest version as a whole, so that readers need not go through the log; gives its number."""
+        opened = self._require(table)
+        opened.create_checkpoint()
+        return int(opened.version())
+
     def sequence(self, table: str, app_id: str) -> int | None:
         """The highest sequence that this ``app_id`` has appended, or ``None``."""
         opened = self._open(table)
@@ -242,15 +279,8 @@ class Lake:
 
     def _stored(self) -> list[str]:
         """The folders of an object store in which tables are."""
-        from pyarrow import fs
-
         try:
-            store, root = fs.FileSystem.from_uri(self.uri)
-            return [
-                f"{room.base_name}/{table.base_name}"
-                for room in store.get_file_info(fs.FileSelector(root, allow_not_found=True))
-                for table in store.get_file_info(fs.FileSelector(room.path))
-            ]
+            return stored_tables(self.uri)
         except (OSError, ValueError) as error:
             raise self._unreadable(error) from error
 
@@ -321,6 +351,8 @@ class Lake:
                 fix=f"Materialise the asset {asset} first; `pilotage up` does it for the sample data.",
                 table=table,
             )
+        if version is not None:
+            self.folder(table).require_whole(opened.file_uris(), table=table, version=version)
         return opened
 
     def _create(

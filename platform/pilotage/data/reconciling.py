@@ -14,6 +14,7 @@ import polars as pl
 
 from pilotage.data.cells import UNPARSED
 from pilotage.data.declared import Slot, fingerprint, read_otherwise, retyped
+from pilotage.data.erased import Forgets
 from pilotage.data.ingested import IngestedFile, RejectedFile, SetAside
 from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
@@ -55,15 +56,24 @@ class Reconciliation:
 
     Args:
         reader: One whose parcels replace.
+        forget: Leaves out the rows of who was erased.
     """
 
     def __init__(
-        self, spec: SourceSpec, reader: Reader, *, lake: Lake, run_id: str, progress: Callable[[str], None]
+        self,
+        spec: SourceSpec,
+        reader: Reader,
+        *,
+        lake: Lake,
+        run_id: str,
+        forget: Forgets,
+        progress: Callable[[str], None],
     ) -> None:
         self._spec = spec
         self._reader = reader
         self._lake = lake
         self._run_id = run_id
+        self._forget = forget
         self._progress = progress
         self._table = f"raw/{spec.name}"
         self._settled: dict[Slot, Offer] = {}
@@ -124,7 +134,13 @@ class Reconciliation:
             if change.column not in self._done.extra_columns:
                 self._done.extra_columns.append(change.column)
         raw = raw_rows(self._spec, rows.frame, name=offer.name, sha256=parcel.sha256, day=offer.day)
-        return _Read(offer, parcel.sha256, raw)
+        kept = self._forget(raw)
+        if kept.is_empty() and not raw.is_empty() and offer.day not in held:
+            # All of it is erased: to write that nothing is there, every night, would say that something came.
+            self._settled[offer.day] = offer
+            self._done.unchanged.append(offer.name)
+            return None
+        return _Read(offer, parcel.sha256, kept)
 
     def _commit(self, batch: list[_Read], held: dict[Slot, set[str]]) -> None:
         batch = self._of_their_day(batch) if self._spec.daily else batch

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pilotage.data.lake import Lake
-from pilotage.errors import NotReproducible, UnpublishedData
+from pilotage.errors import NotReproducible, RowsErased, UnpublishedData
 from pilotage.features.view import FeatureView
 from pilotage.runtime.bundle import EXPECTED, FILES, Bundle, read_bundle
 from pilotage.spec import HashSplit, ModelSpec, TimeSplit
@@ -96,7 +96,7 @@ def reproduce(
 
     Raises:
         NotReproducible: The features are declared otherwise now, the record says too little, or the lake does not have
-            that version of the features any more.
+            that version of the features any more, or not all of it, since somebody was erased.
         TrainingError: It can't be trained on what is there now.
     """
     facts = _Facts(recorded)
@@ -138,6 +138,14 @@ def _rows(
 ) -> TrainingSet:
     try:
         return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, progress=progress)
+    except RowsErased as error:
+        raise NotReproducible(
+            f"The rows that this version of {spec.name} was trained on are not all there any more: some of version "
+            f"{config.data.version} of features/{spec.name} were of somebody who was erased.",
+            fix="Nothing brings them back, and so it can't be compared: pilotage audit log shows the erasure.",
+            model=spec.name,
+            version=config.data.version,
+        ) from error
     except (FileNotFoundError, UnpublishedData) as error:
         # Of what was vacuumed, Delta still knows the version, and not the files.
         raise NotReproducible(

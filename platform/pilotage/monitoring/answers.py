@@ -5,6 +5,7 @@ Grain: one row per prediction and version that said something, also as a shadow.
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -21,6 +22,7 @@ RULE, NOTHING, SHADOW = "rule", "nothing", "shadow"
 """Stages of answers that no version gave, and of those that nobody was told."""
 STAGES = ("champion", "canary", "previous_champion", SHADOW, RULE, NOTHING)
 REASON = "no_label_reason"
+_DAY, _PROMPT = timedelta(days=1), timedelta(days=7)
 _READ = (
     "prediction_id",
     "entity",
@@ -40,6 +42,13 @@ _READ = (
 def local_day(spec: ModelSpec) -> pl.Expr:
     """Day of the prediction moment (without one: of the answer) in the model's time zone."""
     return pl.coalesce("moment", "at").dt.convert_time_zone(spec.time_zone).dt.date()
+
+
+def windows_lag(spec: ModelSpec) -> timedelta:
+    """How long before the newest day windows end that labels are needed for: none where labels come within a week,
+    which leaves most of a window's days labelled; else as many whole days as labels take."""
+    take = spec.outcomes.within
+    return timedelta(days=math.ceil(take / _DAY)) if take > _PROMPT else timedelta(0)
 
 
 def slice_column(spec: ModelSpec, name: str) -> str:

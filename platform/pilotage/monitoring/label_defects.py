@@ -46,6 +46,11 @@ class LabelDefect:
     """Whether nothing should be trained until it is cleared up."""
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    def payload(self) -> dict[str, Any]:
+        """As JSON values, for the record of what it kept from being trained."""
+        days = {"first": self.first.isoformat(), "last": self.last.isoformat()}
+        return {"kind": self.kind, "why": self.what, "measured": self.measured, "limit": self.limit, **days}
+
 
 def find_defects(
     spec: ModelSpec, answers: pl.DataFrame, *, told: pl.DataFrame, days: pl.DataFrame, rates: Sequence[RateOfDays]

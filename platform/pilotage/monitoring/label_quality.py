@@ -14,18 +14,20 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.monitoring.answers import REASON, data_clock, given, read_answers
+from pilotage.features.build import EVENT_TIME, LABEL
+from pilotage.monitoring.answers import REASON, data_clock, given, read_answers, windows_lag
 from pilotage.monitoring.label_defects import NEWEST, LabelDefect, find_defects
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
 from pilotage.monitoring.labels import label_source
 from pilotage.monitoring.log_frames import DAY
+from pilotage.release.champions import champion
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
 AGES_H = (1, 2, 3, 6, 12, 24, 36, 48, 72, 96, 120, 168, 336, 720)
 """Hours after the prediction moment at which coverage is told."""
 WINDOW = 28
-"""Days of predictions that are looked at."""
+"""Days of predictions that are looked at, beside those that are too young for their labels (``windows_lag``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +84,17 @@ def read_label_report(
     """
     now = now or data_clock(spec, settings=settings, lake=lake)
     last = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
-    answers = read_answers(
-        spec, settings=settings, lake=lake, first=last - timedelta(days=window - 1), last=last, known_by=now
+    first = last - windows_lag(spec) - timedelta(days=window - 1)
+    answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
+    release = champion(spec.name, settings=settings)
+    learned = release.facts.get("last") if release else None
+    return label_report(
+        spec,
+        answers,
+        now=now,
+        trained_on=source_rates(spec, lake, now),
+        accepted=date.fromisoformat(learned) if learned else None,
     )
-    return label_report(spec, answers, now=now, trained_on=source_rates(spec, lake, now))
 
 
 def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | None:
@@ -111,8 +120,32 @@ def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | N
     return daily_rates(rows).join(awaited, on=DAY, how="left").filter(settled).select("day", "labels", "positives")
 
 
+def labels_since(spec: ModelSpec, lake: Lake, *, last: date | None, rows: int) -> int | None:
+    """Labelled rows of ``features/<model>`` that a training set did not have; ``None`` if there are no features.
+
+    Args:
+        spec: The model.
+        lake: Where its features are.
+        last: The set's last day, in the model's time zone; ``None`` for data without a time.
+        rows: Of the set: without a time, what goes beyond them is new.
+    """
+    table = f"features/{spec.name}"
+    if not lake.exists(table):
+        return None
+    labelled = lake.scan(table, first=last if DAY in lake.schema(table) else None).filter(pl.col(LABEL).is_not_null())
+    if last is not None:
+        labelled = labelled.filter(pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date() > last)
+    count = int(labelled.select(pl.len()).collect().item())
+    return count if last is not None else max(0, count - rows)
+
+
 def label_report(
-    spec: ModelSpec, answers: pl.DataFrame, *, now: datetime, trained_on: pl.DataFrame | None = None
+    spec: ModelSpec,
+    answers: pl.DataFrame,
+    *,
+    now: datetime,
+    trained_on: pl.DataFrame | None = None,
+    accepted: date | None = None,
 ) -> LabelReport:
     """Judges labels.
 
@@ -122,6 +155,7 @@ def label_report(
         now: Of the data (UTC).
         trained_on: From ``daily_rates``: labels in the source, whether predicted or not. ``None`` to judge the rate of
             what was predicted.
+        accepted: The champion's last day: a rate that somebody let it learn from is normal from then on.
     """
     told = given(answers).with_columns(_age=pl.lit(now) - pl.coalesce("moment", "at"))
     days = told.group_by("day").agg(
@@ -137,7 +171,7 @@ def label_report(
     enough = told_of >= spec.outcomes.coverage * pl.col("predictions")
     settled = days.filter(enough | (pl.col("_youngest") >= spec.outcomes.within))
     served = settled.select("day", pl.col("labelled").alias("labels"), "positives")
-    rates = judge_rates(served if trained_on is None else trained_on, newest=NEWEST)
+    rates = judge_rates(served if trained_on is None else trained_on, newest=NEWEST, accepted=accepted)
     today = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
     return LabelReport(
         model=spec.name,

@@ -68,12 +68,13 @@ def daily_rates(labels: pl.LazyFrame | pl.DataFrame) -> pl.DataFrame:
     return counted.sort("day").collect()
 
 
-def judge_rates(days: pl.DataFrame, *, newest: int = 7) -> list[RateOfDays]:
+def judge_rates(days: pl.DataFrame, *, newest: int = 7, accepted: date | None = None) -> list[RateOfDays]:
     """Judges the windows that end within the newest days. What was a defect is not what later ones are judged by.
 
     Args:
         days: From ``daily_rates``; some two months more than ``newest``.
         newest: Days that windows end in.
+        accepted: Days up to this one are normal, by somebody's word: they are judged by, and not judged.
 
     Returns:
         One per day and window that could be judged, in the order of days.
@@ -89,6 +90,7 @@ def judge_rates(days: pl.DataFrame, *, newest: int = 7) -> list[RateOfDays]:
             found
             for length, limit in LIMITS.items()
             if place + 1 >= length
+            and (accepted is None or dates[place + 1 - length] > accepted)
             and (found := _judge(odds, counts, hits, dates, sound, place, length, limit)) is not None
         ]
         judged += of_day

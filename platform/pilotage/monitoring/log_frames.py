@@ -80,7 +80,8 @@ FIXED: dict[type[Record], dict[str, pl.DataType]] = {
 IDENTITY: dict[type[Record], tuple[str, ...]] = {
     PredictionRecord: ("prediction_id",),
     ShadowRecord: ("prediction_id", "version"),
-    OutcomeRecord: ("outcome_id",),
+    # An outcome that is told again has the same id; who told it last, and when, counts where tellers differ.
+    OutcomeRecord: ("outcome_id", "caller", "received_at"),
     StateRecord: ("state",),
 }
 """What tells one record from another."""

@@ -14,7 +14,7 @@ from datetime import date, datetime, timedelta
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.monitoring.answers import data_clock, local_day, read_answers
+from pilotage.monitoring.answers import data_clock, local_day, read_answers, windows_lag
 from pilotage.monitoring.estimated import EstimateRecord, estimate_records
 from pilotage.monitoring.labels import SLACK
 from pilotage.monitoring.log_frames import DAY
@@ -96,22 +96,25 @@ def update_performance(
     now = now or data_clock(spec, settings=settings, lake=lake)
     state = states(settings=settings).get(spec.name)
     last: date = pl.select(pl.lit(now).dt.convert_time_zone(spec.time_zone).dt.date()).item()
-    first = last - timedelta(days=max(WINDOWS) - 1)
+    first = last - windows_lag(spec) - timedelta(days=max(WINDOWS) - 1)
     answers = read_answers(spec, settings=settings, lake=lake, first=first, last=last, known_by=now)
     before = read_performance(lake, spec.name, first=first, last=last)
     measured = _news(answers, before)
-    found = performance(answers, spec, days=measured) if measured else []
+    end = measured[-1] - windows_lag(spec) if measured else None
+    found = performance(answers, spec, days=measured, end=end) if measured else []
     fresh = performance_rows(found)
     if measured:
+        written = sorted({*measured, *fresh[DAY]})
         # Windows that ended with a day that is measured again stay as they were: they are what was known then.
-        windows = before.filter(
-            pl.col("day").is_in(pl.Series(measured, dtype=pl.Date()).implode())
-            & (pl.col("days") > 1)
-            & (pl.col("day") != measured[-1])
+        single, windows = pl.col("days") == 1, pl.col("days") > 1
+        again = pl.col(DAY).is_in(pl.Series(measured, dtype=pl.Date()).implode())
+        kept = before.filter(
+            pl.col(DAY).is_in(pl.Series(written, dtype=pl.Date()).implode()),
+            (single & ~again) | (windows & (pl.col(DAY) != end)),
         )
-        rows = pl.concat([fresh, windows], how="vertical")
-        lake.replace_days(f"performance/{spec.name}", rows, measured, note={"run_id": run_id})
-        before = pl.concat([before.filter(~pl.col("day").is_in(rows[DAY].implode())), rows]).sort(DAY)
+        rows = pl.concat([fresh, kept], how="vertical")
+        lake.replace_days(f"performance/{spec.name}", rows, written, note={"run_id": run_id})
+        before = pl.concat([before.filter(~pl.col(DAY).is_in(rows[DAY].implode())), rows]).sort(DAY)
     version = state.champion.version if state and state.champion else _newest_champion(answers)
     of_version = settled_days(before, spec).filter(pl.col("version").eq_missing(version))
     return PerformanceReport(
@@ -184,13 +187,13 @@ def performance_rows(found: Sequence[DayPerformance]) -> pl.DataFrame:
 def quarantine_contested(
     spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, run_id: str, days: int = 28
 ) -> int:
-    """Keeps what was told about contested predictions of the last days, every value with its teller.
+    """Keeps what was told about contested predictions of the last days, as far back as labels are looked at.
 
     Returns:
         How many predictions are contested.
     """
     table = f"quarantine/{spec.name}_outcomes"
-    since = now - timedelta(days=days)
+    since = now - windows_lag(spec) - timedelta(days=days)
     columns = ("prediction_id", "entity", "moment", "at")
     log = read_log(settings, spec.name, lake=lake, since=since - SLACK, columns=columns)
     log = log.filter(pl.coalesce("moment", "at").is_between(since, now)).with_columns(local_day(spec).alias(DAY))

@@ -128,8 +128,9 @@ def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: da
         One row per prediction and outcome about it, in the order in which they were received: ``prediction_id``,
         ``entity``, ``outcome_id``, ``caller``, ``label``, ``known_at``, ``received_at`` and ``last_word``.
     """
+    place = pl.int_range(pl.len()).over("prediction_id", "caller")
     pairs = _told(predictions, outcomes, known_by).with_columns(
-        (pl.col("outcome_id") == pl.col("outcome_id").last().over("prediction_id", "caller")).alias("last_word")
+        (place == pl.len().over("prediction_id", "caller") - 1).alias("last_word")
     )
     differ = pl.col("label").filter("last_word").n_unique().over("prediction_id") > 1
     entities = predictions.select("prediction_id", "entity").unique("prediction_id", keep="first")
@@ -143,23 +144,23 @@ def contested(predictions: pl.DataFrame, outcomes: pl.DataFrame, *, known_by: da
 
 def _told(predictions: pl.DataFrame, outcomes: pl.DataFrame, known_by: datetime | None) -> pl.DataFrame:
     """Each prediction with each outcome about it and its teller, in the order in which they were received."""
-    told = _distinct(outcomes)
+    # Not each outcome once: who says again what another one said, or it said itself before it erred, has the last word.
+    told = outcomes.unique(["outcome_id", "caller", "received_at"], keep="first", maintain_order=True)
     if known_by is not None:
         told = told.filter(pl.col("known_at") <= known_by)
-    who = told.select("outcome_id", "caller")
-    pairs = _pairs(predictions, told).join(who, on="outcome_id", how="left")
-    return pairs.sort("received_at", "known_at", "outcome_id", "prediction_id")
+    return _pairs(predictions, told).sort("received_at", "known_at", "outcome_id", "prediction_id")
 
 
 def _distinct(outcomes: pl.DataFrame) -> pl.DataFrame:
-    """Each outcome once: a log that was read twice tells nothing new."""
-    return outcomes.unique("outcome_id", keep="first", maintain_order=True)
+    """Each outcome once, as it was first received: told again, or read twice, it is nothing new."""
+    first = outcomes.sort("received_at", maintain_order=True)
+    return first.unique("outcome_id", keep="first", maintain_order=True)
 
 
 def _pairs(predictions: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     """Each prediction with each outcome about it, the one that counts first."""
     asked = predictions.select("prediction_id", "entity", "moment").unique("prediction_id", keep="first")
-    told = outcomes.select(*_FIRST, "label", "prediction_id", "entity")
+    told = outcomes.select(*_FIRST, "caller", "label", "prediction_id", "entity")
     by_id = told.drop("entity").join(asked.select("prediction_id"), on="prediction_id", how="inner")
     by_entity = (
         told.filter(pl.col("prediction_id").is_null())
@@ -168,5 +169,5 @@ def _pairs(predictions: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
         # What was known before a prediction was made can't be the truth that it waits for.
         .filter(pl.col("moment").is_null() | (pl.col("known_at") >= pl.col("moment")))
     )
-    columns = [*_FIRST, "label", "prediction_id"]
+    columns = [*_FIRST, "caller", "label", "prediction_id"]
     return pl.concat([by_id.select(columns), by_entity.select(columns)]).sort(_FIRST, maintain_order=True)

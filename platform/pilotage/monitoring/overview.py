@@ -20,12 +20,14 @@ LABELS_TAKE = timedelta(days=60)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomesOverview:
-    """What the outcomes of the last ``PATIENCE`` amount to."""
+    """What the newest outcomes amount to."""
 
     statuses: Mapping[str, int]
     """Status → outcomes; see ``pilotage.monitoring.outcomes.STATUSES``."""
     conflicts: tuple[Mapping[str, Any], ...]
     """The newest ones that say otherwise than what counts, with the one that counts."""
+    unknown: tuple[Mapping[str, Any], ...]
+    """The newest ones whose prediction never came."""
 
 
 def answers_by_version(settings: Settings, model: str, *, lake: Lake, since: datetime) -> pl.DataFrame:
@@ -51,17 +53,23 @@ def answers_by_version(settings: Settings, model: str, *, lake: Lake, since: dat
     )
 
 
-def outcomes_overview(settings: Settings, model: str, *, lake: Lake, now: datetime) -> OutcomesOverview:
-    """Looks at the outcomes that were received within the last ``PATIENCE``, and a bit longer ago."""
-    since = now - PATIENCE - timedelta(days=1)
+def outcomes_overview(
+    settings: Settings, model: str, *, lake: Lake, now: datetime, back: timedelta = timedelta(days=1)
+) -> OutcomesOverview:
+    """Looks at the outcomes that were received within the last ``PATIENCE``, and so much longer ago: those are the ones
+    that may be unknown."""
+    since = now - PATIENCE - back
     columns = ("prediction_id", "entity", "moment")
     predictions = read_log(settings, model, lake=lake, since=since - LABELS_TAKE, columns=columns)
     told = resolve(predictions, read_outcomes(settings, model, lake=lake, since=since), now=now)
     counts = dict(told["status"].value_counts().iter_rows())
-    shown = told.filter(pl.col("status") == "conflicting").sort("received_at", descending=True).head(20)
+
+    def newest(status: str, *columns: str) -> tuple[Mapping[str, Any], ...]:
+        shown = told.filter(pl.col("status") == status).sort("received_at", descending=True).head(20)
+        return tuple(shown.select("outcome_id", *columns).to_dicts())
+
     return OutcomesOverview(
         statuses={status: counts.get(status, 0) for status in STATUSES},
-        conflicts=tuple(
-            shown.select("outcome_id", "against", "prediction_id", "entity", "label", "known_at", "caller").to_dicts()
-        ),
+        conflicts=newest("conflicting", "against", "prediction_id", "entity", "label", "known_at", "caller"),
+        unknown=newest("unknown", "prediction_id", "entity", "label", "known_at", "received_at", "caller"),
     )

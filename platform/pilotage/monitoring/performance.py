@@ -63,18 +63,20 @@ def performance(
     *,
     days: Sequence[date] | None = None,
     windows: Sequence[int] = WINDOWS,
+    end: date | None = None,
     min_slice: int = 30,
     resamples: int = 200,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[DayPerformance]:
-    """Measures each of some days, and the windows that end with the last of them.
+    """Measures each of some days, and windows.
 
     Args:
         labelled: From ``read_answers``, those without a label included.
         spec: The model.
         days: Which; ``None`` for all that there are.
         windows: Lengths of windows, days. Windows have no estimate: labels are there for most of their days.
+        end: Last day of the windows; ``None`` for the last of the days.
         min_slice: Labelled answers below which a slice's values are measured together as ``other``.
         resamples: Bootstrap resamples.
         confidence: Of the intervals.
@@ -91,10 +93,10 @@ def performance(
     found: list[DayPerformance] = []
     for day in wanted:
         found += _measured(told.filter(pl.col("day") == day), spec, how, day=day, days=1)
+    end = end or wanted[-1]
     for length in windows:
-        first = wanted[-1] - timedelta(days=length - 1)
-        rows = told.filter(pl.col("day").is_between(first, wanted[-1]))
-        found += _measured(rows, spec, how, day=wanted[-1], days=length)
+        rows = told.filter(pl.col("day").is_between(end - timedelta(days=length - 1), end))
+        found += _measured(rows, spec, how, day=end, days=length)
     return found
 
 

@@ -83,7 +83,7 @@ def read_shadows(
 
 
 def read_outcomes(settings: Settings, model: str, *, lake: Lake, since: datetime | None = None) -> pl.DataFrame:
-    """What became of predictions, as it was told: one row per outcome, in the order in which they were received.
+    """What became of predictions, as it was told: one row per telling, in the order in which they were received.
 
     What each amounts to is ``outcomes.resolve``'s to say.
     """

@@ -77,7 +77,8 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
         ledger.close()
     states = fold(events)
     wanted = pl.Series([prediction_id], dtype=pl.String())
-    model, row = _find(wanted, sorted({*states, *_logged(lake)}), settings, lake)
+    erased = any(event.kind == "erased" for event in events)
+    model, row = _find(wanted, sorted({*states, *_logged(lake)}), settings, lake, erased=erased)
     [prediction] = row.iter_rows(named=True)
     version = version_record(states.get(model), prediction["version"], events)
     explanation, unexplained = _explained(row, prediction, bundles_of(model, states.get(model), settings))
@@ -100,14 +101,17 @@ def trace(prediction_id: str, *, settings: Settings, lake: Lake) -> Trace:
     )
 
 
-def _find(wanted: pl.Series, models: Iterable[str], settings: Settings, lake: Lake) -> tuple[str, pl.DataFrame]:
+def _find(
+    wanted: pl.Series, models: Iterable[str], settings: Settings, lake: Lake, *, erased: bool
+) -> tuple[str, pl.DataFrame]:
     for model in models:
         row = read_log(settings, model, lake=lake, only=wanted)
         if row.height:
             return model, row
     prediction_id: str = wanted[0]
     raise UnknownPrediction(
-        f"There is no prediction {prediction_id[:100]!r} in the log.",
+        f"There is no prediction {prediction_id[:100]!r} in the log."
+        + " People were erased, and their predictions with them: pilotage audit log." * erased,
         fix="Use the prediction_id of an answer; a request's own id is a column of the log:"
         " pilotage sql \"select prediction_id from predictions.MODEL where request_id = '…'\".",
         prediction_id=prediction_id[:100],

@@ -46,8 +46,12 @@ RetrainingKind = Literal[
     "person_called",
 ]
 """... and to a request to retrain: in ``retraining/state.py``."""
-Kind = Literal[ReleaseKind, RetrainingKind]
+ErasureKind = Literal["erasure_begun", "erased"]
+"""Events that change nothing of a model, and are about no version: somebody is to be forgotten, and is. Their payload:
+person (a pseudonym), keys, found; of what is done also begun (the event) and kept (see ``governance/erasure.py``)."""
+Kind = Literal[ReleaseKind, RetrainingKind, ErasureKind]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ABOUT_PEOPLE = get_args(ErasureKind)
 
 Algorithm = Literal["sha256", "hmac-sha256"]
 PLAIN: Algorithm = "sha256"

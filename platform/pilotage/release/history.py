@@ -56,6 +56,8 @@ class Then:
     """With the decisions up to that moment."""
     until: Release | None
     """What took the champion's place later; ``None`` if nothing did, or there was no champion."""
+    erasures: tuple[int, ...] = ()
+    """Events after the moment by which people of this model were erased: rows that it learned from may be gone."""
 
 
 def decisions(
@@ -134,6 +136,7 @@ def stood(events: Sequence[Event], moment: datetime) -> dict[str, Then]:
             state=state,
             champion=version_record(state, state.champion.version if state.champion else None, before),
             until=_next_release(state, now[model]),
+            erasures=tuple(each.sequence for each in events[known:] if (each.model, each.kind) == (model, "erased")),
         )
         for model, state in then.items()
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pilotage.errors import ReleaseError
-from pilotage.release.events import KINDS, Event
+from pilotage.release.events import ABOUT_PEOPLE, KINDS, Event
 from pilotage.release.stages import (
     Approval,
     ApprovalRule,
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None) -> dict[str, ModelState]:
-    """Applies events, in order, to what was known before them.
+    """Applies events, in order, to what was known before them. Those about people change nothing of a model.
 
     Raises:
         ReleaseError: An event makes no sense here, or is of a kind that this version of the platform does not know
@@ -46,7 +46,8 @@ def fold(events: Iterable[Event], states: Mapping[str, ModelState] | None = None
     """
     result = dict(states or {})
     for event in events:
-        result[event.model] = _step(result.get(event.model, ModelState(model=event.model)), event)
+        state = result.get(event.model, ModelState(model=event.model))
+        result[event.model] = state if event.kind in ABOUT_PEOPLE else _step(state, event)
     return result
 
 

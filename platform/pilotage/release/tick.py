@@ -78,7 +78,9 @@ def idle(spec: ModelSpec, state: ModelState) -> str:
     return f"no version of {spec.name} is in shadow or canary"
 
 
-def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None) -> Ticked:
+def tick(
+    spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None, run: str = ""
+) -> Ticked:
     """Looks once at a model's rollout, and decides what the evidence allows.
 
     Args:
@@ -87,6 +89,7 @@ def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         lake: Where its predictions and outcomes are.
         now: Time of the look, UTC.
         ledger: Another ledger than the settings'.
+        run: The Dagster run that looks, for the evidence.
 
     Raises:
         LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
@@ -102,7 +105,7 @@ def tick(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
     from pilotage.release.rollout import assess, gather
 
     decision = assess(spec, state, gather(spec, state, settings, lake, ledger=book), now)
-    return _carry_out(spec, state, version, decision, settings, book)
+    return _carry_out(spec, state, version, decision, settings, book, run)
 
 
 def begin_rollout(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None = None) -> Ticked:
@@ -127,10 +130,10 @@ def begin_rollout(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None 
 
 
 def _carry_out(
-    spec: ModelSpec, state: ModelState, version: Version, decision: Any, settings: Settings, book: Ledger
+    spec: ModelSpec, state: ModelState, version: Version, decision: Any, settings: Settings, book: Ledger, run: str
 ) -> Ticked:
     model, number, why = spec.name, version.version, decision.why
-    evidence = dict(decision.payload)
+    evidence = {**decision.payload, **({"run": run} if run else {})}
     # Seen: the evidence is about this state, and about no other.
     by: dict[str, Any] = {
         "settings": settings,

@@ -51,7 +51,7 @@ class Jump:
         return {**asdict(self), "day": self.day.isoformat(), "why": self.why, "kind": "label_rate"}
 
 
-def label_jumps(spec: ModelSpec, frame: pl.DataFrame) -> list[Jump]:
+def label_jumps(spec: ModelSpec, frame: pl.DataFrame, *, accepted: date | None = None) -> list[Jump]:
     """Days on which the rate of positives is far from that of every day before, oldest first.
 
     A day is held against the days before it that were no jump themselves, so that the second day of a broken feed
@@ -60,6 +60,7 @@ def label_jumps(spec: ModelSpec, frame: pl.DataFrame) -> list[Jump]:
     Args:
         spec: The model; nothing comes of one without a time.
         frame: Rows with event time and label.
+        accepted: Days up to this one are none, by somebody's word.
     """
     if spec.event_time is None or frame.is_empty():
         return []
@@ -76,7 +77,7 @@ def label_jumps(spec: ModelSpec, frame: pl.DataFrame) -> list[Jump]:
     sound: list[int] = []
     jumps: list[Jump] = []
     for place in range(days.height):
-        if len(sound) >= HISTORY:
+        if len(sound) >= HISTORY and (accepted is None or days["day"][place] > accepted):
             before = odds[sound]
             usual = np.median(before)
             if abs(odds[place] - usual) > max(LEAST, FARTHER * np.abs(before - usual).max()):

@@ -208,3 +208,13 @@ def test_a_share_is_not_rounded_to_all_of_the_traffic(settings: Settings, capsys
     assert "m 2  canaried at 99.9% by bob" in capsys.readouterr().out
     assert audit("at", f"{datetime.now(UTC):%Y-%m-%d}") == 0
     assert "version 2, 99.9% of the entities" in capsys.readouterr().out
+
+
+def test_people_who_were_erased_since_are_told(settings: Settings, capsys: Captured) -> None:
+    at = fill(settings)
+    decided(settings, "erasure_begun")
+    decided(settings, "erased")
+    assert audit("at", at[4].isoformat(), "m") == 0
+    assert "erased since   people whose rows it may have learned from (event 10)" in capsys.readouterr().out
+    assert audit("at", at[4].isoformat(), "m", "--json") == 0
+    assert told(capsys)["models"][0]["erasures"] == [10]

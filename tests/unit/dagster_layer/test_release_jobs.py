@@ -20,6 +20,7 @@ from pilotage.release import rollout, tick
 from pilotage.release.champions import states
 from pilotage.release.events import Draft
 from pilotage.release.ledger import SqlLedger
+from pilotage.release.retraining import watch
 from pilotage.release.state import ModelState
 from pilotage.run_tags import CAUSE, DECISION, MODEL
 from pilotage.settings import Settings
@@ -312,3 +313,24 @@ def test_the_job_of_the_rollout_looks_at_the_real_log_and_says_what_it_found(hou
     assert metadata["did"].value == "held"
     assert "500 more of 500 answers" in metadata["why"].value
     assert len(metadata["guardrails"].records) == len(SPEC.rollout.guardrails)
+
+
+def test_what_a_run_decides_names_the_run(house: House, decided: Decided, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.versions(1, 2)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    decided("hold")
+    made = rollout.Decision(kind="reject", model=MODEL_NAME, version=2, why="so it is", payload={"guardrails": []})
+    monkeypatch.setattr(rollout, "assess", lambda *_: made)
+    result = house.run(rollout_job_name(MODEL_NAME))
+    [event] = [event for event in SqlLedger(house.settings.ledger).events() if event.kind == "rejected"]
+    assert event.payload["evidence"]["run"] == result.run_id
+
+    seen: list[str] = []
+
+    def look(*_: Any, run: str, **__: Any) -> watch.Looked:
+        seen.append(run)
+        return watch.Looked(model=MODEL_NAME, did="nothing", why="", state=house.state)
+
+    monkeypatch.setattr(watch, "look", look)
+    ran = house.run(f"watch_{MODEL_NAME}").run_id
+    assert seen == [ran]

@@ -14,7 +14,7 @@ import pytest
 from definitions import build_defs
 from jobs.retraining import wish
 from pilotage.data import sample
-from pilotage.policy import Retraining
+from pilotage.policy import Drift, Retraining
 from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import SqlLedger
@@ -225,7 +225,10 @@ def failed_check(
     house: House, asset: str, name: str, why: str, severity: Any = dg.AssetCheckSeverity.WARN, **metadata: Any
 ) -> None:
     key = dg.AssetKey([MODEL_NAME, asset])
-    told = {name: dg.MetadataValue.int(value) for name, value in metadata.items()}
+    told = {
+        name: dg.MetadataValue.int(v) if isinstance(v, int) else dg.MetadataValue.text(v)
+        for name, v in metadata.items()
+    }
     house.instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=key, check_name=name, passed=False, severity=severity, description=why, metadata=told
@@ -267,6 +270,27 @@ def test_a_failed_check_counts_until_the_run_that_looks_again_has_its_result(in_
     assert (asked["check"], asked["why"]) == ("as_promised", "auc is 0.61.")
 
 
+def materialized(house: House, asset: str, **metadata: int) -> None:
+    house.instance.report_runless_asset_event(
+        dg.AssetMaterialization(dg.AssetKey([MODEL_NAME, asset]), metadata=metadata)
+    )
+
+
+def test_an_alarm_waits_until_there_are_enough_labels_that_the_last_training_did_not_have(in_use: House) -> None:
+    failed_check(in_use, "performance", "as_promised", "auc is 0.61.")
+    materialized(in_use, "training_set", **{"dagster/row_count": 4000})
+    materialized(in_use, "label_quality", new_labels=12)
+    assert in_use.said(alarm_sensor(in_use.spec)) == (
+        "12 labelled rows are new since the last training; 200 are needed to learn from."
+    )
+    materialized(in_use, "label_quality", new_labels=200)
+    assert len(in_use.tick(alarm_sensor(in_use.spec)).run_requests) == 1
+    # What was counted before a training says nothing of what came after it.
+    materialized(in_use, "label_quality", new_labels=12)
+    materialized(in_use, "training_set", **{"dagster/row_count": 4200})
+    assert len(in_use.tick(alarm_sensor(in_use.spec)).run_requests) == 1
+
+
 def ask_run(house: House, request: dg.RunRequest, status: dg.DagsterRunStatus) -> str:
     job = house.defs.resolve_job_def(f"retrain_{MODEL_NAME}")
     return house.instance.create_run_for_job(job, tags=request.tags, status=status).run_id
@@ -301,6 +325,34 @@ def test_a_check_about_the_champion_before_asks_for_nothing(in_use: House) -> No
     [request] = in_use.tick(alarm_sensor(in_use.spec)).run_requests
     [asked] = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]["evidence"]["checks"]
     assert (asked["check"], asked["version"]) == ("as_estimated", 1)
+
+
+@pytest.fixture
+def drifting(in_use: House) -> House:
+    in_use.__dict__["spec"] = in_use.spec.model_copy(update={"drift": Drift(window=timedelta(days=7))})
+    return in_use
+
+
+def test_drift_asks_with_its_day_only_where_performance_is_expected_to_suffer(drifting: House) -> None:
+    failed_check(drifting, "drift_report", "stable_inputs", "Incomes moved.", version=1, alarm_since="2024-05-06")
+    assert drifting.said(alarm_sensor(drifting.spec)) == "Performance is not expected to suffer. Incomes moved."
+    failed_check(drifting, "drift_report", "expected_performance", "Costs more.", version=1, alarm_since="2024-05-06")
+    [request] = drifting.tick(alarm_sensor(drifting.spec)).run_requests
+    asked = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]
+    assert (asked["cause"], asked["evidence"]["since"]) == ("drift", "2024-05-06")
+    assert asked["evidence"]["alarm"] == "drift of version 1 since 2024-05-06"
+
+
+def test_a_truth_that_moved_behind_the_inputs_asks_for_nothing_and_dates_what_performance_asks_for(
+    drifting: House,
+) -> None:
+    since = {"version": 1, "alarm_since": "2024-05-06"}
+    failed_check(drifting, "drift_report", "stable_predictions_and_labels", "The truth itself moved.", **since)
+    assert drifting.said(alarm_sensor(drifting.spec)).endswith("The truth itself moved.")
+    failed_check(drifting, "performance", "as_estimated", "0.2 nats above its estimate.", version=1)
+    [request] = drifting.tick(alarm_sensor(drifting.spec)).run_requests
+    asked = request.run_config["ops"][f"ask_for_retrain_{MODEL_NAME}"]["config"]
+    assert (asked["cause"], asked["evidence"]["since"]) == ("performance", "2024-05-06")
 
 
 def test_labels_that_may_not_be_learned_from_block_and_call_a_person_once(in_use: House) -> None:

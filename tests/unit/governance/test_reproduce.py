@@ -12,10 +12,12 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pilotage.data.erasing import erase
 from pilotage.data.lake import Lake
 from pilotage.errors import NotReproducible
 from pilotage.governance import reproduce as room
 from pilotage.governance.reproduce import Library, Reproduction, reproduce
+from pilotage.governance.whom import by_columns
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.spec import CostMatrix, Feature, HashSplit, Kpi, ModelSpec, Retraining
 from pilotage.training.candidates import train_candidates
@@ -245,3 +247,13 @@ def test_a_version_of_another_table_is_told(lake: Lake, tmp_path: Path) -> None:
             directory=tmp_path / "again",
             threads=1,
         )
+
+
+def test_rows_that_were_erased_since_are_told_and_no_backup_is_asked_for(lake: Lake, tmp_path: Path) -> None:
+    candidate = trained(lake, tmp_path)
+    rows = lake.scan("features/parcel_late").collect()
+    somebody = rows.row(0, named=True)[SPEC.entity[0]]
+    erase(lake, "features/parcel_late", by_columns({SPEC.entity[0]: somebody}), note={})
+    with pytest.raises(NotReproducible, match="were of somebody who was erased") as error:
+        again(lake, candidate, tmp_path)
+    assert "backup" not in str(error.value)

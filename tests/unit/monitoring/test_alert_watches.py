@@ -24,18 +24,15 @@ from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.alerts.alert import Key
 from pilotage.monitoring.alerts.watches import (
     AnswersWatch,
-    DecisionsWatch,
     FreshnessWatch,
     Look,
     Watch,
     carry_out,
     machine,
 )
-from pilotage.release.events import Draft
 from pilotage.runtime.access.keyfile import create_key, revoke_key
 from pilotage.runtime.answer import BatchRecord, BatchRow
 from pilotage.settings import Settings
-from pilotage.testing.ledger import InMemoryLedger
 from tests.unit.cli.ledgers import promoted, registered
 from tests.unit.monitoring.alarms import warning
 from tests.unit.monitoring.logs import prediction, write_segment
@@ -185,6 +182,19 @@ def test_a_live_source_that_brings_no_new_day_for_too_long_has_stopped(settings:
     assert after.memory["flights"] == ("2013-01-03", (NOW + timedelta(hours=28)).isoformat())
 
 
+def test_a_live_source_that_never_brought_anything_has_stopped_once_its_time_is_over(settings: Settings) -> None:
+    every = timedelta(hours=26)
+    first = fresh(settings, expected_every=every)
+    assert first.look().alerts == ()
+    later = fresh(settings, memory=first.memory, now=NOW + timedelta(hours=27), expected_every=every)
+    [alert] = later.look().alerts
+    assert (alert.kind, alert.tier, alert.subject) == ("data_stopped", "critical", "flights")
+    assert alert.summary == "Nothing has ever come from flights, looked for these 27.0 hours."
+    days(Lake(settings.lake), "flights", date(2013, 1, 1))
+    after = fresh(settings, memory=later.memory, now=NOW + timedelta(hours=28), expected_every=every)
+    assert after.look().alerts == ()
+
+
 def served(settings: Settings, *answered_by: str, slow: int = 0) -> AnswersWatch:
     """Answers of the last minute, as the service has just logged them."""
     now = datetime.now(UTC)
@@ -299,60 +309,6 @@ def test_a_champion_that_can_be_used_again_needs_a_workers_word_where_nobody_ask
         assert clears(ready=True, problem=None) == 1
         assert clears(*["rule"] * 100, ready=True, problem=None) == 0
         assert clears(ready=True, problem=None) == 0, "answers said so, and there are none"
-
-
-def ledger(*drafts: tuple[str, dict[str, Any]]) -> InMemoryLedger:
-    book = InMemoryLedger()
-    for kind, fields in drafts:
-        version = fields.pop("version", None)
-        payload = fields.pop("payload", {})
-        actor = fields.pop("actor", "rollout")
-        book.append(
-            Draft(model="tiny", kind=kind, version=version, actor=actor, cause="because", payload=payload)  # type: ignore[arg-type]
-        )
-    return book
-
-
-def test_decisions_are_told_once_each_and_a_guardrail_is_told_from_a_person() -> None:
-    evidence = {"guardrails": [{"metric": "cost", "breached": True, "message": "cost is 3% worse"}]}
-    book = ledger(
-        ("registered", {"version": 1}),
-        ("promoted", {"version": 1}),
-        ("verdict", {"version": 1}),
-        ("rolled_back", {"version": 2, "payload": {"evidence": evidence}}),
-        ("rolled_back", {"version": 3, "actor": "ada"}),
-        ("killed", {"actor": "ada"}),
-        ("refused", {"payload": {"reasons": ["auc is too low"]}}),
-        ("person_called", {"payload": {"about": "as_promised", "evidence": {"tried": 2}}}),
-        ("retrain_gave_up", {}),
-        ("verdict", {"version": 3, "payload": {"decision": "request_approval"}}),
-        ("verdict", {"version": 3, "payload": {"decision": "needs_a_person"}}),
-    )
-    now = datetime.now(UTC)
-    watch = DecisionsWatch(ledger=book, now=now, seen=None)
-    told = [(alert.kind, alert.tier) for alert in watch.look().alerts]
-    assert told == [
-        ("retrained", "information"),
-        ("promoted", "information"),
-        ("guardrail_hit", "critical"),
-        ("rolled_back", "information"),
-        ("killed", "critical"),
-        ("refused", "information"),
-        ("needs_a_person", "critical"),
-        ("needs_a_person", "critical"),
-        ("waits_for_approval", "information"),
-        ("needs_a_person", "critical"),
-    ]
-    assert watch.look().alerts == ()
-    assert DecisionsWatch(ledger=book, now=now + timedelta(days=2), seen=None).look().alerts == ()
-
-
-def test_a_cursor_that_was_lost_tells_nobody_again(settings: Settings) -> None:
-    book = ledger(("promoted", {"version": 1}), ("killed", {"actor": "ada"}))
-    with AlertBook.of(settings) as alarms:
-        for _ in range(3):
-            carry_out(alarms, [DecisionsWatch(ledger=book, now=datetime.now(UTC), seen=None).watch()])
-        assert [row["happened"] for row in alarms.history()] == ["opened", "opened"]
 
 
 def test_a_watch_clears_only_its_own_kinds_and_not_what_it_cannot_tell(settings: Settings) -> None:

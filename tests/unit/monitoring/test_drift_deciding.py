@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import date, timedelta
 from typing import Any
 
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 
 from pilotage.monitoring.drift import ColumnDrift, DriftState, DriftVerdict, ExpectedLoss, Thresholds, decide
-from pilotage.monitoring.drift.deciding import TOGETHER
+from pilotage.monitoring.drift.deciding import TOGETHER, _step_down
 from pilotage.monitoring.drift.learning import column_weights, level, lower_level, threshold
+from pilotage.monitoring.drift.learning import score as score_of
 from pilotage.monitoring.drift.records import ColumnNull, Learned, Measured, Multivariate, Null, Raised
 
 DAY = date(2024, 5, 1)
@@ -213,6 +215,35 @@ def test_a_heavy_feature_has_a_lower_threshold_than_a_light_one_and_no_threshold
     heavy, light = (threshold(learned, name, "psi", 0, reach) for name in ("heavy", "light"))
     assert heavy < light
     assert threshold(learned, "heavy", "psi", 0, -100.0) == 0.05
+
+
+def test_the_more_columns_are_looked_at_the_more_one_must_show_so_that_all_together_keep_the_rate() -> None:
+    ascending, descending = [0.1 * k for k in range(100)], [0.1 * k for k in reversed(range(100))]
+    both = msgspec.structs.replace(thresholds(), joint={"heavy": ascending, "light": descending})
+    alone = [level(both, [name]) for name in ("heavy", "light")]
+    assert alone == pytest.approx([8.2, 8.2], abs=0.11)
+    # What one column reaches in 18 of 100 years, one of two that go apart reaches in 36.
+    reached = sum(max(pair) >= level(both) for pair in zip(ascending, descending, strict=True))
+    assert reached / 100 == pytest.approx(1 - math.exp(-both.false_alarms_a_year), abs=0.02)
+    assert level(both) > max(alone)
+
+
+def test_beside_a_column_that_surely_drifted_the_others_are_held_to_what_they_reach_without_it() -> None:
+    learned = thresholds()
+    score = (level(learned, ["light"]) + level(learned)) / 2
+    light = column("light", score, drifted=False)
+    for sure in (True, False):
+        heavy = column("heavy", 20.0 if sure else 1.0, drifted=sure)
+        told = {each.column: each.drifted for each in _step_down([heavy, light], learned, 0)}
+        assert told == {"heavy": sure, "light": sure}
+    noisy = msgspec.structs.replace(light, measures={"psi": Measured(value=0.1, threshold=2.0)})
+    [_, same] = _step_down([column("heavy", 20.0, drifted=True), noisy], learned, 0)
+    assert not same.drifted, "of a window with few rows only the higher threshold counts"
+
+
+def test_the_same_surprise_counts_for_more_in_a_column_that_matters_more() -> None:
+    heavy, light = (score_of(thresholds().columns[name], 0, {"psi": 0.3}) for name in ("heavy", "light"))
+    assert heavy - light == pytest.approx(math.log(2.0 / 0.5))
 
 
 def test_where_a_year_is_known_each_month_has_its_own_threshold() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from assets.models import load_models
 from pilotage.errors import ConfigError
 from pilotage.monitoring.answers import read_answers
-from pilotage.monitoring.kpi import kpi_values, view
+from pilotage.monitoring.kpi import KpiValue, kpi_values, view
 from pilotage.monitoring.labels import collect
 from pilotage.spec import CostMatrix, Kpi
 from tests.unit.monitoring.used_world import Used, used_spec
@@ -117,3 +118,20 @@ def test_the_kpi_of_each_shipped_model_can_be_answered(answers: pl.DataFrame, na
     shipped = load_models()[name].kpi
     window = kpi_values(answers, used_spec(kpi=shipped))[-1]
     assert None not in (window.value, window.baseline, window.target)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_target_is_missed_only_by_more_than_the_scatter_of_days(higher_is_better: bool) -> None:
+    kpi = used_spec().kpi.model_copy(update={"higher_is_better": higher_is_better})
+    better = 1 if higher_is_better else -1
+
+    def missed(target: float | None, *, known: bool = True) -> bool:
+        low, high = (9.0, 11.0) if known else (None, None)
+        value = KpiValue(
+            day=date(2024, 1, 1), days=28, answers=1, value=10.0, low=low, high=high, baseline=None, target=target
+        )
+        return value.misses_target(kpi)
+
+    assert [missed(10 + better * beyond) for beyond in (-0.5, 0.5, 1.5)] == [False, False, True]
+    assert missed(10 + better * 0.5, known=False), "of one or two days nothing is known of their scatter"
+    assert not missed(None)

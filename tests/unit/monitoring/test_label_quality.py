@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
@@ -15,12 +16,15 @@ from pilotage.data.sample import delivered
 from pilotage.features.state import microseconds
 from pilotage.monitoring.answers import read_answers
 from pilotage.monitoring.label_defects import LabelDefect
-from pilotage.monitoring.label_quality import label_quality, label_report, read_label_report
+from pilotage.monitoring.label_quality import label_quality, label_report, labels_since, read_label_report
 from pilotage.monitoring.label_rates import FEWEST_REFERENCE, LIMITS, daily_rates, judge_rates
 from pilotage.monitoring.labels import collect
 from pilotage.monitoring.plots import draw_labels
+from pilotage.release.ledger import SqlLedger
+from pilotage.spec import Outcomes
 from tests.unit.monitoring.logs import outcome
 from tests.unit.monitoring.used_world import TOOK, Used, used_spec
+from tests.unit.release.lives import draft, registered
 
 
 @cache
@@ -73,6 +77,18 @@ def test_once_it_is_mended_single_days_are_normal_at_once() -> None:
     judged = {(f.last, f.days): f.normal_enough for f in judge_rates(mended, newest=150)}
     assert [judged[date(2013, 4, day), 1] for day in (1, 2, 3, 4, 5)] == [False, False, False, True, True]
     assert judged[date(2013, 4, 20), 7]
+
+
+def test_a_rate_that_is_true_becomes_normal_once_the_champion_has_learned_it() -> None:
+    days = with_days(flights().head(150), date(2013, 4, 1), pl.col("labels") * 0.97)
+    for accepted in (date(2013, 4, 5), date(2013, 4, 30)):
+        judged = judge_rates(days, newest=60, accepted=accepted)
+        assert min(found.last for found in judged) == accepted + timedelta(days=1)
+        assert all(found.normal_enough for found in judged)
+    # When all that it is judged by is of the new level, what was normal before is a jump.
+    back = with_days(days, date(2013, 5, 30), pl.col("labels") * 0.2)
+    wrong = [f for f in judge_rates(back, newest=60, accepted=date(2013, 5, 29)) if not f.normal_enough]
+    assert [(found.last, found.days) for found in wrong] == [(date(2013, 5, 30), 1)]
 
 
 def test_with_too_few_days_nothing_is_said() -> None:
@@ -155,6 +171,21 @@ def test_days_are_those_of_the_models_time_zone(tmp_path: Path) -> None:
     assert report.defects == []
 
 
+def test_what_the_champion_learned_from_is_normal_by_the_ledger(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=40, a_day=40)
+    newest = pl.col("day") >= used.day(34)
+    used.tell(used.orders.with_columns(is_late=pl.when(newest).then(~pl.col("cancelled")).otherwise("is_late")))
+    where = {"settings": used.settings, "lake": used.lake, "now": used.now}
+    assert kinds(label_quality(used.spec, **where)) == {"label_rate": True}
+    ledger = SqlLedger.of(used.settings)
+    made = registered("tiny", 1)
+    facts = {**made.payload["facts"], "last": str(used.day(37))}
+    ledger.append(replace(made, payload={**made.payload, "facts": facts}))
+    ledger.append(draft("promoted", 1, model="tiny"))
+    ledger.close()
+    assert label_quality(used.spec, **where) == []
+
+
 def test_labels_that_say_the_opposite_of_what_the_model_ranks_are_inverted(used: Used) -> None:
     swapped = answers(used).with_columns(label=~pl.col("label"))
     assert kinds(label_report(used.spec, swapped, now=used.now).defects)["inverted_labels"]
@@ -215,3 +246,25 @@ def test_a_model_without_answers_has_a_report_too(tmp_path: Path) -> None:
     report = read_label_report(used.spec, settings=used.settings, lake=used.lake)
     assert (report.predictions, report.coverage, report.lag_h, report.defects) == (0, [], {}, [])
     assert draw_labels(used.spec, report).startswith(b"\x89PNG")
+
+
+def test_new_labels_are_those_after_the_last_day_of_training_or_without_a_time_beyond_its_rows(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=5, a_day=20)
+    assert labels_since(used.spec, used.lake, last=used.day(2), rows=60) is None
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
+    assert labels_since(used.spec, used.lake, last=used.day(2), rows=1) == rows.tail(40)["label"].count() < 40
+    assert labels_since(used.spec, used.lake, last=used.day(4), rows=1) == 0
+    assert labels_since(used.spec, used.lake, last=None, rows=70) == rows["label"].count() - 70
+    assert labels_since(used.spec, used.lake, last=None, rows=1000) == 0
+
+
+def test_labels_that_may_take_weeks_are_late_once_these_are_over(tmp_path: Path) -> None:
+    weeks = Outcomes(within=timedelta(days=45), patience=timedelta(days=60))
+    used = Used(tmp_path, days=80, a_day=20, spec=used_spec(outcomes=weeks), took=timedelta(days=40))
+    used.serve()
+    where = {"settings": used.settings, "lake": used.lake, "now": used.now}
+    assert kinds(label_quality(used.spec, **where)) == {"late_labels": True}
+    used.tell()
+    collect(used.spec, **where)
+    assert label_quality(used.spec, **where) == []

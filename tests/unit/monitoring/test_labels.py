@@ -118,6 +118,19 @@ def test_who_disagrees_with_the_source_is_quarantined_with_both_values_and_left_
     assert used.lake.scan("quarantine/tiny_outcomes").collect().is_empty()
 
 
+def test_the_same_words_of_two_applications_are_one_outcome_and_the_words_of_both(used: Used) -> None:
+    used.serve()
+    received = microseconds(used.now)
+    about = {"prediction_id": "p-A-0", "known_at": received - 1}
+    for second, (number, caller, label) in enumerate([(1, "crm", True), (1, "desk", True), (2, "crm", False)]):
+        used.log([outcome(number, **about, caller=caller, label=label, received_at=received + second)])
+    assert told(used)["outcome_id"].to_list() == ["o00001", "o00001", "o00002"]
+    where = {"settings": used.settings, "lake": used.lake}
+    assert quarantine_contested(used.spec, **where, now=used.now, run_id="r") == 1
+    [row] = read_answers(used.spec, **where, first=used.day(0), last=used.day(2)).filter("contested").to_dicts()
+    assert row["prediction_id"] == "p-A-0"
+
+
 def test_a_source_that_corrects_itself_is_taken_at_its_last_word_but_rollouts_keep_their_labels(used: Used) -> None:
     used.serve()
     used.tell()
@@ -223,3 +236,8 @@ def test_an_entity_column_that_is_none_is_refused() -> None:
     told = Outcomes(source="returns", on={"parcel": "number"}, expr=pl.col("back"), known_at="seen_at")
     with pytest.raises(DeclarationError, match=r"outcomes\.on reads parcel, which is no column of the entity"):
         used_spec(outcomes=told, label=Label(name="late", expr=pl.col("x"), known_at="delivered_at", description="."))
+
+
+def test_labels_that_take_longer_than_they_are_looked_up_for_are_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"labels take up to 45 days.* looked up for 30 days"):
+        Outcomes(within=timedelta(days=45))

@@ -198,3 +198,34 @@ def test_one_that_corrects_itself_is_taken_at_its_last_word_whatever_time_it_nam
     [row] = agreed(made, said).to_dicts()
     assert (row["label"], row["contested"]) == (False, False)
     assert contested(made, said).is_empty()
+
+
+def test_what_another_teller_said_before_is_its_word_too() -> None:
+    """The endpoint gives the same words the same id, whoever says them: see ``serving/protocols/outcomes.py``."""
+    made = predictions(prediction(1))
+    said = outcomes(
+        outcome(1, label=True, caller="crm", received_at=at(10)),
+        outcome(1, label=True, caller="desk", received_at=at(11)),
+        outcome(2, prediction_id="p00001", label=False, caller="crm", received_at=at(12)),
+    )
+    [row] = agreed(made, said).to_dicts()
+    assert (row["label"], row["contested"]) == (None, True)
+    disputed = contested(made, said)
+    assert disputed.select("caller", "label", "last_word").rows() == [
+        ("crm", True, False),
+        ("desk", True, True),
+        ("crm", False, True),
+    ]
+    assert status(said, made) == {"o00001": "counts", "o00002": "conflicting"}
+
+
+def test_who_takes_a_correction_back_has_the_first_word_again() -> None:
+    made = predictions(prediction(1))
+    once = outcome(1, label=True, known_at=at(9), received_at=at(10))
+    wrong = outcome(2, prediction_id="p00001", label=False, known_at=at(11), received_at=at(12))
+    again = outcome(1, label=True, known_at=at(13), received_at=at(14))
+    [row] = agreed(made, outcomes(again, wrong, once, once)).to_dicts()
+    assert (row["label"], row["contested"]) == (True, False)
+    # What counts for a rollout stays what was received first, whatever order it is read in.
+    [counts] = label(made, outcomes(again, wrong, once)).to_dicts()
+    assert (counts["label"], counts["label_received_at"]) == (True, datetime.fromtimestamp(at(10) / 1e6, UTC))

@@ -16,8 +16,9 @@ from pilotage.monitoring.measured import PerformanceReport, read_performance, se
 from pilotage.monitoring.performance import performance
 from pilotage.monitoring.side_by_side import side_by_side
 from pilotage.release.ledger import SqlLedger
+from pilotage.spec import Outcomes
 from pilotage.training.metrics import METRICS, all_metrics
-from tests.unit.monitoring.used_world import Used
+from tests.unit.monitoring.used_world import Used, used_spec
 from tests.unit.release.lives import draft, registered
 
 DAYS = 10
@@ -245,3 +246,37 @@ def test_nothing_answered_is_nothing_measured(tmp_path: Path) -> None:
     report = update_performance(used.spec, settings=used.settings, lake=used.lake, run_id="r")
     assert (report.measured, report.found, report.table.height) == ([], [], 0)
     assert not used.lake.exists("performance/tiny")
+
+
+MONTHS = Outcomes(within=timedelta(days=45), patience=timedelta(days=60))
+
+
+def test_a_model_whose_labels_take_weeks_is_measured_by_windows_whose_labels_are_there(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=80, a_day=20, spec=used_spec(outcomes=MONTHS), took=timedelta(days=40))
+    used.serve()
+    used.tell()
+    where = {"settings": used.settings, "lake": used.lake}
+
+    def night(number: int) -> PerformanceReport:
+        now = used.now - timedelta(days=80 - number, hours=7)
+        collect(used.spec, **where, now=now)
+        return update_performance(used.spec, **where, run_id="r", now=now)
+
+    # What was asked longest ago was looked up in time.
+    collect(used.spec, **where, now=used.now - timedelta(days=20))
+    night(79)
+    report = night(80)
+    window = report.window(28)
+    assert window is not None
+    assert (window.day, window.answers) == (used.day(79 - 45), 28 * 20)
+    assert window.labelled > 0.9 * window.answers
+    assert all(each.days >= 28 for each in report.estimates)
+    for check in (promised_check(used.spec, report), estimated_check(report)):
+        assert getattr(check.metadata["judged"], "value", check.metadata["judged"])
+    # Every day once, and the windows of both nights.
+    kept = read_performance(used.lake, "tiny").filter(
+        pl.col("metric") == "brier", pl.col("slice_column").is_null(), pl.col("stage") == "champion"
+    )
+    single = kept.filter(pl.col("days") == 1)["day"].to_list()
+    assert single == [used.day(number) for number in range(6, 80)]
+    assert kept.filter(pl.col("days") == 28)["day"].to_list() == [used.day(33), used.day(34)]

@@ -9,14 +9,18 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pilotage.data.erasing import erase
 from pilotage.data.lineage import origin, validated_versions
 from pilotage.errors import UnknownPrediction, UnpublishedData
+from pilotage.governance.whom import by_columns
 from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.trace import Trace, trace
 from pilotage.runtime.pseudonyms import PREFIX
 from pilotage.testing.service import register_bundle, release_bundle
+from tests.unit.cli.ledgers import append
 from tests.unit.monitoring.logs import outcome, prediction, shadow, write_segment
 from tests.unit.monitoring.served_world import World, stock
+from tests.unit.release.lives import draft
 
 SHA256 = "ab" * 32
 FACTS = {"lake_versions": {"features/tiny": 0}, "rows": 60, "first": "2024-01-01", "last": "2024-01-02"}
@@ -174,3 +178,15 @@ def test_a_table_is_traced_as_it_was_at_the_version_that_was_read(tmp_path: Path
     assert "forgotten" in unknown.missing
     with pytest.raises(UnpublishedData):
         validated_versions(lake, "features/none", 0)
+
+
+def test_what_was_erased_since_is_said(tmp_path: Path) -> None:
+    world = released(tmp_path)
+    world.serve(range(4))
+    erase(world.lake, "raw/orders", by_columns({"source_file": "orders_1.csv"}), note={})
+    append(world.settings, draft("erased", model="tiny"))
+    [found] = [each for each in of(world).origins if each.table == "validated/orders"]
+    assert found.files == ()
+    assert "one of its files held rows of somebody who was erased" in str(found.missing)
+    with pytest.raises(UnknownPrediction, match="People were erased, and their predictions with them"):
+        of(world, "p00099")

@@ -39,7 +39,16 @@ def used_spec(**changes: Any) -> ModelSpec:
 class Used:
     """Days of orders: ``orders`` has one row each, with the probability that its label was drawn with."""
 
-    def __init__(self, home: Path, *, days: int, a_day: int = 60, seed: int = 1, spec: ModelSpec | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        days: int,
+        a_day: int = 60,
+        seed: int = 1,
+        spec: ModelSpec | None = None,
+        took: timedelta = TOOK,
+    ) -> None:
         self.settings = Settings.load().model_copy(update={"home": home})
         self.lake = Lake(self.settings.lake)
         self.spec = spec or used_spec()
@@ -58,7 +67,7 @@ class Used:
                 "is_late": random.random(rows) < chance,
                 "cancelled": random.random(rows) < 0.02,
                 "ordered_at": pl.Series(ordered, dtype=pl.Datetime("us", "UTC")),
-                "delivered_at": pl.Series([moment + TOOK for moment in ordered], dtype=pl.Datetime("us", "UTC")),
+                "delivered_at": pl.Series([moment + took for moment in ordered], dtype=pl.Datetime("us", "UTC")),
                 "day": pl.Series([moment.date() for moment in ordered], dtype=pl.Date()),
             }
         ).with_columns(is_late=pl.when(~pl.col("cancelled")).then("is_late"))

@@ -7,8 +7,10 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilotage.release.abtest import trials
 from pilotage.release.history import decisions, stood
 from pilotage.release.state import fold
+from pilotage.settings import Settings
 from pilotage.testing.ledger import InMemoryLedger
 from tests.unit.release.lives import START, draft, registered
 from tests.unit.release.test_interleavings import Writer
@@ -86,3 +88,21 @@ def test_what_a_rollback_went_back_to_is_about_that_version_too() -> None:
         ledger.append(each)
     assert [each.sequence for each in decisions(ledger.events(), version=1)] == [1, 3, 5]
     assert [each.sequence for each in decisions(ledger.events(), version=2)] == [2, 4, 5]
+
+
+def test_an_erasure_changes_nothing_of_a_model_and_is_told_of_the_moments_before_it() -> None:
+    ledger = ledger_of_hours()
+    for each in (registered("m", 1), draft("promoted", 1), draft("erasure_begun"), draft("erased"), draft("killed")):
+        ledger.append(each)
+    events = ledger.events()
+    before, after = stood(events, START + HOUR)["m"], stood(events, START + 3 * HOUR)["m"]
+    assert (before.erasures, after.erasures) == ((4,), ())
+    assert before.state == after.state
+    assert fold(events[:4]) == fold(events[:2])
+
+
+def test_a_model_of_which_only_an_erasure_is_known_has_no_versions_and_no_trials() -> None:
+    ledger = ledger_of_hours()
+    ledger.append(draft("erasure_begun"))
+    assert fold(ledger.events())["m"].versions == {}
+    assert trials("m", settings=Settings(), ledger=ledger) == ()

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from pilotage.policy import Retraining, TrainOn
 from pilotage.release.retraining.decision import Decision, Signal, should_retrain
 from pilotage.release.retraining.plan import training_of
@@ -55,8 +57,20 @@ def test_without_an_alarm_or_with_one_that_does_no_harm_nothing_is_asked() -> No
 def test_performance_speaks_before_drift_and_its_numbers_go_into_the_request() -> None:
     decision = decided(state(), DRIFTS, SUFFERS)
     assert (decision.do, decision.signal) == ("ask", SUFFERS)
-    assert decision.evidence == {"name": "slump", "alarm": "slump", "harmful": True}
+    assert decision.evidence.items() >= {"name": "slump", "alarm": "slump", "harmful": True}.items()
+    assert "since" not in decided(state(), SUFFERS).evidence
     assert decided(state(), DRIFTS).evidence["since"] == "2024-01-20"
+
+
+@pytest.mark.parametrize("harmful", [True, False])
+def test_the_change_that_drift_dates_is_learned_from_where_performance_asks(harmful: bool) -> None:
+    """A change of what is true behind the inputs shows in performance alone; when it began, drift says."""
+    evidence = decided(state(), SUFFERS, replace(DRIFTS, harmful=harmful)).evidence
+    ask = Ask(cause="performance", why="x", actor="a", at=NOW, sequence=1, evidence=evidence)
+    policies = Retraining(data=(TrainOn(policy="expanding"), TrainOn(policy="since_change")))
+    request = Request(number=1, asks=(ask,), opened=NOW)
+    planned = training_of(SPEC.model_copy(update={"retraining": policies}), request, now=NOW)
+    assert [variant["name"] for variant in planned["variants"]] == ["expanding", "since 2024-01-20"]
 
 
 def test_a_defect_of_the_labels_blocks_with_its_evidence() -> None:
@@ -94,6 +108,12 @@ def test_when_it_did_not_help_twice_a_person_is_called_with_what_was_tried() -> 
     assert decision.do == "needs_a_person"
     assert [each["request"] for each in decision.evidence["tried"]] == [8, 5]
     assert "request 5 ended as refused (no better)" in decision.why
+
+
+def test_a_retraining_that_labels_kept_from_being_carried_out_is_none_that_did_not_help() -> None:
+    blocked = [closed(number, "blocked") for number in (5, 6)]
+    assert decided(state(*blocked), SUFFERS).do == "ask", "the labels are mended: nothing blocks any more"
+    assert decided(state(closed(4, "refused"), *blocked), SUFFERS).do == "wait"
 
 
 def test_a_version_that_helped_ends_the_count() -> None:

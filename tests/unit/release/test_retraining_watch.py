@@ -98,7 +98,7 @@ class World:
     def look(self, *, after: timedelta = timedelta(days=1)) -> Looked:
         self.clock.now = START + after
         lake = Lake(self.settings.lake)
-        return look(self.spec, settings=self.settings, lake=lake, now=self.clock.now, ledger=self.ledger)
+        return look(self.spec, settings=self.settings, lake=lake, now=self.clock.now, ledger=self.ledger, run="run-7")
 
     @property
     def state(self) -> ModelState:
@@ -138,6 +138,7 @@ def test_a_champion_that_does_worse_is_taken_back_and_the_ledger_says_by_what(wo
     assert event.cause.startswith("Worse than version 1 before it: cost: ") or "brier: " in event.cause
     refuted = [test for test in event.payload["evidence"]["tests"] if test["refuted"]]
     assert refuted
+    assert event.payload["evidence"]["run"] == "run-7"
     assert all(test["against"] == 1 and test["difference"] > 0 and test["observations"] == 600 for test in refuted)
     assert plan_of(world.state).shadows == ()
 

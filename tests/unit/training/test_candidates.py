@@ -185,7 +185,7 @@ def test_a_rate_that_jumps_is_found_and_a_storm_is_not() -> None:
     random = np.random.default_rng(3)
     usual = [0.2 + 0.1 * float(random.random()) for _ in range(40)]
 
-    def jumps(rates: list[float]) -> list[date]:
+    def jumps(rates: list[float], accepted: date | None = None) -> list[date]:
         noon = datetime(2024, 1, 1, 12, tzinfo=UTC)
         frame = pl.DataFrame(
             {
@@ -194,10 +194,12 @@ def test_a_rate_that_jumps_is_found_and_a_storm_is_not() -> None:
             },
             schema_overrides={"event_time": pl.Datetime("us", "UTC")},
         )  # fmt: skip
-        return [jump.day for jump in label_jumps(SPEC, frame)]
+        return [jump.day for jump in label_jumps(SPEC, frame, accepted=accepted)]
 
     assert jumps([*usual, 0.97, 0.97, 0.25]) == [date(2024, 2, 10), date(2024, 2, 11)]
     assert jumps([*usual, 0.0]) == [date(2024, 2, 10)]
     assert jumps([*usual, 0.75, 0.05]) == []
     assert jumps([0.97]) == []
+    # What the champion learned from is no jump, and nor is what is like it.
+    assert jumps([*usual, 0.97, 0.97, 0.97], accepted=date(2024, 2, 10)) == []
     assert label_jumps(untimed_spec(), pl.DataFrame({"label": [True]})) == []

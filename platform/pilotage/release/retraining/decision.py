@@ -80,12 +80,13 @@ def should_retrain(
     found = sorted((each for each in signals if each.harmful), key=lambda each: order.get(each.cause, 2))
     if not found:
         harmless = " ".join(each.why for each in signals)
-        told = f"Performance is not expected to suffer. {harmless}" if harmless else "No alarm is open."
-        return Decision(do="nothing", why=told)
+        why = f"Performance is not expected to suffer. {harmless}" if harmless else "No alarm is open."
+        return Decision(do="nothing", why=why)
     signal = found[0]
+    told = _dated(signal, signals)
     if labels:
         why = f"{signal.why} The labels may not be learned from: {' '.join(str(each['why']) for each in labels)}"
-        return Decision(do="blocked", why=why, signal=signal, evidence={**signal.payload(), "labels": list(labels)})
+        return Decision(do="blocked", why=why, signal=signal, evidence={**told, "labels": list(labels)})
     retraining = state.retraining
     if retraining.open is not None and signal.alarm in retraining.open.alarms:
         return Decision(do="wait", why=f"Request {retraining.open.number} is open for {signal.alarm}.", signal=signal)
@@ -96,7 +97,7 @@ def should_retrain(
     if len(spent) >= spec.retraining.tries_to_help:
         tried = [tried_of(each) for each in spent]
         why = f"{signal.why} Retraining did not help: {_told(spent)}. Somebody has to find out why."
-        return Decision(do="needs_a_person", why=why, signal=signal, evidence={**signal.payload(), "tried": tried})
+        return Decision(do="needs_a_person", why=why, signal=signal, evidence={**told, "tried": tried})
     if spent and (last := spent[0].ended) is not None:
         again = last + spec.retraining.back_off * 2 ** (len(spent) - 1)
         if now < again:
@@ -106,11 +107,13 @@ def should_retrain(
     if new_labels is not None and new_labels < least:
         why = f"{new_labels:,} labelled rows are new since the last training; {least:,} are needed to learn from."
         return Decision(do="wait", why=why, signal=signal)
-    return Decision(do="ask", why=signal.why, signal=signal, evidence=signal.payload())
+    return Decision(do="ask", why=signal.why, signal=signal, evidence=told)
 
 
 def fruitless(state: ModelState, alarm: str | None = None) -> tuple[Request, ...]:
     """The latest requests in a row that did not help, newest first: no version came of them, or it was taken back.
+
+    Those that labels kept from being carried out tried nothing, and do not count.
 
     Args:
         state: By the ledger.
@@ -121,9 +124,17 @@ def fruitless(state: ModelState, alarm: str | None = None) -> tuple[Request, ...
         version = state.versions.get(request.version) if request.version is not None else None
         if version is not None and version.stage not in ("rejected", "rolled_back"):
             break
-        if alarm is None or alarm in request.alarms:
+        if request.outcome != "blocked" and (alarm is None or alarm in request.alarms):
             found.append(request)
     return tuple(found)
+
+
+def _dated(signal: Signal, signals: Sequence[Signal]) -> dict[str, Any]:
+    """A signal's evidence, with the newest change that any of them dates: what performance suffers from, drift dates,
+    also where it could not say that it would do harm."""
+    dates = [each.since for each in signals if each.since is not None]
+    since = {"since": max(dates).isoformat()} if dates and signal.since is None else {}
+    return {**signal.payload(), **since}
 
 
 def tried_of(request: Request) -> dict[str, Any]:

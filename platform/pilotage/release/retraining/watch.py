@@ -116,7 +116,9 @@ def to_do(spec: ModelSpec, state: ModelState) -> str | None:
     return None
 
 
-def look(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None) -> Looked:
+def look(
+    spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None, run: str = ""
+) -> Looked:
     """Looks once at a champion, and takes it back or lets the fallback take over if the evidence says so.
 
     Args:
@@ -125,6 +127,7 @@ def look(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         lake: Where predictions and outcomes are.
         now: UTC.
         ledger: Another ledger than the settings'.
+        run: The Dagster run that looks, for the evidence.
 
     Raises:
         LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
@@ -138,7 +141,8 @@ def look(spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledg
         against = versus_previous(spec, state, answers, settings, lake)
         limit = versus_limit(spec, champion, answers, since=state.resumed_at)
         tests = [*against, *([limit] if limit else [])]
-        evidence = {"champion": champion.version, "tests": [test.payload() for test in tests]}
+        evidence: dict[str, Any] = {"champion": champion.version, "tests": [test.payload() for test in tests]}
+        evidence |= {"run": run} if run else {}
         over = state.watch is not None and (
             now - state.paused(state.watch.since, now) >= state.watch.until
             or _span(answers) >= state.watch.until - state.watch.since

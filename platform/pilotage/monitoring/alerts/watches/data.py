@@ -15,6 +15,8 @@ from pilotage.data.source import Daily, SourceSpec
 from pilotage.monitoring.alerts.alert import Alert
 from pilotage.monitoring.alerts.watches.look import Look, Watch
 
+NOTHING = ""
+"""The newest of a source that never brought anything: before every day and version."""
 BEHIND = timedelta(days=1)
 """How far a source may lie behind the others: some deliver in the evening, some in the morning."""
 
@@ -40,11 +42,14 @@ class FreshnessWatch:
         watched = {name for name, spec in self.sources.items() if spec.expected_every is not None}
         marks = {name: day.isoformat() for name, day in newest.items()}
         marks |= {name: self._version(name) for name in watched - set(daily) if self.lake.exists(f"raw/{name}")}
+        # One that never brought anything is waited for, too: since the first look.
+        marks = dict.fromkeys(watched, NOTHING) | marks
         self.memory = {name: self._since(name, mark) for name, mark in marks.items()}
         alerts = [alert for name, day in newest.items() if (alert := _behind(name, day, daily, newest)) is not None]
-        for name in sorted(watched & set(marks)):
+        for name in sorted(watched):
             spec = self.sources[name]
-            finished = spec.daily is not None and spec.daily.last is not None and newest[name] >= spec.daily.last
+            last = spec.daily.last if spec.daily is not None else None
+            finished = last is not None and name in newest and newest[name] >= last
             if not finished and (alert := self._stopped(spec)) is not None:
                 alerts.append(alert)
         shown = ", ".join(f"{name} {day}" for name, day in newest.items()) or "no daily source has data yet"
@@ -69,9 +74,10 @@ class FreshnessWatch:
         if spec.expected_every is None or waited <= spec.expected_every:
             return None
         hours = waited / timedelta(hours=1)
+        new = f"Nothing new has come from {spec.name} for {hours:.1f} hours: the newest is {mark}."
         return Alert.of(
             "data_stopped",
-            f"Nothing new has come from {spec.name} for {hours:.1f} hours: the newest is {mark}.",
+            f"Nothing has ever come from {spec.name}, looked for these {hours:.1f} hours." if mark == NOTHING else new,
             subject=spec.name,
             evidence={"newest": mark, "since": seen, "expected_every_h": spec.expected_every / timedelta(hours=1)},
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ class DecisionsWatch:
     now: datetime
     seen: int | None
     """Number of the last event that was looked at; ``None`` before the first look. The caller keeps it."""
+    ui: str = ""
+    """Address of the Dagster UI, where the runs are that decided."""
 
     def watch(self) -> Watch:
         """This watch."""
@@ -35,15 +37,30 @@ class DecisionsWatch:
         """See the module. An event that was told before is not told again: its number names the alarm."""
         events = self.ledger.events(after=self.seen or 0)
         recent = [event for event in events if self.seen is not None or self.now - event.at <= FIRST_LOOK]
-        alerts = alerts_of(recent)
+        alerts = alerts_of(recent, ui=self.ui)
         self.seen = events[-1].sequence if events else self.seen or 0
         return Look(alerts=tuple(alerts), words=f"{len(recent)} new events of the ledger, the last is {self.seen}")
 
 
-def alerts_of(events: Iterable[Event]) -> list[Alert]:
-    """The alerts that events of the ledger are worth."""
-    made = (_ALERTS[event.kind](event) for event in events if event.kind in _ALERTS)
-    return [alert for alert in made if alert is not None]
+def alerts_of(events: Iterable[Event], *, ui: str = "") -> list[Alert]:
+    """The alerts that events of the ledger are worth, with the runs that decided, as far as these say them.
+
+    Args:
+        events: Of the ledger.
+        ui: Address of the Dagster UI; empty to link to no run that an event does not give the address of.
+    """
+    found = []
+    for event in events:
+        if event.kind in _ALERTS and (alert := _ALERTS[event.kind](event)) is not None:
+            run = _run_of(event) if ui and not alert.run_url else ""
+            found.append(replace(alert, run_url=f"{ui}/runs/{run}") if run else alert)
+    return found
+
+
+def _run_of(event: Event) -> str:
+    """The run that decided, or whose end was the last of several; empty where no run did."""
+    tried: Sequence[Mapping[str, Any]] = event.payload.get("tried") or ({},)
+    return str((event.payload.get("evidence") or {}).get("run") or tried[-1].get("run") or "")
 
 
 def _plain(kind: str, words: str) -> Callable[[Event], Alert]:
