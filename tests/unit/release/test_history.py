@@ -7,7 +7,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilotage.release.abtest import trials
+from pilotage.release.abtest import ab_tests
 from pilotage.release.history import decisions, stood
 from pilotage.release.state import fold
 from pilotage.settings import Settings
@@ -105,4 +105,4 @@ def test_a_model_of_which_only_an_erasure_is_known_has_no_versions_and_no_trials
     ledger = ledger_of_hours()
     ledger.append(draft("erasure_begun"))
     assert fold(ledger.events())["m"].versions == {}
-    assert trials("m", settings=Settings(), ledger=ledger) == ()
+    assert ab_tests("m", settings=Settings(), ledger=ledger) == ()
