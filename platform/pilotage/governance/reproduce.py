@@ -137,7 +137,7 @@ def _rows(
     progress: Callable[[str], None],
 ) -> TrainingSet:
     try:
-        return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, progress=progress)
+        return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, as_then=True, progress=progress)
     except (FileNotFoundError, UnpublishedData) as error:
         # Of what was vacuumed, Delta still knows the version, and not the files.
         raise NotReproducible(
