@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
+from assets.ingestion import raw_key
 from assets.metadata import column_schema, span, table
+from pilotage.data.ingest import Misfit
 from pilotage.data.ingested import IngestReport
 from pilotage.data.source import SourceSpec
 from pilotage.settings import Settings
@@ -62,5 +65,22 @@ def delivery_check(report: IngestReport) -> dg.AssetCheckResult:
                 for item in report.set_aside
             ),
             "missing": span(report.missing_days),
+        },
+    )
+
+
+def misnamed(source: str, misfits: Sequence[Misfit]) -> dg.AssetCheckEvaluation:
+    """What the check says of files whose names fit no day: no day is asked for on their account, so no run tells it."""
+    return dg.AssetCheckEvaluation(
+        asset_key=raw_key(source),
+        check_name="delivery",
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=" ".join(f"{misfit.name}: {misfit.reason}." for misfit in misfits[:3]),
+        metadata={
+            "rejected_files": dg.MetadataValue.int(len(misfits)),
+            "rejected": table(
+                {"file": misfit.name, "day": None, "reason": misfit.reason, "fix": misfit.fix} for misfit in misfits
+            ),
         },
     )

@@ -37,6 +37,8 @@ class Memory:
     """Source → file → size and modification time."""
     open: dict[str, Landing] = field(default_factory=dict)
     """Landings whose run has not succeeded yet, by key."""
+    misnamed: dict[str, list[str]] = field(default_factory=dict)
+    """Source → files whose names fit no day of it, which somebody was told of."""
 
     @classmethod
     def read(cls, cursor: str | None) -> Memory:
@@ -47,10 +49,12 @@ class Memory:
             source: {name: (size, modified) for name, (size, modified) in files.items()}
             for source, files in data["seen"].items()
         }
-        return cls(seen=seen, open={key: Landing(**landing) for key, landing in data["open"].items()})
+        landings = {key: Landing(**landing) for key, landing in data["open"].items()}
+        return cls(seen=seen, open=landings, misnamed=data.get("misnamed", {}))
 
     def write(self) -> str:
-        return json.dumps({"seen": self.seen, "open": {key: asdict(item) for key, item in self.open.items()}})
+        landings = {key: asdict(item) for key, item in self.open.items()}
+        return json.dumps({"seen": self.seen, "open": landings, "misnamed": self.misnamed})
 
     def forget(self, declared: Set[str]) -> list[str]:
         """Drops what is known of sources that are not declared any more. The keys of landings that had no other."""

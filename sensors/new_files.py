@@ -70,7 +70,8 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         ),
     )
     def new_files(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
-        from pilotage.data.ingest import landed
+        from assets.delivery import misnamed
+        from pilotage.data.ingest import landed, unmatched
         from pilotage.data.pending import pending
 
         settings, lake = platform.settings, platform.lake
@@ -92,13 +93,19 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         # Those that others ingested too: a correction that keeps an old modification time differs from what was there.
         for name, files in there.items():
             memory.take(name, files)
+        misfits = {name: files for name, spec in watched.items() if (files := unmatched(spec, settings))}
+        names = {name: [file.name for file in files] for name, files in misfits.items()}
+        told = [misnamed(name, files) for name, files in misfits.items() if names[name] != memory.misnamed.get(name)]
+        memory.misnamed = names
         if not requests:
             waiting = f" {len(memory.open)} landings are being worked on." if memory.open else ""
+            unknown = "".join(f" {file.name}: {file.reason}." for files in misfits.values() for file in files[:3])
             return dg.SensorResult(
-                skip_reason=dg.SkipReason(f"No new or changed file in {settings.landing}.{waiting}"),
+                skip_reason=dg.SkipReason(f"No new or changed file in {settings.landing}.{waiting}{unknown}"),
                 cursor=memory.write(),
+                asset_events=told,
             )
-        return dg.SensorResult(run_requests=requests, cursor=memory.write())
+        return dg.SensorResult(run_requests=requests, cursor=memory.write(), asset_events=told)
 
     return new_files
 

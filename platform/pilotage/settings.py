@@ -27,7 +27,9 @@ PREFIX = "PILOTAGE_"
 class Settings(BaseSettings):
     """Where everything is. Build with ``Settings.load()``; pass it down, never look it up again."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True
+    )
 
     home: Path = PROJECT / ".pilotage"
     """Folder that holds all state. Deleting it resets everything."""
@@ -67,6 +69,8 @@ class Settings(BaseSettings):
     """Of the service's own log lines."""
     loans_url: str = ""
     """SQLAlchemy URL of the database that the loans are read from. Default: ``<home>/landing/loans.db``."""
+    databases: dict[str, str] = {}
+    """Name → SQLAlchemy URL of a database that sources are read from: ``PILOTAGE_DATABASES__<NAME>``, one each."""
     alerts_url: str = ""
     """SQLAlchemy URL of the alarms' database. Default: SQLite in ``<home>/alerts.db``."""
     alerts_file: Path | None = None
@@ -86,7 +90,8 @@ class Settings(BaseSettings):
             ConfigError: A variable has a value that does not fit, or a name that no setting has.
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
-        unknown = sorted(key for key in os.environ if key.startswith(PREFIX) and key not in known)
+        given = (key for key in os.environ if key.startswith(PREFIX))
+        unknown = sorted(key for key in given if key not in known and not key.startswith(f"{PREFIX}DATABASES__"))
         if unknown:
             raise ConfigError(
                 f"No setting is called {', '.join(unknown)}.",
@@ -164,6 +169,11 @@ class Settings(BaseSettings):
     @property
     def loans(self) -> str:
         return self.loans_url or f"sqlite:///{self.landing / 'loans.db'}"
+
+    def database(self, name: str) -> str | None:
+        """SQLAlchemy URL of the database that a source names: one of ``databases``, or a property such as ``loans``."""
+        url = self.databases.get(name, getattr(self, name, None))
+        return url if isinstance(url, str) else None
 
     @property
     def candidates(self) -> Path:

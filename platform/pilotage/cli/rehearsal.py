@@ -21,7 +21,7 @@ from pilotage.data.raw import raw_rows
 from pilotage.data.source import SourceSpec
 from pilotage.data.validate import as_published
 from pilotage.errors import DeclarationError
-from pilotage.features.build import rows_to_predict
+from pilotage.features.build import population_fingerprint, rows_to_predict
 from pilotage.features.timeline import MOMENT
 from pilotage.features.view import FeatureView
 from pilotage.monitoring.answers import read_answers
@@ -61,6 +61,7 @@ def rehearse(spec: ModelSpec, validated: Mapping[str, pl.DataFrame]) -> None:
     for timeline in view.timelines.values():
         timeline.build(validated[timeline.source])
     population = rows_to_predict(spec, validated[spec.source].lazy())
+    population_fingerprint(spec)
     view.offline(population, lambda source, _since, _until: validated[source].lazy())
     _typed(spec, population)
     if lost := sorted(set(spec.protected) - set(validated[spec.source].columns)):

@@ -172,5 +172,9 @@ def _raw(spec: SourceSpec, rows: pl.DataFrame, name: str, parcel: Parcel) -> pl.
     if spec.daily is None:
         return raw
     days = days_of(spec, raw.with_columns(pl.lit(None, pl.Date).alias(DAY)))
-    # A row whose day can't be read goes with the last day of its chunk, where the contract quarantines it.
-    return raw.with_columns(days.fill_null(days.max() or spec.daily.first).alias(DAY))
+    first, last = spec.daily.first, spec.daily.last or date.max
+    known = days.is_between(first, last)
+    # A row whose day can't be read, or is none of the source's, goes with the last day of its chunk, where the contract
+    # quarantines it. A day that has not begun is checked when it has.
+    home = days.filter(days.is_between(first, spec.daily.newest)).max() or first
+    return raw.with_columns(pl.when(known).then(days).otherwise(pl.lit(home)).alias(DAY))

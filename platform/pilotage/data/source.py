@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import polars as pl
@@ -50,8 +50,9 @@ class SqlTable(Declaration):
     """A table of another system's database, read incrementally by a column that only grows."""
 
     url_setting: Name
-    """The setting (a property of ``Settings``) that holds the SQLAlchemy URL, so that no secret stands in code."""
+    """Name of a database; ``PILOTAGE_DATABASES__<NAME>`` holds its SQLAlchemy URL. So no secret stands in code."""
     table: str
+    """``table``, or ``schema.table``."""
     cursor: str
     """Column that only grows, such as an id; rows above the highest ingested value are new."""
 
@@ -77,6 +78,12 @@ class Daily(Declaration):
     first: date
     last: date | None = None
     """Last day there will ever be; ``None`` for a source that goes on."""
+
+    @property
+    def newest(self) -> date:
+        """The last day that can have begun: ``last``, or what is tomorrow by UTC and today further east."""
+        tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+        return min(self.last or tomorrow, tomorrow)
 
 
 class Expectation(Declaration):

@@ -121,7 +121,8 @@ def _batches(spec: SourceSpec, lake: Lake, days: Sequence[date] | None) -> list[
         return [None]
     if days is not None:
         return [*sorted(set(days))]
-    there = lake.days(f"raw/{spec.name}")
+    # Until a day of the future, of which a table may have rows, none is missing.
+    there = [day for day in lake.days(f"raw/{spec.name}") if day <= spec.daily.newest]
     # A day in the middle that was never delivered is as missing as one that was asked for by name.
     return [there[0] + timedelta(days=number) for number in range((there[-1] - there[0]).days + 1)] if there else []
 

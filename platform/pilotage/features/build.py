@@ -6,18 +6,20 @@ a time), as-of columns, features, ``label`` (null where the truth is not known),
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 import polars as pl
 
+from pilotage import expressions
 from pilotage.data.lake import Commit, Lake
 from pilotage.errors import DeclarationError, UnpublishedData
-from pilotage.expressions import columns_of
 from pilotage.features.reading import ValidatedRows
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
@@ -25,6 +27,8 @@ from pilotage.spec import ModelSpec
 DAY, EVENT_TIME, LABEL, LABEL_KNOWN_AT = "day", "event_time", "label", "label_known_at"
 FINGERPRINT = "feature_fingerprint"
 """Key of a commit's note that holds the fingerprint of the view that made the features."""
+POPULATION = "population_fingerprint"
+"""Key of a commit's note that holds the fingerprint of what its rows are, and of what is true of them."""
 PART_DAYS, PART_ROWS = 92, 500_000
 """Days and rows that are computed and written at a time: delta-rs keeps a writer open for each day of a commit."""
 
@@ -64,8 +68,9 @@ def build_features(
 ) -> FeatureReport:
     """Computes the features of some days, each row as known at its prediction moment, and replaces those days.
 
-    One table never mixes two definitions: if the view's fingerprint is not the one that the table was built with, every
-    day is built again, whichever were asked for. Each day appears whole; many days are written in several commits.
+    One table never mixes two definitions: if features, rows or label are declared otherwise than when the table was
+    built, every day is built again, whichever were asked for. Each day appears whole; many days are written in several
+    commits.
 
     Args:
         spec: The model.
@@ -84,9 +89,12 @@ def build_features(
     table, population = f"features/{spec.name}", f"validated/{spec.source}"
     versions = lake.versions(f"validated/{source}" for source in spec.sources)
     daily = DAY in lake.schema(population)
-    stale = lake.exists(table) and features_fingerprint(lake, spec.name) != view.fingerprint
+    rows_are = population_fingerprint(spec)
+    stale = lake.exists(table) and (
+        features_fingerprint(lake, spec.name) != view.fingerprint or made_of_others(_newest_note(lake, spec.name), spec)
+    )
     if stale and daily:
-        progress("the definition of the features changed: builds every day again")
+        progress("features, rows or label are declared otherwise than before: builds every day again")
     published = lake.days(population)
     built = lake.days(table)
     wanted = sorted({*published, *built} if days is None or stale else set(days)) if daily else []
@@ -112,6 +120,7 @@ def build_features(
         note = {
             "run_id": run_id,
             FINGERPRINT: view.fingerprint if done else f"{view.fingerprint} (rebuilding)",
+            POPULATION: rows_are,
             "versions": json.dumps(versions),
         }
         if not daily or (stale and number == 1):
@@ -181,10 +190,27 @@ def features_fingerprint(lake: Lake, model: str) -> str | None:
     Raises:
         UnpublishedData: The model has no feature table.
     """
-    for entry in lake.history(f"features/{model}"):
-        if FINGERPRINT in entry:
-            return str(entry[FINGERPRINT])
-    return None
+    found = _newest_note(lake, model).get(FINGERPRINT)
+    return None if found is None else str(found)
+
+
+def population_fingerprint(spec: ModelSpec) -> str:
+    """SHA-256 over what decides which rows a feature table has and what is true of them; features are not in it."""
+    label = expressions.to_json(spec.label.expr, name="label.expr")
+    said = [spec.source, spec.entity, spec.event_time, label, spec.label.known_at]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+def made_of_others(note: Mapping[str, Any], spec: ModelSpec) -> bool:
+    """Whether a commit's rows and labels are declared otherwise now. Older notes without a fingerprint of them say
+    nothing."""
+    rows_are = population_fingerprint(spec)
+    return bool(note.get(POPULATION, rows_are) != rows_are)
+
+
+def _newest_note(lake: Lake, model: str) -> Mapping[str, Any]:
+    """The newest commit of a model's feature table that says how its features were made."""
+    return next((entry for entry in lake.history(f"features/{model}") if FINGERPRINT in entry), {})
 
 
 def rows_to_predict(spec: ModelSpec, rows: pl.LazyFrame) -> pl.DataFrame:
@@ -208,7 +234,7 @@ def rows_to_predict(spec: ModelSpec, rows: pl.LazyFrame) -> pl.DataFrame:
             fix="Rename it.",
             column=clash[0],
         )
-    needed = {*columns, *(column for expr in added.values() for column in columns_of(expr))}
+    needed = {*columns, *(column for expr in added.values() for column in expressions.columns_of(expr))}
     if missing := sorted(needed - set(there)):
         raise UnpublishedData(
             f"validated/{spec.source} has no column {missing[0]}, which {spec.name} reads.",

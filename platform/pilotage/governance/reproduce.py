@@ -137,7 +137,7 @@ def _rows(
     progress: Callable[[str], None],
 ) -> TrainingSet:
     try:
-        return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, progress=progress)
+        return assemble(spec, lake=lake, config=config, directory=directory, cut=cut, as_then=True, progress=progress)
     except RowsErased as error:
         raise NotReproducible(
             f"The rows that this version of {spec.name} was trained on are not all there any more: some of version "

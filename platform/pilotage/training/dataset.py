@@ -13,7 +13,7 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.errors import StorageFull, TrainingError
-from pilotage.features.build import DAY, EVENT_TIME, FINGERPRINT, LABEL, LABEL_KNOWN_AT
+from pilotage.features.build import DAY, EVENT_TIME, FINGERPRINT, LABEL, LABEL_KNOWN_AT, made_of_others
 from pilotage.features.view import FeatureView
 from pilotage.spec import ModelSpec
 from pilotage.training.config import TrainConfig
@@ -29,6 +29,7 @@ def assemble(
     config: TrainConfig,
     directory: Path,
     cut: Cut | None = None,
+    as_then: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> TrainingSet:
     """Freezes the labelled rows of ``features/<model>``; the same rows give the same bytes.
@@ -39,6 +40,7 @@ def assemble(
         config: Which days and which version of the table; see ``DataConfig``.
         directory: Folder for ``training_set.parquet``; made if missing.
         cut: The days, as another set was cut. Default: what the configuration and the spec say.
+        as_then: Whether rows and labels may be declared otherwise now than when that version of the table was built.
         progress: Called with short sentences.
 
     Returns:
@@ -52,7 +54,7 @@ def assemble(
     config.check(spec)
     table = f"features/{spec.name}"
     version = lake.version(table) if config.data.version is None else config.data.version
-    fingerprint = _same_definition(spec, lake, table, version)
+    fingerprint = _same_definition(spec, lake, table, version, as_then=as_then)
     columns = set_columns(spec)
     rows = lake.scan(table, version=version)
     if missing := sorted(set(columns) - set(rows.collect_schema().names())):
@@ -175,14 +177,16 @@ def read_set(training_set: TrainingSet, columns: Sequence[str] | None = None) ->
     return pl.read_parquet(path, columns=None if columns is None else list(columns))
 
 
-def _same_definition(spec: ModelSpec, lake: Lake, table: str, version: int) -> str:
+def _same_definition(spec: ModelSpec, lake: Lake, table: str, version: int, *, as_then: bool) -> str:
     """Fingerprint of the features, when the table's version was built by the definition that the spec now gives."""
     ours = FeatureView(spec).fingerprint
     history = lake.history(table, limit=10_000)
     built = [entry for entry in history if entry["version"] <= version and FINGERPRINT in entry]
-    if built and built[0][FINGERPRINT] != ours:
+    others = bool(built) and not as_then and made_of_others(built[0], spec)
+    if others or (built and built[0][FINGERPRINT] != ours):
+        what = "rows or labels" if others else "features"
         raise TrainingError(
-            f"{table} (version {version}) was built by another definition of its features than {spec.name} has now.",
+            f"{table} (version {version}) was built by another definition of its {what} than {spec.name} has now.",
             fix=f"Materialise the asset {spec.name}/features for any day, which builds all of them again, or train on "
             "a newer version of the table.",
             table=table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import dagster as dg
@@ -46,6 +47,12 @@ def test_of_many_rejected_files_the_first_are_told_and_the_others_counted() -> N
     table = check.metadata["rejected"]
     assert isinstance(table, dg.TableMetadataValue)
     assert [record.data["file"] for record in table.records] == [f"f{number}.csv" for number in range(5)]
+
+
+def test_a_missing_day_and_a_column_that_nobody_declared_each_warn_alone() -> None:
+    assert not delivery_check(report(missing=1)).passed
+    extra = delivery_check(replace(report(), extra_columns=["gate"]))
+    assert (extra.passed, extra.description) == (False, "Ignored columns that are not declared: gate.")
 
 
 def test_a_delivery_without_a_flaw_passes() -> None:

@@ -40,6 +40,7 @@ class Desk:
         self.instance = instance
         self.sensor = new_files_sensor(load_sources(), load_models())
         self.cursor: str | None = None
+        self.told: list[Any] = []
 
     def tick(self) -> tuple[list[dg.RunRequest], str]:
         context = dg.build_sensor_context(
@@ -49,6 +50,7 @@ class Desk:
         )
         result: Any = self.sensor(context)
         self.cursor = result.cursor
+        self.told = list(result.asset_events or [])
         return list(result.run_requests or []), result.skip_reason.skip_message if result.skip_reason else ""
 
     def finish(self, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
@@ -85,6 +87,27 @@ def test_landed_days_ask_for_one_run_over_their_range_up_to_features_and_online_
     expected = {f"{layer}/{name}" for layer in ("raw", "validated", "quarantine") for name in ("flights", "weather")}
     assert keys(request) == expected | {"flight_delay/features", "flight_delay/online_state"}
     assert desk.tick()[0] == []
+
+
+def test_a_file_whose_name_fits_no_day_is_told_once_by_the_check_and_as_long_as_it_is_there_by_the_sensor(
+    desk: Desk,
+) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    desk.finish(request, dg.DagsterRunStatus.SUCCESS)
+    stray = desk.settings.landing / "flights" / "flights-2013-01-04.csv.gz"
+    stray.touch()
+    requests, reason = desk.tick()
+    assert requests == []
+    assert "flights-2013-01-04.csv.gz: its name does not match" in reason
+    [told] = desk.told
+    assert (told.asset_key, told.check_name, told.passed) == (dg.AssetKey(["raw", "flights"]), "delivery", False)
+    assert told.severity is dg.AssetCheckSeverity.WARN
+    assert "flights-2013-01-04.csv.gz: its name does not match" in str(told.description)
+    assert "flights-2013-01-04.csv.gz: its name does not match" in desk.tick()[1]
+    assert desk.told == []
+    stray.unlink()
+    assert "does not match" not in desk.tick()[1]
 
 
 def test_days_with_a_gap_ask_for_a_run_a_range(desk: Desk) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +11,7 @@ import pytest
 
 from pilotage.data.readers import Offer, Rows
 from pilotage.data.readers.files import FilesReader
-from pilotage.data.source import Files
+from pilotage.data.source import Daily, Files
 from pilotage.errors import PilotageError, SchemaChanged, UnreadableFile
 from tests.unit.data.landing import HEADER, MONDAY, csv_of, gz, source, zipped
 
@@ -186,6 +186,21 @@ def test_a_cut_json_line_is_named(tmp_path: Path) -> None:
     assert "line 2 is no JSON object" in error.message
 
 
+LINE = b'{"day":"2013-01-07","carrier":"UA","delay":5,"share":0.5,"seen_at":"2013-01-07T10:00:00Z"}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (LINE.replace(b"UA", "Ü".encode("latin-1")), "is not UTF-8: byte 0xDC in line 1"),
+        (LINE.decode().encode("utf-16"), "looks like UTF-16"),
+        (b"\n\n", "is empty"),
+    ],
+)
+def test_json_of_another_encoding_or_without_a_line_is_named_as_such(tmp_path: Path, data: bytes, message: str) -> None:
+    assert message in refusal(tmp_path, data, "trips_2013-01-07.ndjson", read=NDJSON).message
+
+
 def test_a_listing_opens_nothing_and_leaves_unfinished_files_alone(tmp_path: Path) -> None:
     for name in ("trips_2013-01-07.csv", ".trips_2013-01-08.csv.1.tmp", "trips_2013-01-08.csv.part", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
@@ -201,6 +216,19 @@ def test_a_listing_opens_nothing_and_leaves_unfinished_files_alone(tmp_path: Pat
         "trips_2013-01-32.csv": "2013-01-32 in its name is no day",
         "trips_2014-01-01.csv": "2014-01-01 is outside the days of the source, 2013-01-01 to 2013-12-31",
     }
+
+
+def test_a_file_of_a_day_that_has_not_begun_anywhere_fits_no_day_of_a_source_that_goes_on(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    days = [today + timedelta(days=number) for number in (0, 1, 3)]
+    for day in days:
+        (tmp_path / f"trips_{day}.csv").touch()
+    spec = source(daily=Daily(column="day", first=date(2013, 1, 1)))
+    assert isinstance(spec.read, Files)
+    offers, misfits = FilesReader(spec, spec.read, tmp_path).listing()
+    assert [offer.day for offer in offers] == days[:2]
+    [misfit] = misfits
+    assert misfit.reason == f"{days[2]} is outside the days of the source, 2013-01-01 to today"
 
 
 def test_a_file_that_is_gone_is_refused_not_empty(tmp_path: Path) -> None:

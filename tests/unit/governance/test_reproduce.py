@@ -104,6 +104,7 @@ def test_the_record_counts_and_not_what_is_declared_now(lake: Lake, tmp_path: Pa
     now = parcel_spec(
         trainer=SPEC.trainer.model_copy(update={"rounds": 5, "params": {"max_depth": 2}, "calibration": "isotonic"}),
         split=SPEC.split.model_copy(update={"holdout": timedelta(days=3)}),
+        label=SPEC.label.model_copy(update={"expr": ~pl.col("late")}),
     )
     assert again(lake, candidate, tmp_path, now).same
 

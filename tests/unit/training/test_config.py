@@ -77,6 +77,8 @@ def test_an_unknown_field_is_named_with_its_line_and_the_known_ones(tmp_path: Pa
         ("rounds: many", "run.yaml:1: rounds='many' does not fit. Fix: Input should be a valid integer"),
         ("seed: 1\nthreads: 0", "run.yaml:2: threads=0 does not fit. Fix: Input should be greater than or equal to 1."),
         ("data:\n  first: 2013-03-01\n  last: 2013-01-01", "first (2013-03-01) is after last (2013-01-01)"),
+        ("seed: 1\nevaluation:\n  at_most: {brier: .nan}", "run.yaml:3: evaluation.at_most.brier=nan does not fit."),
+        ("params: {lambda_l2: .inf}", "run.yaml:1: params.lambda_l2=inf does not fit."),
         ("data: 7", "run.yaml:1: data=7 does not fit."),
         ("tuning: {}", "run.yaml:1: tuning.trials is missing. Fix: Give tuning.trials."),
         (

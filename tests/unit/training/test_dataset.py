@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -15,11 +16,11 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError, TrainingError, UnpublishedData
 from pilotage.features.build import build_features
 from pilotage.features.view import FeatureView
-from pilotage.spec import Feature, Retraining
+from pilotage.spec import Feature, Label, Retraining
 from pilotage.training.config import TrainConfig
 from pilotage.training.dataset import assemble, read_set, set_columns
 from pilotage.training.records import Cut, TrainingSet
-from tests.unit.training.conftest import parcel_spec, parcels, publish, untimed_spec
+from tests.unit.training.conftest import START, parcel_spec, parcels, publish, untimed_spec
 
 SPEC = parcel_spec()
 
@@ -150,6 +151,41 @@ def test_an_entity_in_two_rows_is_refused_by_name(lake: Lake, tmp_path: Path) ->
     publish(lake, SPEC, parcels(4).with_columns(parcel_id=pl.col("parcel_id").replace(7, 3)))
     with pytest.raises(TrainingError, match="parcel_id=3 stands in 2 rows"):
         assembled(lake, tmp_path)
+
+
+OTHER_LABEL = Label(name="late", expr=~pl.col("late"), known_at="delivered_at", description="Was on time.")
+
+
+def test_a_table_never_mixes_the_labels_of_two_definitions(lake: Lake, tmp_path: Path) -> None:
+    rows, days = parcels(6), [START.date() + timedelta(days=number) for number in range(6)]
+    lake.replace_days("validated/parcels", rows, days, note={})
+    build_features(SPEC, lake=lake, days=days[:3], run_id="before")
+    changed = parcel_spec(label=OTHER_LABEL)
+    with pytest.raises(TrainingError, match="built by another definition of its rows or labels"):
+        assemble(changed, lake=lake, config=TrainConfig(), directory=tmp_path)
+
+    report = build_features(changed, lake=lake, days=days[3:4], run_id="after")
+
+    assert (report.rebuilt, report.days) == (True, days)
+    built = lake.scan("features/parcel_late").select("parcel_id", "label").collect()
+    assert (built.join(rows, on="parcel_id")["late"] != built.join(rows, on="parcel_id")["label"]).all()
+    assert assemble(changed, lake=lake, config=TrainConfig(), directory=tmp_path).rows == rows.height
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label": OTHER_LABEL},
+        {"label": Label(name="late", expr=pl.col("late"), known_at="sent_at", description="Was late.")},
+        {"event_time": "delivered_at"},
+        {"entity": ("parcel_id", "depot")},
+    ],
+    ids=["label", "known_at", "event_time", "entity"],
+)
+def test_whatever_decides_the_rows_and_their_labels_is_noticed(lake: Lake, change: dict[str, Any]) -> None:
+    publish(lake, SPEC, parcels(3))
+    assert build_features(parcel_spec(**change), lake=lake, days=None, run_id="after").rebuilt
+    assert not build_features(parcel_spec(**change), lake=lake, days=None, run_id="again").rebuilt
 
 
 def test_features_of_another_definition_are_refused(lake: Lake, tmp_path: Path) -> None:

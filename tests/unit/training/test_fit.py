@@ -33,6 +33,12 @@ def test_the_same_rows_and_seed_give_the_same_bytes() -> None:
     assert fitted().text != fitted(seed=2).text
 
 
+def test_the_model_says_that_it_was_fitted_deterministically() -> None:
+    # On one machine alone no other test can tell.
+    parameters = fitted().text.partition("\nparameters:\n")[2].splitlines()
+    assert {"[deterministic: 1]", "[force_row_wise: 1]"} <= set(parameters)
+
+
 def test_the_number_of_threads_does_not_change_the_bytes() -> None:
     many = parcels(100, per_day=600)  # Enough rows that the second thread is used.
     assert fitted(many, threads=1, rounds=4).text == fitted(many, threads=2, rounds=4).text

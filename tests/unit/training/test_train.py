@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,18 @@ def test_each_calibration_ends_in_a_bundle(training_set: TrainingSet, tmp_path: 
     assert (candidate.parts["calibration"] == 0) == (kind == "none")
     assert candidate.cross_validation == []
     assert pl.read_parquet(candidate.out_of_fold).is_empty()
+
+
+def test_a_day_of_calibration_counts_as_one_piece_of_evidence_however_many_rows_it_has(tmp_path: Path) -> None:
+    one_day = pl.col("day") == date(2024, 3, 31)
+    unusual = parcels(40).with_columns(late=pl.when(one_day).then(pl.col("parcel_id") % 12 > 0).otherwise("late"))
+    candidate = trained(
+        as_training_set(SPEC, unusual, tmp_path / "set"), tmp_path / "run", split={"calibration_days": 1}
+    )
+    assert candidate.parts["calibration"] == 60
+    calibrator = read_bundle(Path(candidate.bundle), sha256=candidate.bundle_sha256).scorer.calibrator
+    # 55 of 60 late, where a third are. Counted one by one, these rows would make 0.42 of a third.
+    assert float(calibrator.apply(np.array([1 / 3]))[0]) == pytest.approx(1 / 3, abs=0.01)
 
 
 def test_a_second_attempt_replaces_the_bundle_of_the_first(training_set: TrainingSet, tmp_path: Path) -> None:

@@ -92,11 +92,11 @@ def reader_for(spec: SourceSpec, settings: Settings) -> Reader:
     if isinstance(spec.read, Files):
         return FilesReader(spec, spec.read, settings.landing / spec.name)
     if isinstance(spec.read, SqlTable):
-        url = getattr(settings, spec.read.url_setting, None)
-        if not isinstance(url, str):
+        url = settings.database(spec.read.url_setting)
+        if url is None:
             raise DeclarationError(
                 f"SourceSpec({spec.name!r}): there is no setting {spec.read.url_setting} that holds a database URL.",
-                fix=f"Add {spec.read.url_setting} to pilotage.settings.Settings, or name a setting that is there.",
+                fix=f"Set PILOTAGE_DATABASES__{spec.read.url_setting.upper()}=dialect://user:password@host/database.",
             )
         return SqlReader(spec, spec.read, url)
     return RestReader(spec, spec.read)

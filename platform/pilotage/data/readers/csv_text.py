@@ -40,7 +40,7 @@ class CsvText:
         self._name = name
         self._separator = separator
         self._nulls = list(null_values)
-        self._data = _utf8(data, name)
+        self._data = utf8(data, name)
         self.header = self._header(expected)
 
     def frame(self, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
@@ -171,7 +171,7 @@ def _fields(lines: Iterable[str], **how: Any) -> Any:
     return csv.reader(lines, **how)
 
 
-def _utf8(data: bytes, name: str) -> bytes:
+def utf8(data: bytes, name: str) -> bytes:
     """The bytes without a byte-order mark, Windows line ends and blank lines at the end, if they are UTF-8."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in data:
         raise UnreadableFile(

@@ -17,7 +17,7 @@ import polars as pl
 from pilotage.data import cells
 from pilotage.data.readers import Offer, Parcel, Rows
 from pilotage.data.readers.container import unpack
-from pilotage.data.readers.csv_text import CsvText
+from pilotage.data.readers.csv_text import CsvText, utf8
 from pilotage.data.schema_changes import SchemaChange, compare_names, refuse
 from pilotage.data.source import Files, SourceSpec
 from pilotage.errors import UnreadableFile
@@ -100,7 +100,7 @@ class FilesReader:
             day = date.fromisoformat(match["day"])
         except ValueError:
             return f"{match['day']} in its name is no day", "Rename it with the day that it holds, YYYY-MM-DD."
-        if day < daily.first or (daily.last is not None and day > daily.last):
+        if not daily.first <= day <= daily.newest:
             return (
                 f"{day} is outside the days of the source, {daily.first} to {daily.last or 'today'}",
                 f"Move it away, or widen `daily` of the source {self._spec.name}.",
@@ -143,6 +143,7 @@ class FilesReader:
         return self._framed(frame, name)
 
     def _ndjson(self, content: bytes, name: str) -> Rows:
+        content = utf8(content, name)
         try:
             frame = pl.read_ndjson(content, infer_schema_length=None)
         except pl.exceptions.PolarsError:

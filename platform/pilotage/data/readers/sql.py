@@ -19,7 +19,7 @@ from pilotage.data.source import SourceSpec, SqlTable
 from pilotage.errors import DeclarationError, SourceUnavailable, UnreadableFile
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection, Table
+    from sqlalchemy import URL, Column, Connection, Table
 
 CHUNK = 100_000
 """Rows that are read, and committed, at once."""
@@ -54,10 +54,10 @@ class SqlReader:
 
     def offers(self, days: Sequence[date] | None, *, position: int | None) -> list[Offer]:  # noqa: ARG002
         """The table, once, if it has rows above ``position``. A database is not asked by days, but by its cursor."""
-        from sqlalchemy import select
+        from sqlalchemy import literal, select
 
         with self._connection() as (connection, table):
-            query = self._above(select(table.c[self.cursor]), table, position).limit(1)
+            query = self._above(select(literal(1)).select_from(table), table, position).limit(1)
             found = connection.execute(query).first()
         return [] if found is None else [Offer(name=self.table, day=None)]
 
@@ -103,16 +103,17 @@ class SqlReader:
         self, chosen: Callable[[Any, Table], Any], limit: int | None = None
     ) -> tuple[list[dict[str, Any]], Rows] | None:
         """The first of the chosen rows, by the cursor; ``None`` if there are none."""
-        from sqlalchemy import select
-
         with self._connection() as (connection, table):
             names = [column.name for column in table.columns]
             changes = compare_names(self._spec.columns, names, optional=self._spec.optional)
             where = f"{self.table} in {self._shown}"
             refuse(changes, where)
             declared = [table.c[name] for name in self._spec.columns if name in names]
-            query = chosen(select(*declared), table).order_by(table.c[self.cursor]).limit(limit)
-            records = [dict(row) for row in connection.execute(query).mappings()]
+            records = _records(
+                connection,
+                declared,
+                lambda query: chosen(query, table).order_by(table.c[self.cursor]).limit(limit),
+            )
         if not records:
             return None
         frame, retyped = cells.from_records(records, self._spec.columns)
@@ -157,7 +158,13 @@ class SqlReader:
         return position - LATE // timedelta(microseconds=1)
 
     def _above(self, query: Any, table: Table, position: int | None) -> Any:
-        return query if position is None else query.where(table.c[self.cursor] > self.value_of(position))
+        """The query of the rows beyond a position. Of a row without a cursor nobody knows: it is among them, each time,
+        and is refused by name."""
+        if position is None:
+            return query
+        cursor = table.c[self.cursor]
+        beyond = cursor > self.value_of(position)
+        return query.where(beyond | cursor.is_(None) if cursor.nullable and not cursor.primary_key else beyond)
 
     @contextmanager
     def _connection(self) -> Iterator[tuple[Connection, Table]]:
@@ -175,7 +182,8 @@ class SqlReader:
             ) from None
         try:
             with engine.connect() as connection:
-                yield connection, Table(self.table, MetaData(), autoload_with=connection)
+                schema, _, name = self.table.rpartition(".")
+                yield connection, Table(name, MetaData(), schema=schema or None, autoload_with=connection)
         except NoSuchTableError:
             raise SourceUnavailable(
                 f"{self._shown} has no table {self.table}.",
@@ -217,6 +225,19 @@ class SqlReader:
         for secret in (url.password, *(value for value in url.query.values() if isinstance(value, str))):
             cause = cause.replace(str(secret), "***") if secret else cause
         return cause
+
+
+def _records(connection: Connection, columns: Sequence[Column[Any]], of: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """The rows of a query over these columns. Where one value is not of its column's type, for which SQLite does not
+    care, all are taken as the driver gives them, and the cell is named when it is read as its declared type."""
+    from sqlalchemy import select, type_coerce
+    from sqlalchemy.types import NullType
+
+    try:
+        return [dict(row) for row in connection.execute(of(select(*columns))).mappings()]
+    except (ValueError, TypeError, ArithmeticError):
+        plain = [type_coerce(column, NullType()).label(column.name) for column in columns]
+        return [dict(row) for row in connection.execute(of(select(*plain))).mappings()]
 
 
 def _digest(records: list[dict[str, Any]]) -> str:
