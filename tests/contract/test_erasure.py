@@ -11,6 +11,7 @@ import pytest
 from pilotage.data import erasing
 from pilotage.data.lake import Lake
 from pilotage.errors import ConfigError, NotErased, PilotageError, RowsErased
+from pilotage.features.build import made_by
 from pilotage.governance import erasure as room
 from pilotage.release.audit import audit
 from pilotage.release.ledger import SqlLedger
@@ -233,6 +234,14 @@ def test_an_older_version_says_that_rows_were_erased(local: World) -> None:
     local.erasure().carry_out(**WHY)
     with pytest.raises(RowsErased, match=f"Version {version} of features/tiny can't be read any more"):
         local.lake.scan("features/tiny", version=version)
+
+
+def test_what_features_were_made_by_is_known_after_an_erasure_too(local: World) -> None:
+    local.live()
+    before = made_by(local.lake, "tiny")
+    assert len(before) == 2
+    local.erasure().carry_out(**WHY)
+    assert made_by(local.lake, "tiny") == before
 
 
 def test_who_would_be_named_in_the_ledger_for_ever_is_not(local: World) -> None:

@@ -194,6 +194,16 @@ def features_fingerprint(lake: Lake, model: str) -> str | None:
     return None if found is None else str(found)
 
 
+def made_by(lake: Lake, model: str) -> dict[str, str]:
+    """What a model's feature table is made by, as the note of a commit says it that changes nothing of that.
+
+    Raises:
+        UnpublishedData: The model has no feature table.
+    """
+    note = _newest_note(lake, model)
+    return {key: str(note[key]) for key in (FINGERPRINT, POPULATION) if key in note}
+
+
 def population_fingerprint(spec: ModelSpec) -> str:
     """SHA-256 over what decides which rows a feature table has and what is true of them; features are not in it."""
     label = expressions.to_json(spec.label.expr, name="label.expr")

@@ -20,7 +20,7 @@ from pilotage.data.lake import Lake
 from pilotage.data.raw import SOURCE_FILE
 from pilotage.data.source import Files, SourceSpec, SqlTable
 from pilotage.errors import ConfigError, NotErased
-from pilotage.features.build import FINGERPRINT, features_fingerprint
+from pilotage.features.build import made_by
 from pilotage.governance.places import (
     Answers,
     Candidates,
@@ -310,8 +310,7 @@ class Erasure:
     def _still_true(self, place: Place) -> dict[str, str]:
         """What the newest commits of a table say, and readers look for among the newest few."""
         if isinstance(place, Table) and place.name.startswith("features/") and self.lake.exists(place.name):
-            made_by = features_fingerprint(self.lake, place.name.partition("/")[2])
-            return {FINGERPRINT: made_by} if made_by else {}
+            return made_by(self.lake, place.name.partition("/")[2])
         return {}
 
     # The record

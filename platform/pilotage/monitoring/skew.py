@@ -107,7 +107,7 @@ class SkewReport:
 
 
 def released_bundles(model: str, settings: Settings) -> Bundles:
-    """Gives the bundle of each version of a model that the ledger knows, read once: from the service's shelf, if it is
+    """Gives the bundle of each version of a model that the ledger knows, read once: from the service's copies, if it is
     still there, or from the registry. Both are the bytes that the ledger remembers.
 
     Raises:
