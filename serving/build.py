@@ -21,7 +21,7 @@ _SETTLE_S = 30.0
 """Longest time that a worker loads before it takes requests all the same."""
 
 
-class HostedService(bentoml.Service[Any]):
+class HostedService(bentoml.Service[Any]):  # type: ignore[misc]
     """A BentoML service whose requests come to our gateway first, and to BentoML's application after it.
 
     ``add_asgi_middleware`` would put the gateway behind BentoML's own middleware, of which one can't be turned off: it
@@ -51,14 +51,14 @@ class _Worker:
         die_with_parent()
         type(self).core = Core(self.specs, Settings.load(), baked=self.baked)
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Begins to answer: not before it can, since who says no at once gets most of the requests of its fellows."""
         if self.core is not None:
             self.core.start()
             await asyncio.to_thread(self.core.follower.until_settled, _SETTLE_S)
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Ends after the requests in flight."""
         core, type(self).core = self.core, None

@@ -136,7 +136,7 @@ class Connection(ReadingProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Counts what comes of a head, or of a body in chunks, that goes on."""
-        before = self.cycle
+        before: Any = self.cycle
         between = self._held is None and type(before) is Turn and before.response_complete and not self._waits()
         if between and self._known_head is not None and self._answer_again(self._known_head, data):
             return
@@ -144,7 +144,8 @@ class Connection(ReadingProtocol):
         self._idle_since = None
         self._perhaps_long = self._head >= 0 or len(data) > LARGEST_HEAD
         self.read(data)
-        if between and self._lessons and type(self.cycle) is Turn and self.cycle is not before:
+        now: Any = self.cycle
+        if between and self._lessons and type(now) is Turn and now is not before:
             self._lessons -= 1
             self._known_head = known_head_of(data, self.scope)
         if self._held is not None:

@@ -5,6 +5,7 @@ then, need not be parsed again; nothing is read here that the parser did not rea
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from serving.exchange import HEAD, head_of
@@ -37,7 +38,7 @@ class KnownHead(NamedTuple):
         return body if len(body) == int(length) else None
 
 
-def known_head_of(data: bytes, scope: dict[str, Any]) -> KnownHead | None:
+def known_head_of(data: bytes, scope: Mapping[str, Any]) -> KnownHead | None:
     """The head of a request.
 
     Args:

@@ -8,7 +8,7 @@ each request has its own answer, record and error.
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pilotage.errors import LogUnavailable
 from pilotage.runtime.answer import Answer
@@ -151,10 +151,10 @@ def _admitted(core: Core, requests: Sequence[Plain]) -> list[Plain]:
         else:
             known.append(each)
     refused = core.limiter.take_each([each.exchange.caller for each in known])
-    for each, error in zip(known, refused, strict=True):
-        if error is not None:
-            each.end(error)
-    return [each for each, error in zip(known, refused, strict=True) if error is None]
+    for each, refusal in zip(known, refused, strict=True):
+        if refusal is not None:
+            each.end(refusal)
+    return [each for each, refusal in zip(known, refused, strict=True) if refusal is None]
 
 
 def _by_model(requests: Sequence[Plain]) -> Iterable[list[Plain]]:
@@ -194,7 +194,7 @@ def _draft(core: Core, requests: Sequence[Plain], drafted: _Round) -> None:
         elif isinstance(result, Answer) and rows is not None:
             each.answer, each.prepared_ns = result, rows.prepared_ns
         else:
-            each.end(result)
+            each.end(cast("Exception", result))
             continue
         each.endpoint.has_decided(each.exchange)
         drafted.requests.append(each)

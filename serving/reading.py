@@ -121,7 +121,7 @@ class ReadingProtocol(HttpToolsProtocol):
         Args:
             status: That it is refused with.
         """
-        self.parser = _Nothing()
+        self.parser = _Nothing()  # type: ignore[assignment]
         cycle: Any = self.cycle
         if self.transport.is_closing():
             return

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pilotage.errors import LogUnavailable, PilotageError
 from pilotage.runtime.answer import Answer, PredictionRecord
@@ -77,7 +77,10 @@ async def repeat_rows(
             fix="Send it with another id if it may be answered twice.",
         )
     records = iter(logged)
-    return [writer.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else each for each in drafts]
+    return [
+        writer.repeat(next(records), each.asked.request) if isinstance(each, Drafted) else _told(each)
+        for each in drafts
+    ]
 
 
 async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], version: int | None = None) -> list[Many]:
@@ -92,16 +95,21 @@ async def _drafts(exchange: Exchange, model: str, rows: Sequence[object], versio
     return parts
 
 
-def _errors_of(results: Sequence[Drafted | PilotageError]) -> Iterable[PilotageError]:
+def _errors_of(results: Sequence[Drafted | Exception]) -> Iterable[PilotageError]:
     if isinstance(results, DraftedRows):
         return results.errors.values()
     return [each for each in results if isinstance(each, PilotageError)]
 
 
-def _answers_of(results: Sequence[Drafted | PilotageError]) -> Sequence[Answer | PilotageError]:
+def _answers_of(results: Sequence[Drafted | Exception]) -> Sequence[Answer | PilotageError]:
     if isinstance(results, DraftedRows):
         return results.answers
-    return [each.answer if isinstance(each, Drafted) else each for each in results]
+    return [each.answer if isinstance(each, Drafted) else _told(each) for each in results]
+
+
+def _told(error: Exception) -> PilotageError:
+    """What a row is told; ``_drafts`` raised everything else."""
+    return cast("PilotageError", error)
 
 
 def _count(core: "Core", answers: Sequence[Answer | PilotageError]) -> None:

@@ -115,7 +115,7 @@ class Tracing:
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout_s)
-        self._exporter.shutdown()
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
         self.dropped += len(self._queue)
 
     def _run(self) -> None:

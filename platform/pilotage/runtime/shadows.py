@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pilotage.errors import PilotageError
 from pilotage.runtime.answer import Record, ShadowRecord
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.drafts import Drafted, DraftedRows
@@ -72,7 +71,7 @@ class Shadows:
         """Takes a request that was answered, if its model has shadows. Whatever goes wrong, the answer stands."""
         self.offer_many([drafted])
 
-    def offer_many(self, drafts: Sequence[Drafted | PilotageError]) -> None:
+    def offer_many(self, drafts: Sequence[Drafted | Exception]) -> None:
         """``offer`` of several that were answered together."""
         if type(drafts) is DraftedRows and not _has_shadows(drafts.board):
             return
