@@ -114,7 +114,7 @@ class FilesReader:
                 return self._csv(content, name)
             case "parquet":
                 return self._parquet(content, name)
-            case _:
+            case "ndjson":
                 return self._ndjson(content, name)
 
     def _csv(self, content: bytes, name: str) -> Rows:
