@@ -11,6 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from pilotage.errors import LogUnavailable, PilotageError
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.release import killing
 from pilotage.release.feed import PlanFeed
 from pilotage.release.ledger import SqlLedger
@@ -26,7 +27,6 @@ from pilotage.runtime.log import PredictionLog, adopt_orphans, encode, oldest
 from pilotage.runtime.log.files import Files
 from pilotage.runtime.plan import Plan
 from pilotage.runtime.probe import admit
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Responder
 from pilotage.runtime.shadows import Shadows
 from pilotage.settings import Settings

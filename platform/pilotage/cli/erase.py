@@ -51,7 +51,7 @@ def _erasure(model: str, keys: Sequence[str]) -> Erasure:
     from pilotage.data.lake import Lake
     from pilotage.governance.erasure import Erasure
     from pilotage.governance.whom import Person
-    from pilotage.runtime.pseudonyms import Pseudonyms
+    from pilotage.pseudonyms import Pseudonyms
     from pilotage.settings import Settings
 
     given: dict[str, str] = {}

@@ -63,7 +63,7 @@ def check_rows(spec: SourceSpec, delivered: pl.DataFrame) -> CheckedRows:
         DeclarationError: ``prepare`` or a check of the contract can't be carried out, whatever the data: the fault is
             in the source's file, not in the rows.
     """
-    rows = _prepare(spec, delivered)
+    rows = prepared_rows(spec, delivered).select(pl.exclude(TECHNICAL))
     batch = delivered["day"] if spec.daily else pl.repeat(None, rows.height, dtype=pl.Date, eager=True)
     findings = [
         *_unparsed(spec, delivered),
@@ -92,7 +92,12 @@ def holds(condition: pl.Expr, *, otherwise: str) -> pa.Check:
     return pa.Check(lambda data: data.lazyframe.select(condition), error=otherwise)
 
 
-def _prepare(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
+def prepared_rows(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
+    """What ``prepare`` makes of raw rows, one row for each, in their order.
+
+    Raises:
+        DeclarationError: It fails, drops or adds rows, or lacks a column that key or daily names.
+    """
     where = f"assets/sources/{spec.name}.py"
     try:
         prepared = spec.prepare(delivered.lazy()).collect()
@@ -125,7 +130,7 @@ def _prepare(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
             fix="Name the column of the date, or derive it (.dt.date() of a time).",
             source=spec.name,
         )
-    return prepared.select(pl.exclude(TECHNICAL))
+    return prepared
 
 
 def _unparsed(spec: SourceSpec, delivered: pl.DataFrame) -> Iterator[Finding]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from pilotage.data.contract import prepared_rows
 from pilotage.data.lake import Lake
 from pilotage.data.source import SourceSpec
 from pilotage.errors import ConfigError
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 
 Forgets = Callable[[pl.DataFrame], pl.DataFrame]
@@ -81,11 +82,13 @@ def forgets(spec: SourceSpec, *, lake: Lake, settings: Settings) -> Forgets:
         if raw.is_empty():
             return raw
         there = raw if "day" in raw.columns else raw.with_columns(pl.lit(None, pl.Date).alias("day"))
-        rows = spec.prepare(there.lazy())
+        rows = prepared_rows(spec, there)
         for columns, pseudonymous in whom.items():
-            keys = rows.select(columns).collect()
-            theirs = [_pseudonym(list(key), pseudonyms) in pseudonymous for key in keys.iter_rows()]
-            raw, rows = raw.filter(~pl.Series(theirs, dtype=pl.Boolean)), rows.filter(~pl.Series(theirs))
+            keys = rows.select(columns).iter_rows()
+            others = pl.Series(
+                [_pseudonym(list(key), pseudonyms) not in pseudonymous for key in keys], dtype=pl.Boolean
+            )
+            raw, rows = raw.filter(others), rows.filter(others)
         return raw
 
     return forget

@@ -34,11 +34,11 @@ from pilotage.governance.places import (
 )
 from pilotage.governance.whom import Known, Person, as_delivered, as_logged, by_columns, identifying, in_sources
 from pilotage.monitoring.log_frames import entity_key
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.state import Version, fold
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 

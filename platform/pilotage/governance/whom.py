@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from pilotage.data.cells import UNPARSED
+from pilotage.data.contract import prepared_rows
 from pilotage.data.erasing import Whose
 from pilotage.data.lake_commits import DAY
 from pilotage.data.raw import raw_name
@@ -21,7 +22,7 @@ from pilotage.data.source import SourceSpec
 from pilotage.errors import ConfigError
 from pilotage.monitoring.labels import label_source
 from pilotage.monitoring.log_frames import request_column
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.spec import ModelSpec
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -101,7 +102,7 @@ def as_delivered(spec: SourceSpec, values: Mapping[str, Any]) -> Whose:
     def whose(rows: pl.DataFrame) -> pl.Series:
         # Older files may have been written by another declaration.
         alike = rows.with_columns(_as(rows, name, dtype) for name, dtype in declared.items())
-        return matches(spec.prepare(alike.lazy()).collect())
+        return matches(prepared_rows(spec, alike))
 
     return whose
 

@@ -19,7 +19,7 @@ from pilotage.errors import CommitConflict, UnpublishedData
 from pilotage.expressions import columns_of
 from pilotage.monitoring.log_frames import DAY, entity_key
 from pilotage.monitoring.predictions import read_log, read_outcomes
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 

@@ -19,8 +19,8 @@ from pilotage.errors import UnpublishedData
 from pilotage.expressions import columns_of
 from pilotage.features.view import FeatureView
 from pilotage.monitoring.log_frames import column_as, entity_key, request_column
+from pilotage.pseudonyms import PREFIX, Pseudonyms
 from pilotage.runtime.bundle import Bundle
-from pilotage.runtime.pseudonyms import PREFIX, Pseudonyms
 from pilotage.spec import ModelSpec
 
 

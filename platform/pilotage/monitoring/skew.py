@@ -24,8 +24,8 @@ from pilotage.features.view import FeatureView
 from pilotage.monitoring.log_frames import column_as, feature_column
 from pilotage.monitoring.predictions import read_log, read_states
 from pilotage.monitoring.served import Requests, depending_on, requests_of
+from pilotage.pseudonyms import PREFIX, Pseudonyms, read_key
 from pilotage.runtime.bundle import TOLERANCE, Bundle
-from pilotage.runtime.pseudonyms import PREFIX, Pseudonyms, read_key
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 

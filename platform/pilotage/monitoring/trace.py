@@ -21,11 +21,11 @@ from pilotage.monitoring.log_frames import column_as, feature_column, is_spread,
 from pilotage.monitoring.outcomes import label
 from pilotage.monitoring.predictions import read_log, read_outcomes, read_shadows, read_states
 from pilotage.monitoring.skew import BY_A_MODEL, Bundles, bundles_of
+from pilotage.pseudonyms import PREFIX
 from pilotage.runtime.answer import Explanation
 from pilotage.runtime.bundle import TOLERANCE, Bundle
 from pilotage.runtime.explain import Explainer
 from pilotage.runtime.prepared import Prepared, Scored
-from pilotage.runtime.pseudonyms import PREFIX
 from pilotage.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from pilotage.errors import PilotageError
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.runtime.answer import Answer, AnsweredBy, BatchRecord, BatchRow, PredictionRecord, Written
 from pilotage.runtime.answered import REFERRED, AnsweredRows, Own
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.drafts import Asked, AskedRows, Drafted, DraftedRows, Stage, Turn
 from pilotage.runtime.prepared import Prepared, PreparedRows, ScoredRows
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.state import OnlineState
 from pilotage.spec import ModelSpec
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, UnknownModel
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.runtime.answer import Explanation, Written
 from pilotage.runtime.answer_writer import AnswerWriter, Ids
 from pilotage.runtime.board import Board, Loaded
@@ -22,7 +23,6 @@ from pilotage.runtime.earlier_answers import Earlier
 from pilotage.runtime.fallback import rule_of, told
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.prepared import Scored, ScoredRows
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.version_scores import VersionScores, parts_of
 from pilotage.spec import ModelSpec
 

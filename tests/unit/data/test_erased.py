@@ -9,13 +9,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pilotage.data.erased import keep_out, table_of
+from pilotage.data.erased import forgets, keep_out, table_of
 from pilotage.data.erasing import erase
 from pilotage.data.ingest import ingest
 from pilotage.data.source import SourceSpec, SqlTable
-from pilotage.errors import ConfigError
-from pilotage.governance.whom import by_columns
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.errors import ConfigError, DeclarationError
+from pilotage.governance.whom import as_delivered, by_columns
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from tests.unit.data.landing import MONDAY, TUESDAY, Landing, csv_of, source
 from tests.unit.data.test_sql import Database
@@ -106,3 +106,15 @@ def test_a_home_without_any_list_has_no_key_made_for_it(tmp_path: Path) -> None:
     landing.land(f"trips_{MONDAY}.csv", csv_of(MONDAY, 1))
     take(landing)
     assert not Settings(home=tmp_path).pseudonym_key.exists()
+
+
+def test_a_prepare_that_drops_rows_is_refused_rather_than_the_wrong_rows_left_out(landing: Landing) -> None:
+    landing.land(f"trips_{MONDAY}.csv", csv_of(MONDAY, 1, 2, 3))
+    take(landing)
+    forget(landing, "delay", 2)
+    dropping = source(prepare=lambda raw: source().prepare(raw).head(1))
+    whole = landing.lake.scan("raw/trips").collect()
+    with pytest.raises(DeclarationError, match="prepare made 1 rows of 2"):
+        forgets(dropping, lake=landing.lake, settings=landing.settings)(whole)
+    with pytest.raises(DeclarationError, match="prepare made 1 rows of 2"):
+        as_delivered(dropping, {"delay": 3})(whole)

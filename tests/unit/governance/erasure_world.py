@@ -23,9 +23,9 @@ from pilotage.features.online import build_online
 from pilotage.governance.erasure import Erasure
 from pilotage.governance.whom import Person
 from pilotage.monitoring.moving import move_log
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.runtime.answer import Record
 from pilotage.runtime.idempotency import Fresh, Idempotency, Stored
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from pilotage.spec import Latest, ModelSpec
 from pilotage.testing.bundles import make_bundle, tiny_spec

@@ -13,7 +13,7 @@ from assets.models.loan_approval import MODEL as LOANS
 from pilotage.errors import ConfigError
 from pilotage.governance.places import in_bundle, still_written
 from pilotage.governance.whom import Person, as_delivered, as_logged, by_columns, in_sources
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 from tests.unit.governance.erasure_world import sources, spec
 

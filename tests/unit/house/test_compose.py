@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from pilotage.cli.home import QUIET
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.release.events import read_key as read_ledger_key
 from pilotage.runtime.access.keyfile import import_keys
 from pilotage.runtime.access.keys import KeyRing
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.settings import PREFIX, PROJECT, Settings
 
 OURS = ("code", "webserver", "daemon", "watch", "mlflow", "service")

@@ -12,10 +12,10 @@ import polars as pl
 from pilotage.data.lake import Lake
 from pilotage.features.online import build_online
 from pilotage.features.state import microseconds
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.runtime.answer import PredictionRecord
 from pilotage.runtime.bundle import Bundle, read_bundle
 from pilotage.runtime.predictor import Predictor, Scored
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.state import OnlineState
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec

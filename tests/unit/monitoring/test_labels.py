@@ -188,7 +188,7 @@ def test_another_source_tells_by_its_own_columns(tmp_path: Path) -> None:
 
 
 def test_personal_entities_are_found_by_their_pseudonyms(tmp_path: Path) -> None:
-    from pilotage.runtime.pseudonyms import Pseudonyms
+    from pilotage.pseudonyms import Pseudonyms
 
     plain = used_spec()
     hidden = tuple(f.model_copy(update={"personal": f.name == "order_id"}) for f in plain.request)

@@ -107,7 +107,7 @@ def test_without_its_state_record_only_what_depends_on_the_state_cannot_be_compa
     scored = world.serve(range(3), segment=1)
     [path] = [p for p in world.settings.prediction_log.iterdir() if p.suffix == ".sealed"]
     path.unlink()
-    from pilotage.runtime.pseudonyms import Pseudonyms
+    from pilotage.pseudonyms import Pseudonyms
     from tests.unit.monitoring.logs import write_segment
 
     keys = Pseudonyms.of(world.settings)

@@ -15,7 +15,7 @@ from pilotage.errors import UnknownPrediction, UnpublishedData
 from pilotage.governance.whom import by_columns
 from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.trace import Trace, trace
-from pilotage.runtime.pseudonyms import PREFIX
+from pilotage.pseudonyms import PREFIX
 from pilotage.testing.service import register_bundle, release_bundle
 from tests.unit.cli.ledgers import append
 from tests.unit.monitoring.logs import outcome, prediction, shadow, write_segment

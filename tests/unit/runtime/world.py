@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.runtime.answer import PredictionRecord, Record
 from pilotage.runtime.board import Admission
 from pilotage.runtime.bundle import Bundle, read_bundle, verify_golden
@@ -18,7 +19,6 @@ from pilotage.runtime.folder import MANIFEST, sha256_of
 from pilotage.runtime.follower import Follower
 from pilotage.runtime.log.segments import decode, encode
 from pilotage.runtime.plan import Assignment, Plan, Role
-from pilotage.runtime.pseudonyms import Pseudonyms
 from pilotage.runtime.responder import Many, Responder
 from pilotage.spec import ModelSpec
 from pilotage.testing.bundles import ORDER, START, make_bundle, tiny_spec

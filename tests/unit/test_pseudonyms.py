@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilotage.errors import ConfigError
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 
 KEY = bytes(range(32))
@@ -74,7 +74,7 @@ def test_the_key_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from pilotage.runtime.pseudonyms import Pseudonyms
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.settings import Settings
 sys.stdin.readline()
 print(Pseudonyms.of(Settings(home=Path(sys.argv[1]))).apply("name", "Ada"))
