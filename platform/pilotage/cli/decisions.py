@@ -42,8 +42,8 @@ def approve(model: str, version: int, why: str, actor: str | None) -> None:
     the one who trained the version.
     """
     from pilotage.release import commands
+    from pilotage.release.legality import missing_approvals
     from pilotage.release.state import ApprovalRule
-    from pilotage.release.transitions import missing_approvals
 
     spec, by = _spec(model), _by(actor, why)
     state = commands.approve(model, version, spec=spec, **by)

@@ -43,8 +43,8 @@ def stages_of(spec: ModelSpec | None, state: ModelState | None) -> dict[str, Any
 
 def _approvals(spec: ModelSpec | None, state: ModelState) -> Iterator[dict[str, Any]]:
     """Versions that somebody has to approve before they get traffic."""
+    from pilotage.release.legality import missing_approvals
     from pilotage.release.state import ApprovalRule
-    from pilotage.release.transitions import missing_approvals
 
     for known in state.versions.values():
         rule = ApprovalRule.of(spec) if spec is not None else known.rule

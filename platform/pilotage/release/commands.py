@@ -1,7 +1,7 @@
 """What a person or the rollout may decide about a model. Each decision is one event of the ledger, or none.
 
 Each says who and why, verifies the bundle of a version that is to get traffic, and gives the state afterwards. What may
-be decided when is in ``transitions.py``. To decide again what holds already records nothing.
+be decided when is in ``legality.py``. To decide again what holds already records nothing.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pilotage.release.decide import (
 )
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
+from pilotage.release.legality import ways_back
 from pilotage.release.stages import ApprovalRule, ModelState, person
-from pilotage.release.transitions import ways_back
 from pilotage.release.trials import begin, canary, end_ab, note, shadow, start_ab
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec

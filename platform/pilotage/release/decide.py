@@ -13,9 +13,9 @@ from pilotage.errors import BundleCorrupt, ConfigError, LedgerConflict, NotRelea
 from pilotage.release.aliases import show
 from pilotage.release.events import Draft, Kind
 from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.legality import objection
 from pilotage.release.stages import ApprovalRule, ModelState, Stage, Version
 from pilotage.release.state import fold, fold_model
-from pilotage.release.transitions import objection
 from pilotage.runtime.bundle import verify_files
 from pilotage.runtime.probe import admit
 from pilotage.settings import Settings

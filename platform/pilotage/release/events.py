@@ -34,7 +34,7 @@ ReleaseKind = Literal[
     "alias_edited",
     "watch_ended",
 ]
-"""What can happen to versions and their model; what each means, and when it may, is in ``transitions.py``."""
+"""What can happen to versions and their model; ``transitions.py`` explains each, ``legality.py`` allows it."""
 RetrainingKind = Literal[
     "retrain_requested",
     "attempt_started",

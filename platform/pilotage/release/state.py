@@ -1,6 +1,6 @@
 """What the ledger's events amount to: a pure fold, the only way to know what is in production.
 
-The records are in ``stages.py``, and what may happen in ``transitions.py``.
+The records are in ``stages.py``, what may happen when in ``legality.py``, and what comes of it in ``transitions.py``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from pilotage.errors import ReleaseError
 from pilotage.release.events import ABOUT_PEOPLE, KINDS, Event
+from pilotage.release.legality import objection
 from pilotage.release.stages import (
     Approval,
     ApprovalRule,
@@ -20,7 +21,7 @@ from pilotage.release.stages import (
     Stage,
     Version,
 )
-from pilotage.release.transitions import apply, objection
+from pilotage.release.transitions import apply
 
 __all__ = [
     "Approval",

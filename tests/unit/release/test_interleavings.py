@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pilotage.errors import LedgerConflict, ReleaseError
 from pilotage.release.events import Draft, Event
 from pilotage.release.feed import PlanFeed, plan_of
+from pilotage.release.legality import objection
 from pilotage.release.state import ApprovalRule, ModelState, fold
-from pilotage.release.transitions import objection
 from pilotage.testing.ledger import InMemoryLedger
 from tests.unit.release.lives import START, canaried, draft, registered
 

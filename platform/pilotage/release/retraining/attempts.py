@@ -12,12 +12,12 @@ from pilotage.errors import LedgerConflict, NotReleasable
 from pilotage.policy import Retraining
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
+from pilotage.release.legality import objection
 from pilotage.release.retraining.book import append_when, state_of
 from pilotage.release.retraining.due import due
 from pilotage.release.retraining.records import Attempt, Request, Result
 from pilotage.release.retraining.state import FENCE
 from pilotage.release.stages import ModelState
-from pilotage.release.transitions import objection
 
 ACTOR = "retraining"
 """Who decides here, for the record."""

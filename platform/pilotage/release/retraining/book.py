@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pilotage.errors import LedgerConflict
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.legality import objection
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold, fold_model
-from pilotage.release.transitions import objection
 from pilotage.settings import Settings
 
 
