@@ -15,7 +15,7 @@ import polars as pl
 
 from pilotage.monitoring.drift import Bins, Days, DriftState, DriftVerdict, Thresholds, count_days, judge_window, learn
 from pilotage.monitoring.drift.bins import Role, concept_bins, concept_column, fit_bins
-from pilotage.monitoring.drift.expected import LEAST, MEANS, expected_columns
+from pilotage.monitoring.drift.expected import LEAST, MEANS, expected_cost
 from pilotage.monitoring.drift.measures import declared
 from pilotage.monitoring.drift.observed import CONCEPT
 from pilotage.spec import CostMatrix
@@ -102,7 +102,7 @@ class World:
         made = (
             (
                 first + timedelta(days=place),
-                frame.with_columns(concept_column(CONCEPT, said, "label"), *expected_columns("prediction", COST)),
+                frame.with_columns(concept_column(CONCEPT, said, "label"), expected_cost("prediction", COST)),
             )
             for place, frame in enumerate(frames)
         )
