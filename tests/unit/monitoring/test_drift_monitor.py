@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -16,7 +17,7 @@ from assets.drift import drift_checks
 from assets.monitoring import monitoring_assets
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
-from pilotage.monitoring.drift import DriftState, DriftStore, read_verdict, watch
+from pilotage.monitoring.drift import DriftState, DriftStore, DriftVerdict, watch
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.drift.measures import MEASURES, Floats, Measure
 from pilotage.monitoring.evidently_report import write_html
@@ -37,7 +38,8 @@ def test_days_like_those_it_learned_from_raise_nothing_and_what_was_learned_is_k
     known = report.thresholds.learned
     assert (known.first, known.last, known.days) == (day_of(0), day_of(REFERENCE - 1), REFERENCE)
     assert known.sources == {"features/tiny": 0}
-    assert read_verdict(house.settings, "tiny") == verdict
+    kept = DriftStore(house.settings, "tiny").folder / "verdict.json"
+    assert msgspec.json.decode(kept.read_bytes(), type=DriftVerdict) == verdict
 
     again = house.watch()
     assert not again.newly_learned
