@@ -1,12 +1,11 @@
 """The alarms as an asset: each run tells the receivers what they have still to be told, and shows what is open."""
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.metadata import table
+from assets.metadata import Materialized, table
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
@@ -29,14 +28,13 @@ def alerts_asset() -> dg.AssetsDefinition:
             "The alarms that are open, the worst first: what was found, since when, how often, and who looks after it. "
             "A run tells the receivers first. `pilotage alerts` acknowledges and silences."
         ),
-        dagster_type=dg.Nothing,
         check_specs=[
             dg.AssetCheckSpec(
                 "looked_after", asset=KEY, description="Somebody looks after every alarm that is critical."
             )
         ],
     )
-    def alerts(context: dg.AssetExecutionContext, platform: PlatformHome) -> Iterator[dg.MaterializeResult]:
+    def alerts(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.alerts import TIERS, AlertBook, deliver
 
         settings = platform.settings
@@ -48,8 +46,7 @@ def alerts_asset() -> dg.AssetsDefinition:
             waiting, newest = len(book.waiting()), book.newest()
         if done.busy:
             context.log.info("Another process tells people just now.")
-        yield dg.MaterializeResult(
-            asset_key=KEY,
+        return dg.MaterializeResult(
             metadata={
                 "open": len(alarms),
                 **{tier: sum(alarm.tier == tier for alarm in alarms) for tier in TIERS[:2]},
@@ -95,7 +92,7 @@ def _row(alarm: "Alarm") -> dict[str, object]:
     }
 
 
-def _failures(done: "Delivered") -> dict[str, object]:
+def _failures(done: "Delivered") -> dict[str, dg.TableMetadataValue]:
     return {"not_told": table({"receiver": failed} for failed in done.failures)} if done.failures else {}
 
 

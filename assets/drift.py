@@ -49,7 +49,7 @@ def drift_checks(verdict: "DriftVerdict", *, since: date | None = None) -> list[
         ),
     ]
     results.append((INCIDENT, not verdict.incident, verdict.why, {"days": span(verdict.incident)}))
-    shared = {
+    shared: dict[str, str | int | None] = {
         VERSION: verdict.version,
         "window": _window(verdict),
         "alarm": verdict.alarm,

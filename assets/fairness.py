@@ -9,6 +9,7 @@ from assets.alarms import JUDGED, tell
 from assets.evaluation import fairness_tables
 from assets.ingestion import validated_key
 from assets.lineage import model_asset, model_key
+from assets.metadata import Materialized
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -39,7 +40,7 @@ def fairness_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         ],
         pool=f"monitoring_{spec.name}",
     )
-    def fairness(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def fairness(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.answers import data_clock, read_answers
         from pilotage.monitoring.fairness import fairness as measure
         from pilotage.monitoring.fairness import with_groups

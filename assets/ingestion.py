@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from assets.metadata import Materialized
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
 from pilotage.data.source import Files, RestEndpoint, SourceSpec, SqlTable
 from resources.platform_home import PlatformHome
@@ -59,7 +60,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
-    def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from assets.delivery import delivery_check, raw_metadata
         from pilotage.data.ingest import ingest
 
@@ -128,7 +129,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
     )
     def validated(
         context: dg.AssetExecutionContext, platform: PlatformHome
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[Materialized | dg.AssetCheckResult]:
         from assets.validation import check_results, quarantine_metadata, validated_metadata
         from pilotage.data.validate import validate
 

@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.alarms import JUDGED, tell
 from assets.lineage import model_asset, model_key
-from assets.metadata import table
+from assets.metadata import Materialized, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -35,7 +35,7 @@ def kpi_asset(spec: ModelSpec) -> dg.AssetsDefinition:
         ],
         pool=f"monitoring_{spec.name}",
     )
-    def kpi(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def kpi(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.answers import data_clock, read_answers, windows_lag
         from pilotage.monitoring.kpi import kpi_values
 

@@ -8,12 +8,13 @@ import dagster as dg
 from assets.alarms import JUDGED, tell
 from assets.ingestion import validated_key
 from assets.lineage import LAST_DAY, model_asset, model_key
-from assets.metadata import picture, table
+from assets.metadata import Materialized, picture, table
 from pilotage.monitoring.labels import label_source
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
+    from pilotage.monitoring.label_defects import LabelDefect
     from pilotage.monitoring.label_quality import LabelReport
 
 CHECKS = {
@@ -51,7 +52,7 @@ def _source_outcomes(spec: ModelSpec) -> dg.AssetsDefinition:
         deps=[validated_key(source), model_key(spec.name, "predictions")],
         pool=f"outcomes_{spec.name}",
     )
-    def source_outcomes(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def source_outcomes(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.answers import data_clock
         from pilotage.monitoring.labels import collect
 
@@ -94,7 +95,7 @@ def _label_quality(spec: ModelSpec) -> dg.AssetsDefinition:
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=told) for name, told in CHECKS.items()],
         pool=f"monitoring_{spec.name}",
     )
-    def label_quality(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def label_quality(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.label_quality import read_label_report
         from pilotage.monitoring.measured import quarantine_contested
         from pilotage.monitoring.overview import outcomes_overview
@@ -159,10 +160,10 @@ def _new_labels(instance: dg.DagsterInstance, spec: ModelSpec, platform: Platfor
 
 def _checks(report: "LabelReport") -> list[dg.AssetCheckResult]:
     """A result for every kind of defect, on every path."""
-    found = {defect.kind: defect for defect in report.defects}
+    found: dict[str, LabelDefect] = {defect.kind: defect for defect in report.defects}
     results = []
     for name in CHECKS:
-        defect = found.get(name)  # type: ignore[call-overload]
+        defect = found.get(name)
         results.append(
             dg.AssetCheckResult(
                 check_name=name,

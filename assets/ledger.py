@@ -1,12 +1,17 @@
 """The ledger as an asset: each run verifies it and notes its head in Dagster, outside the ledger's own database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.metadata import Materialized
 from pilotage.errors import ConfigError
 from resources.platform_home import PlatformHome
+
+if TYPE_CHECKING:
+    from pilotage.release.audit import Fault, Known
 
 KEY = dg.AssetKey(["ledger"])
 NOTED = "head"
@@ -29,7 +34,6 @@ def ledger_asset() -> dg.AssetsDefinition:
             "run verifies it, compares it with the heads that earlier runs noted, and notes its head."
         ),
         output_required=False,
-        dagster_type=dg.Nothing,
         check_specs=[
             dg.AssetCheckSpec(
                 "verifies",
@@ -40,7 +44,7 @@ def ledger_asset() -> dg.AssetsDefinition:
     )
     def ledger(
         context: dg.AssetExecutionContext, platform: PlatformHome
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[Materialized | dg.AssetCheckResult]:
         from pilotage.release.audit import audit
 
         known = noted_heads(context.instance)
@@ -64,7 +68,11 @@ def ledger_asset() -> dg.AssetsDefinition:
             context.log.error(result.description or "")
             yield result
             return
-        metadata = {"events": found.events, "keyed": found.keyed, "notes": "; ".join(found.notes) or "none"}
+        metadata: dict[str, Any] = {
+            "events": found.events,
+            "keyed": found.keyed,
+            "notes": "; ".join(found.notes) or "none",
+        }
         if found.head:
             metadata |= {NOTED: f"{found.head}:{found.head_hash}", "head_at": found.head_at}
         yield dg.MaterializeResult(asset_key=KEY, metadata=metadata, check_results=[result])
@@ -72,13 +80,13 @@ def ledger_asset() -> dg.AssetsDefinition:
     return ledger
 
 
-def heads_noted_in(folder: Path) -> list:
+def heads_noted_in(folder: Path) -> list["Known"]:
     """What earlier runs of an installation noted; ``folder`` is its ``DAGSTER_HOME``."""
     with dg.DagsterInstance.from_config(str(folder)) as instance:
         return noted_heads(instance)
 
 
-def noted_heads(instance: dg.DagsterInstance) -> list:
+def noted_heads(instance: dg.DagsterInstance) -> list["Known"]:
     """What earlier runs noted, each head once."""
     from pilotage.release.audit import Known
 
@@ -97,7 +105,7 @@ def noted_heads(instance: dg.DagsterInstance) -> list:
     return list(heads.values())
 
 
-def _said(faults: tuple) -> str:
+def _said(faults: Sequence["Fault"]) -> str:
     if not faults:
         return "The ledger verifies."
     first = "; ".join(

@@ -4,18 +4,19 @@ One function a step. Each reads the record of the step before and hands on its o
 (``pilotage.features``, ``pilotage.training``, ``pilotage.release``).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import dagster as dg
 
 from assets.ingestion import validated_key
-from assets.metadata import column_schema, span, table
+from assets.metadata import Materialized, column_schema, span, table
 from assets.partitions import daily_partitions, days_of, reaches_back, tell_rows_of_days
 from assets.retraining import begun, held, keeping, refuse_bad_labels
 from pilotage.data.source import SourceSpec
+from pilotage.release.records import Registered
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
 from resources.platform_home import PlatformHome
@@ -29,8 +30,19 @@ def model_key(model: str, step: str) -> dg.AssetKey:
     return dg.AssetKey([model, step])
 
 
+class StepOptions(TypedDict, total=False):
+    """What ``dg.asset`` is told of one step beside what all share."""
+
+    deps: Sequence[dg.AssetKey | dg.AssetDep]
+    check_specs: Sequence[dg.AssetCheckSpec]
+    partitions_def: dg.DailyPartitionsDefinition | None
+    backfill_policy: dg.BackfillPolicy | None
+    output_required: bool
+    pool: str
+
+
 def model_asset(
-    spec: ModelSpec, step: str, *, kinds: set[str], description: str, **more: Any
+    spec: ModelSpec, step: str, *, kinds: set[str], description: str, **more: Unpack[StepOptions]
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """``dg.asset`` with what all steps of a model share."""
     return dg.asset(
@@ -76,7 +88,7 @@ def _features(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> dg.AssetsDe
         backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         pool=f"features_{spec.name}",
     )
-    def features(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def features(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from assets.column_lineage import feature_lineage
         from pilotage.features.build import build_features
 
@@ -121,7 +133,7 @@ def _online_state(spec: ModelSpec) -> dg.AssetsDefinition:
         deps=[validated_key(source) for source in spec.sources],
         pool=f"online_{spec.name}",
     )
-    def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def online_state(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.features.online import build_online
         from pilotage.release.champions import champion_view
 
@@ -303,7 +315,7 @@ def _registered_version(spec: ModelSpec) -> dg.AssetsDefinition:
         training_set: TrainingSet,
         trained_model: Candidate,
         evaluation: Evaluation,
-    ) -> Iterator[dg.Output[object] | dg.AssetObservation]:
+    ) -> Iterator[dg.Output[Registered] | dg.AssetObservation]:
         from assets.registration import registration_events
 
         yield from registration_events(

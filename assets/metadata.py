@@ -6,9 +6,16 @@ import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    Materialized = dg.MaterializeResult[None]
+else:
+    # Where there are checks as well, Dagster 1.13.27 knows a result by the bare class alone.
+    Materialized = dg.MaterializeResult
+"""What a step returns whose data is in the lake: no value for an IO manager."""
 
 DAY = timedelta(days=1)
 RANGES = 6

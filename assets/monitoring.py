@@ -16,6 +16,7 @@ from assets.drift import (
     unjudged_checks,
 )
 from assets.lineage import model_asset, model_key
+from assets.metadata import Materialized
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -63,9 +64,7 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
             ),
         ],
     )
-    def drift_report(
-        context: dg.AssetExecutionContext, platform: PlatformHome, config: DriftWindow
-    ) -> dg.MaterializeResult:
+    def drift_report(context: dg.AssetExecutionContext, platform: PlatformHome, config: DriftWindow) -> Materialized:
         from datetime import date
 
         from pilotage.monitoring.drift import watch

@@ -9,7 +9,7 @@ from assets.fairness import fairness_asset
 from assets.kpi import kpi_asset
 from assets.labels import label_assets
 from assets.lineage import model_asset, model_key
-from assets.metadata import picture, span, table
+from assets.metadata import Materialized, picture, span, table
 from pilotage.monitoring.labels import label_source
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
@@ -70,7 +70,7 @@ def _performance(spec: ModelSpec) -> dg.AssetsDefinition:
         ],
         pool=f"monitoring_{spec.name}",
     )
-    def performance(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def performance(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.measured import update_performance
         from pilotage.monitoring.plots import draw_performance
 

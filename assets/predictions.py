@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.lineage import model_key
-from assets.metadata import table
+from assets.metadata import Materialized, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -64,7 +64,7 @@ def log_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
     )
     def move_log(
         context: dg.AssetExecutionContext, platform: PlatformHome
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[Materialized | dg.AssetCheckResult]:
         from pilotage.monitoring.moving import log_lag
         from pilotage.monitoring.predictions import move_log as move
 
@@ -95,7 +95,7 @@ def log_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
 
 def _tables(
     context: dg.AssetExecutionContext, spec: ModelSpec, platform: PlatformHome, report: "MoveReport"
-) -> Iterator[dg.MaterializeResult]:
+) -> Iterator[Materialized]:
     """What was moved of one model; a table that got nothing is not materialized."""
     import polars as pl
 
@@ -122,12 +122,12 @@ def _answers(spec: ModelSpec, platform: PlatformHome) -> dict[str, Any]:
 
     since = datetime.now(UTC) - RECENT
     answers = answers_by_version(platform.settings, spec.name, lake=platform.lake, since=since)
-    total = answers["answers"].sum()
-    by_model = answers.filter(answers["answered_by"] == "model")["answers"].sum()
+    total = int(answers["answers"].sum())
+    by_model = int(answers.filter(answers["answered_by"] == "model")["answers"].sum())
     return {
         "answers_24h": total,
         "by_model_24h": by_model / total if total else 0.0,
-        "referred_24h": answers["referred"].sum() / total if total else 0.0,
+        "referred_24h": int(answers["referred"].sum()) / total if total else 0.0,
         "answers": table(answers.iter_rows(named=True)),
     }
 

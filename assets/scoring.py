@@ -6,7 +6,7 @@ import dagster as dg
 
 from assets.ingestion import validated_key
 from assets.lineage import model_asset, model_key
-from assets.metadata import span, table
+from assets.metadata import Materialized, span, table
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
@@ -31,7 +31,7 @@ def scoring_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[d
         backfill_policy=dg.BackfillPolicy.single_run() if daily else None,
         pool=f"scores_{spec.name}",
     )
-    def scores(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
+    def scores(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.release.feed import PlanFeed
         from pilotage.release.ledger import SqlLedger
         from pilotage.runtime.bulk import champion_predictor, score_rows

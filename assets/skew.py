@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from assets.lineage import model_asset, model_key
-from assets.metadata import table
+from assets.metadata import Materialized, table
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -47,9 +47,7 @@ def skew_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
             ),
         ],
     )
-    def serving_skew(
-        context: dg.AssetExecutionContext, platform: PlatformHome, config: SkewSample
-    ) -> dg.MaterializeResult:
+    def serving_skew(context: dg.AssetExecutionContext, platform: PlatformHome, config: SkewSample) -> Materialized:
         from pilotage.monitoring.skew import check_skew
 
         report = check_skew(

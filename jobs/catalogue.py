@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from assets.ingestion import quarantine_key, raw_key, validated_key
 from assets.ledger import KEY as LEDGER
@@ -25,10 +25,8 @@ BY_HAND = {CAUSE: "manual"}
 """What a run is that somebody launches in the UI. Schedules and the command line put their own cause over it."""
 
 
-class Job(Protocol):
-    """A job whose assets are not resolved yet: what ``define_asset_job`` returns."""
-
-    name: str
+Job = dg.JobDefinition | UnresolvedAssetJobDefinition
+"""One made of ops, or what ``define_asset_job`` returns: its assets are resolved with the definitions."""
 
 
 def all_jobs(sources: Mapping[str, SourceSpec], models: Mapping[str, ModelSpec]) -> list[Job]:

@@ -155,8 +155,8 @@ def take(
         case "resume":
             return commands.resume(spec.name, **arguments)
         case "rollback":
-            back = {name: values[name] or None for name in ("to", "version")}
-            return commands.rollback(spec.name, spec=spec, **back, **arguments)
+            to, version = values["to"] or None, values["version"] or None
+            return commands.rollback(spec.name, to, version=version, spec=spec, **arguments)
         case "shadow":
             return commands.shadow(spec.name, values["version"], **arguments)
         case "reject":

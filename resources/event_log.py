@@ -47,7 +47,7 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
             for insert in inserts:
                 connection.execute(insert)
         with self.index_transaction() as connection:
-            ids = [connection.execute(insert).inserted_primary_key[0] for insert in inserts]
+            ids = [connection.execute(insert).lastrowid for insert in inserts]
             self._store_asset_event_tags(connection, batch, ids)
             # An asset's row tells its last event; the ones before it would be written over.
             newest = {event.get_dagster_event().asset_key: number for number, event in enumerate(batch)}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pilotage.settings import Settings
 
 
-class PlatformHome(dg.ConfigurableResource):
+class PlatformHome(dg.ConfigurableResource["PlatformHome"]):
     """Hands out ``Settings`` and the ``Lake``."""
 
     home: str = Field(default="", description="Folder that holds all state; empty for PILOTAGE_HOME or its default.")

@@ -15,7 +15,7 @@ else:
     _Fields = launchpad_config(TrainConfig)
 
 
-class TrainingRun(dg.ConfigurableResource, _Fields):
+class TrainingRun(dg.ConfigurableResource["TrainingRun"], _Fields):
     """What one training run tries: data, rounds, parameters, tuning, evaluation. Empty means what the spec says."""
 
     @property

@@ -9,7 +9,7 @@ from assets.alerts import KEY, THROUGH
 from jobs.alerts import DELIVER
 from pilotage.run_tags import DECISION
 from resources.platform_home import PlatformHome
-from sensors.rollout import UNDER_WAY
+from sensors.asking import UNDER_WAY, skipped
 
 AGAIN_AFTER_S = 120
 """Seconds between a delivery that failed and the next."""
@@ -40,14 +40,14 @@ def alerts_sensor() -> dg.SensorDefinition:
         last = context.instance.get_run_records(dg.RunsFilter(job_name=DELIVER), limit=1)
         if not due and not batch.moot:
             if newest == _shown(context.instance):
-                return _skipped(f"{told}, and nobody waits to be told.")
+                return skipped(f"{told}, and nobody waits to be told.")
             if last and time.time() - (last[0].end_time or time.time()) < SHOWN_EVERY_S:
-                return _skipped(f"{told}, and nobody waits to be told; the table in the UI is brought up to date soon.")
+                return skipped(f"{told}, and nobody waits to be told; the table in the UI is brought up to date soon.")
         if last and last[0].dagster_run.status in UNDER_WAY:
-            return _skipped(f"{told}; run {last[0].dagster_run.run_id[:8]} tells people.")
+            return skipped(f"{told}; run {last[0].dagster_run.run_id[:8]} tells people.")
         ended = (last[0].end_time or 0.0) if last else 0.0
         if last and not last[0].dagster_run.is_success and time.time() - ended < AGAIN_AFTER_S:
-            return _skipped(f"{told}; the last delivery failed, and is tried again {AGAIN_AFTER_S} s after it.")
+            return skipped(f"{told}; the last delivery failed, and is tried again {AGAIN_AFTER_S} s after it.")
         # The same alarms may be due again, when a receiver did not take them: a key a window, not a state.
         window = int(datetime.now(UTC).timestamp() // 15)
         return dg.SensorResult(
@@ -65,7 +65,3 @@ def _shown(instance: dg.DagsterInstance) -> int:
     materialization = event.asset_materialization if event is not None else None
     value = materialization.metadata.get(THROUGH) if materialization is not None else None
     return int(str(value.value)) if value is not None else 0
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

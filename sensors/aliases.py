@@ -10,7 +10,7 @@ from pilotage.errors import RegistryUnavailable
 from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
-from sensors.rollout import UNDER_WAY
+from sensors.asking import UNDER_WAY, skipped
 
 EVERY_S = 30
 
@@ -34,20 +34,20 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
 
         settings = platform.settings
         if not is_there(settings):
-            return _skipped("MLflow has no store yet: nothing was ever registered.")
+            return skipped("MLflow has no store yet: nothing was ever registered.")
         try:
             # MLflow before the ledger: a decision in between shows as one that MLflow lags behind.
             seen = look(list(models), settings=settings)
         except RegistryUnavailable as error:
-            return _skipped(error.message)
+            return skipped(error.message)
         known = states(settings=settings)
         changed = [state for name in models if (state := known.get(name)) and edits(state, seen[name])]
         behind = [state for name in models if (state := known.get(name)) and lags(state, seen[name])]
         if not changed and not behind:
             shown = ", ".join(f"{name} {aliases_of(known[name])}" for name in models if name in known) or "no model"
-            return _skipped(f"MLflow shows what the ledger says: {shown}.")
+            return skipped(f"MLflow shows what the ledger says: {shown}.")
         if context.instance.get_runs(dg.RunsFilter(job_name=RECONCILE, statuses=UNDER_WAY), limit=1):
-            return _skipped(f"A run of {RECONCILE} is under way.")
+            return skipped(f"A run of {RECONCILE} is under way.")
         said = [edit for state in changed for edit in edits(state, seen[state.model])]
         cause = "; ".join(f"{edit.model}@{edit.alias} was set to {edit.found} by hand" for edit in said)
         cause = cause or f"MLflow lags behind the ledger: {', '.join(state.model for state in behind)}"
@@ -57,7 +57,3 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=[request])
 
     return watch
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

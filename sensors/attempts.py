@@ -8,4 +8,4 @@ LONGEST_PAUSE = timedelta(hours=1)
 
 def pause_before(attempt: int) -> timedelta:
     """After the attempt before it: a minute before the second, and twice as long each time, up to ``LONGEST_PAUSE``."""
-    return min(timedelta(minutes=1) * 2 ** min(attempt - 2, 10), LONGEST_PAUSE)
+    return min(timedelta(minutes=2.0 ** min(attempt - 2, 10)), LONGEST_PAUSE)

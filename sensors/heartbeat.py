@@ -106,7 +106,7 @@ def _declared(context: dg.SensorEvaluationContext) -> set[str] | None:
     """Names of the sensors and schedules that there are."""
     if (known := context.repository_def) is None:
         return None
-    return {each.name for each in (*known.sensor_defs, *known.schedule_defs)}
+    return {each.name for each in known.sensor_defs} | {each.name for each in known.schedule_defs}
 
 
 @dataclass(slots=True)

@@ -93,7 +93,7 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         # Those that others ingested too: a correction that keeps an old modification time differs from what was there.
         for name, files in there.items():
             memory.take(name, files)
-        misfits = {name: files for name, spec in watched.items() if (files := unmatched(spec, settings))}
+        misfits = {name: odd for name, spec in watched.items() if (odd := unmatched(spec, settings))}
         names = {name: [file.name for file in files] for name, files in misfits.items()}
         told = [misnamed(name, files) for name, files in misfits.items() if names[name] != memory.misnamed.get(name)]
         memory.misnamed = names

@@ -10,8 +10,8 @@ import dagster as dg
 from jobs.serving import MOVE
 from pilotage.run_tags import ATTEMPT, DECISION, LANDING
 from resources.platform_home import PlatformHome
+from sensors.asking import UNDER_WAY, skipped
 from sensors.attempts import pause_before
-from sensors.rollout import UNDER_WAY
 
 if TYPE_CHECKING:
     from pilotage.runtime.log import Segment
@@ -47,25 +47,25 @@ def prediction_log_sensor() -> dg.SensorDefinition:
         waiting = [each for each in there if (age := _age(each, now)) is not None and _waits(each, age)]
         written = len(there) - len(waiting)
         if not waiting:
-            return _skipped(f"No sealed segment waits in {folder}; {written} are being written.")
+            return skipped(f"No sealed segment waits in {folder}; {written} are being written.")
         size = sum(each.bytes for each in waiting)
         oldest = max((age for each in waiting if (age := _age(each, now)) is not None), default=timedelta(0))
         told = f"{len(waiting)} segments ({size / 2**20:.1f} MiB) wait, the oldest for {oldest.total_seconds():.0f} s"
         if oldest < MOVE_AFTER and size < MANY_BYTES:
-            return _skipped(f"{told}; they are moved after {MOVE_AFTER.total_seconds():.0f} s.")
+            return skipped(f"{told}; they are moved after {MOVE_AFTER.total_seconds():.0f} s.")
         if running := context.instance.get_runs(dg.RunsFilter(job_name=MOVE, statuses=UNDER_WAY), limit=1):
-            return _skipped(f"{told}; run {running[0].run_id[:8]} moves them.")
+            return skipped(f"{told}; run {running[0].run_id[:8]} moves them.")
         key = _key(waiting)
         last = context.instance.get_run_records(dg.RunsFilter(job_name=MOVE, tags={LANDING: key}), limit=1)
         attempt = 1
         if last:
             run, ended = last[0].dagster_run, datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
             if run.status is dg.DagsterRunStatus.SUCCESS:
-                return _skipped(f"{told}; run {run.run_id[:8]} had to leave them: see its check of the prediction log.")
+                return skipped(f"{told}; run {run.run_id[:8]} had to leave them: see its check of the prediction log.")
             attempt = int(run.tags.get(ATTEMPT, "1")) + 1
             pause = pause_before(attempt)
             if now - ended < pause:
-                return _skipped(
+                return skipped(
                     f"{told}; run {run.run_id[:8]} failed to move them, and they are tried again "
                     f"{pause.total_seconds() / 60:.0f} min after it."
                 )
@@ -99,7 +99,3 @@ def _age(segment: "Segment", now: datetime) -> timedelta | None:
 def _key(waiting: Sequence["Segment"]) -> str:
     text = "\n".join(f"{each.path.name} {each.bytes}" for each in waiting)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

@@ -13,7 +13,7 @@ from pilotage.declaration import within
 from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
-from sensors.rollout import UNDER_WAY
+from sensors.asking import UNDER_WAY, skipped
 
 EVERY_S = 30
 """Seconds between two looks at requests and attempts."""
@@ -43,12 +43,12 @@ def retraining_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name)).retraining
         wanted, request = due(spec.retraining, state, now), state.open
         if wanted.do != "begin" or request is None:
-            return _skipped(wanted.why)
+            return skipped(wanted.why)
         number = len(request.attempts) + 1
         if asked := launches(context.instance, spec.name)(request.number, number):
             told = f"Run {asked[0].run[:8]} was asked for attempt {number} of request {request.number}"
             ended = asked[0].stand != "alive"
-            return _skipped(f"{told}, and is over: {PUT_RIGHT} sees to it." if ended else f"{told}.")
+            return skipped(f"{told}, and is over: {PUT_RIGHT} sees to it." if ended else f"{told}.")
         people = [ask.actor for ask in request.asks if ask.cause == "manual"]
         training = training_of(spec, request, now=now)
         return dg.SensorResult(
@@ -107,9 +107,9 @@ def reconcile_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
             running = [
                 f"{name} (attempt {held.number})" for name, state in known.items() if (held := state.retraining.running)
             ]
-            return _skipped(f"No attempt is lost. Running: {', '.join(running) or 'none'}.")
+            return skipped(f"No attempt is lost. Running: {', '.join(running) or 'none'}.")
         if under_way := context.instance.get_runs(dg.RunsFilter(job_name=PUT_RIGHT, statuses=UNDER_WAY), limit=1):
-            return _skipped(f"Run {under_way[0].run_id[:8]} sees to it. {' '.join(found)}")
+            return skipped(f"Run {under_way[0].run_id[:8]} sees to it. {' '.join(found)}")
         window = int(now.timestamp() // EVERY_S)
         tags = {DECISION: PUT_RIGHT, "pilotage/looks_because": " ".join(found)[:250]}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=str(window), tags=tags)])
@@ -137,11 +137,11 @@ def watch_sensor(spec: ModelSpec) -> dg.SensorDefinition:
 
         state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
         if (cause := to_do(spec, state)) is None:
-            return _skipped(f"No champion of {spec.name} is compared with the one before it, or with a limit.")
+            return skipped(f"No champion of {spec.name} is compared with the one before it, or with a limit.")
         if running := context.instance.get_runs(
             dg.RunsFilter(job_name=watch_job_name(spec.name), statuses=UNDER_WAY), limit=1
         ):
-            return _skipped(f"Run {running[0].run_id[:8]} looks: {cause}.")
+            return skipped(f"Run {running[0].run_id[:8]} looks: {cause}.")
         # Labels take hours to come, and each look is a run on record.
         window = int(datetime.now(UTC).timestamp() // 3600)
         key = f"{spec.name}-{state.sequence}-{window}"
@@ -154,7 +154,3 @@ def watch_sensor(spec: ModelSpec) -> dg.SensorDefinition:
 
 def _hours(spec: ModelSpec) -> str:
     return f"{spec.retraining.per.total_seconds() / 3600:g}"
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

@@ -19,6 +19,7 @@ from pilotage.declaration import within
 from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
+from sensors.asking import skipped
 from sensors.attempts import pause_before
 from sensors.checks import last_result
 
@@ -50,16 +51,16 @@ def alarm_sensor(spec: ModelSpec) -> dg.SensorDefinition:
 
         state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
         if state.champion is None:
-            return _skipped(f"{spec.name} has no champion that could get worse.")
+            return skipped(f"{spec.name} has no champion that could get worse.")
         found = list(_signals(context.instance, spec, state.champion.promoted_at, state.champion.version))
         labels = list(_label_defects(context.instance, spec))
         new = _new_labels(context.instance, spec)
         decision = should_retrain(spec, state, found, labels=labels, new_labels=new, now=datetime.now(UTC))
         if decision.do in ("nothing", "wait") or decision.signal is None:
-            return _skipped(decision.why)
+            return skipped(decision.why)
         about = "labels" if decision.do == "blocked" else decision.signal.alarm
         if decision.do != "ask" and any(call.about == about for call in state.retraining.calls):
-            return _skipped(f"A person was called for {about}. {decision.why}")
+            return skipped(f"A person was called for {about}. {decision.why}")
         return _asked(context.instance, spec, decision, about)
 
     return watch
@@ -75,13 +76,13 @@ def _asked(instance: dg.DagsterInstance, spec: ModelSpec, decision: "Decision", 
     if last := instance.get_run_records(runs, limit=1):
         run, attempt = last[0].dagster_run, int(last[0].dagster_run.tags.get(ATTEMPT, "1"))
         if run.status is dg.DagsterRunStatus.SUCCESS:
-            return _skipped(f"Run {run.run_id[:8]} recorded it. {decision.why}")
+            return skipped(f"Run {run.run_id[:8]} recorded it. {decision.why}")
         if run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED):
             attempt += 1
             now = datetime.now(UTC)
             ended = datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
             if now - ended < (pause := pause_before(attempt)):
-                return _skipped(
+                return skipped(
                     f"Run {run.run_id[:8]} failed to record it, and it is tried again "
                     f"{pause.total_seconds() / 60:.0f} min after it. {decision.why}"
                 )
@@ -191,7 +192,3 @@ def _failed(
 
 def _plain(value: object) -> bool:
     return isinstance(value, str | int | float | bool)
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

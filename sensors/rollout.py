@@ -9,19 +9,13 @@ from pilotage.declaration import within
 from pilotage.run_tags import DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
+from sensors.asking import UNDER_WAY, skipped
 
 EVERY = timedelta(minutes=1)
 """Between two looks in the first hour of a stage, when a version that is worse shows it."""
 LATER_EVERY = timedelta(minutes=5)
 """Between two looks after that: a stage lasts days, and each look is a run on record."""
 FRESH = timedelta(hours=1)
-
-UNDER_WAY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 
 def rollout_sensor(spec: ModelSpec) -> dg.SensorDefinition:
@@ -46,9 +40,9 @@ def rollout_sensor(spec: ModelSpec) -> dg.SensorDefinition:
         state = states(settings=platform.settings).get(spec.name, ModelState(model=spec.name))
         cause = to_do(spec, state)
         if cause is None:
-            return _skipped(f"Nothing to look at: {idle(spec, state)}.")
+            return skipped(f"Nothing to look at: {idle(spec, state)}.")
         if running := _under_way(context.instance, spec.name):
-            return _skipped(f"Run {running[:8]} looks at {spec.name}: {cause}.")
+            return skipped(f"Run {running[:8]} looks at {spec.name}: {cause}.")
         now = datetime.now(UTC)
         since = state.under_way.since if state.under_way else now
         return dg.SensorResult(run_requests=[_request(spec.name, cause, since=since, now=now)])
@@ -69,7 +63,3 @@ def _request(model: str, cause: str, *, since: datetime, now: datetime) -> dg.Ru
 def _under_way(instance: dg.DagsterInstance, model: str) -> str | None:
     runs = instance.get_runs(dg.RunsFilter(job_name=rollout_job_name(model), statuses=UNDER_WAY), limit=1)
     return runs[0].run_id if runs else None
-
-
-def _skipped(reason: str) -> dg.SensorResult:
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))

@@ -42,8 +42,7 @@ def contract() -> pa.DataFrameSchema:
     def reading(low: float, high: float) -> pa.Column:
         return pa.Column(pl.Float64, pa.Check.in_range(low, high), nullable=True)
 
-    hours = {"partition_by": ["origin", "day"], "order_by": "observed_at"}
-    before, after = (pl.col("temp").shift(step).over(**hours) for step in (1, -1))
+    before, after = (pl.col("temp").shift(step).over("origin", "day", order_by="observed_at") for step in (1, -1))
     return pa.DataFrameSchema(
         {
             "origin": pa.Column(pl.String, pa.Check.isin(["EWR", "JFK", "LGA"])),

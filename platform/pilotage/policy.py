@@ -143,10 +143,6 @@ class Drift(Declaration):
         """Days of a window."""
         return self.window.days
 
-    def declared(self) -> dict[str, float]:
-        """Measure → threshold while there is too little history to learn from; all of them conservative."""
-        return {"psi": self.alert_psi, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.15}
-
 
 class TrainOn(Declaration):
     """What data to learn from. The newest rows, which calibrate and judge, are the same for every policy."""

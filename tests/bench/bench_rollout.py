@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pilotage.release.sequential import FRACTIONS, Randomised, running_log_wealth, weighted
+from pilotage.release.sequential import FRACTIONS, Randomised, weighted
+from tests.unit.release.wealth import running_log_wealth
 
 Floats = npt.NDArray[np.float64]
 Losses = Callable[[np.random.Generator, int, int], Floats]

@@ -11,8 +11,8 @@ from threading import Barrier
 import pytest
 
 from pilotage.monitoring.alerts import Alert, AlertBook
-from pilotage.monitoring.alerts.alarm import fold
 from tests.unit.monitoring.alarms import Desk, critical, warning
+from tests.unit.monitoring.standings import fold
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from pilotage.errors import ConfigError, LedgerConflict, LedgerUnavailable
-from pilotage.release.events import Draft, broken_link
+from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.promote import promote
 from pilotage.release.state import fold
 from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle
 from pilotage.testing.ledger import InMemoryLedger
-from tests.unit.release.lives import registered
+from tests.unit.release.lives import broken_link, registered
 
 
 def draft(number: int = 0, **payload: Any) -> Draft:

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 
 from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.release import ledger_sql
-from pilotage.release.events import Draft, broken_link
+from pilotage.release.events import Draft
 from pilotage.release.head import read_head
 from pilotage.release.ledger import SqlLedger
 from tests.postgres import PostgresServer
+from tests.unit.release.lives import broken_link
 
 Database = Callable[[], str]
 

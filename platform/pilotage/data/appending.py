@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import date
 
 import polars as pl
 
 from pilotage.data.cells import UNPARSED
-from pilotage.data.erased import Forgets
+from pilotage.data.ingest_run import IngestRun
 from pilotage.data.ingested import IngestedFile, IngestReport
-from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
 from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_name, raw_rows
 from pilotage.data.readers import Parcel, Rows
@@ -25,45 +24,19 @@ OVERTAKEN = 20
 _ORIGIN = (SOURCE_FILE, SOURCE_SHA256, DAY)
 
 
-def append_new(
-    spec: SourceSpec,
-    reader: SqlReader,
-    *,
-    lake: Lake,
-    run_id: str,
-    forget: Forgets,
-    progress: Callable[[str], None],
-) -> IngestReport:
+@dataclass(slots=True, kw_only=True)
+class Appending(IngestRun):
     """Appends the rows above the highest cursor that the lake holds. The cursor is part of each commit, so that a run
-    that stops between two chunks, or runs beside another, neither loses rows nor writes them twice. ``forget`` leaves
-    out the rows of who was erased."""
-    return _Appending(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run()
+    that stops between two chunks, or runs beside another, neither loses rows nor writes them twice."""
 
+    reader: SqlReader
+    _files: list[IngestedFile] = field(init=False, default_factory=list)
+    _days: set[date] = field(init=False, default_factory=set)
+    _extra: list[str] = field(init=False, default_factory=list)
 
-class _Appending:
-    """One run of one source."""
-
-    def __init__(
-        self,
-        spec: SourceSpec,
-        reader: SqlReader,
-        *,
-        lake: Lake,
-        run_id: str,
-        forget: Forgets,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._spec = spec
-        self._reader = reader
-        self._lake = lake
-        self._run_id = run_id
-        self._forget = forget
-        self._progress = progress
-        self._table = f"raw/{spec.name}"
-        self._app = f"ingest/{spec.name}"
-        self._files: list[IngestedFile] = []
-        self._days: set[date] = set()
-        self._extra: list[str] = []
+    @property
+    def _app(self) -> str:
+        return f"ingest/{self.spec.name}"
 
     def run(self) -> IngestReport:
         overtaken = 0
@@ -79,32 +52,32 @@ class _Appending:
 
     def _next(self) -> bool:
         """Appends the next chunk, and before it the rows that came late below it. Whether there was a chunk."""
-        position = self._lake.sequence(self._table, self._app)
-        offers = self._reader.offers(None, position=position)
+        position = self.lake.sequence(self.table, self._app)
+        offers = self.reader.offers(None, position=position)
         # The chunk is read before the late rows: what is late beside the position is then seen before it is passed.
-        parcel = self._reader.fetch(offers[0], position=position) if offers else None
+        parcel = self.reader.fetch(offers[0], position=position) if offers else None
         if position is not None:
             self._append_late(position)
         if parcel is None:
             return False
         rows = parcel.rows()
         name = f"{offers[0].name} to {parcel.position}"
-        raw = self._forget(_raw(self._spec, rows.frame, name, parcel))
+        raw = self.forget(_raw(self.spec, rows.frame, name, parcel))
         self._append(raw, rows, name, parcel, app=self._app, sequence=parcel.position or 0, after=position)
         return True
 
     def _append_late(self, position: int) -> None:
         app = f"{self._app}/late"
-        after = self._lake.sequence(self._table, app)
-        parcel = self._reader.late(position)
+        after = self.lake.sequence(self.table, app)
+        parcel = self.reader.late(position)
         if parcel is None:
             return
         rows = parcel.rows()
-        name = f"{self._reader.table}, late below {position}"
-        cursor = pl.col(raw_name(self._reader.cursor)).cast(pl.Int64)
-        last_second = (cursor > self._reader.before(position)) & (cursor <= position)
-        raw = self._forget(_raw(self._spec, rows.frame, name, parcel)).filter(last_second)
-        unknown = raw.filter(_unknown(raw, self._lake.scan(self._table).filter(last_second).collect()))
+        name = f"{self.reader.table}, late below {position}"
+        cursor = pl.col(raw_name(self.reader.cursor)).cast(pl.Int64)
+        last_second = (cursor > self.reader.before(position)) & (cursor <= position)
+        raw = self.forget(_raw(self.spec, rows.frame, name, parcel)).filter(last_second)
+        unknown = raw.filter(_unknown(raw, self.lake.scan(self.table).filter(last_second).collect()))
         if unknown.height:
             self._append(unknown, rows, name, parcel, app=app, sequence=(after or 0) + 1, after=after)
 
@@ -121,25 +94,25 @@ class _Appending:
     ) -> None:
         unparsed = raw.filter(pl.col(UNPARSED).list.len() > 0).height
         file = IngestedFile(name=name, sha256=parcel.sha256, day=None, rows=raw.height, unparsed=unparsed)
-        commit = self._lake.append(
-            self._table,
+        commit = self.lake.append(
+            self.table,
             raw,
-            note=commit_note(self._spec, self._run_id, [file]),
+            note=commit_note(self.spec, self.run_id, [file]),
             app_id=app,
             sequence=sequence,
             after=after,
-            by_day=self._spec.daily is not None,
+            by_day=self.spec.daily is not None,
             retypes=True,
         )
         if commit.rows:
             self._files.append(file)
             self._days |= set(commit.days)
             self._extra += [change.column for change in rows.extra if change.column not in self._extra]
-            self._progress(f"Added {raw.height:,} rows to {self._table}, up to {parcel.position}.")
+            self.progress(f"Added {raw.height:,} rows to {self.table}, up to {parcel.position}.")
 
     def _report(self) -> IngestReport:
         return IngestReport(
-            source=self._spec.name,
+            source=self.spec.name,
             rows=sum(file.rows for file in self._files),
             days=sorted(self._days),
             files=self._files,
@@ -148,7 +121,7 @@ class _Appending:
             set_aside=[],
             missing_days=[],
             extra_columns=self._extra,
-            version=self._lake.version(self._table) if self._lake.exists(self._table) else None,
+            version=self.lake.version(self.table) if self.lake.exists(self.table) else None,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 
-from pilotage.data.appending import append_new
+from pilotage.data.appending import Appending
 from pilotage.data.erased import forgets
 from pilotage.data.ingested import IngestedFile, IngestReport, LandedFile, RejectedFile, SetAside
 from pilotage.data.lake import Lake
@@ -76,9 +76,11 @@ def ingest(
     """
     reader, forget = reader_for(spec, settings), forgets(spec, lake=lake, settings=settings)
     if isinstance(reader, SqlReader):
-        return append_new(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress)
+        return Appending(spec=spec, reader=reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run()
     asked = days if spec.daily else None
-    done = Reconciliation(spec, reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run(asked)
+    done = Reconciliation(spec=spec, reader=reader, lake=lake, run_id=run_id, forget=forget, progress=progress).run(
+        asked
+    )
     misfits = [
         RejectedFile(name=misfit.name, day=None, reason=f"{misfit.name}: {misfit.reason}.", fix=f"{misfit.fix}.")
         for misfit in unmatched(spec, settings)

@@ -6,7 +6,7 @@ listed again. A run that commits an older file than another run just did therefo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -14,13 +14,11 @@ import polars as pl
 
 from pilotage.data.cells import UNPARSED
 from pilotage.data.declared import Slot, fingerprint, read_otherwise, retyped
-from pilotage.data.erased import Forgets
+from pilotage.data.ingest_run import IngestRun
 from pilotage.data.ingested import IngestedFile, RejectedFile, SetAside
-from pilotage.data.lake import Lake
 from pilotage.data.lake_commits import DAY
 from pilotage.data.raw import SOURCE_FILE, SOURCE_SHA256, commit_note, days_of, raw_rows
 from pilotage.data.readers import Offer, Parcel, Reader, Rows
-from pilotage.data.source import SourceSpec
 from pilotage.errors import CommitConflict, SchemaChanged, UnreadableFile
 
 COMMIT_ROWS = 4_000_000
@@ -51,40 +49,20 @@ class _Read:
     rows: pl.DataFrame
 
 
-class Reconciliation:
-    """One run of one source.
+@dataclass(slots=True, kw_only=True)
+class Reconciliation(IngestRun):
+    """One run of a source whose deliveries replace."""
 
-    Args:
-        reader: One whose parcels replace.
-        forget: Leaves out the rows of who was erased.
-    """
-
-    def __init__(
-        self,
-        spec: SourceSpec,
-        reader: Reader,
-        *,
-        lake: Lake,
-        run_id: str,
-        forget: Forgets,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._spec = spec
-        self._reader = reader
-        self._lake = lake
-        self._run_id = run_id
-        self._forget = forget
-        self._progress = progress
-        self._table = f"raw/{spec.name}"
-        self._settled: dict[Slot, Offer] = {}
-        self._unusable: set[Offer] = set()
-        self._outdated: set[Slot] = set()
-        self._sha: dict[Offer, str] = {}
-        self._done = Done()
+    reader: Reader
+    _settled: dict[Slot, Offer] = field(init=False, default_factory=dict)
+    _unusable: set[Offer] = field(init=False, default_factory=set)
+    _outdated: set[Slot] = field(init=False, default_factory=set)
+    _sha: dict[Offer, str] = field(init=False, default_factory=dict)
+    _done: Done = field(init=False, default_factory=Done)
 
     def run(self, days: Sequence[date] | None) -> Done:
         for _ in range(ROUNDS):
-            offers = self._reader.offers(days, position=None)
+            offers = self.reader.offers(days, position=None)
             self._done.offered |= {offer.day for offer in offers if offer.day}
             newest = _newest(offer for offer in offers if offer not in self._unusable)
             todo = [offer for slot, offer in newest.items() if self._settled.get(slot) != offer]
@@ -93,19 +71,19 @@ class Reconciliation:
                 return self._done
             self._settle(sorted(todo, key=lambda offer: (offer.day or date.min, offer.name)))
         raise CommitConflict(
-            f"{self._spec.name}: its deliveries changed {ROUNDS} times while they were ingested.",
+            f"{self.spec.name}: its deliveries changed {ROUNDS} times while they were ingested.",
             fix="Run it again when fewer files land.",
         )
 
     def _settle(self, todo: list[Offer]) -> None:
         """Reads these deliveries and commits those that the lake does not hold."""
         held = self._held([offer.day for offer in todo])
-        self._outdated = read_otherwise(self._spec, self._lake, held) if held else set()
+        self._outdated = read_otherwise(self.spec, self.lake, held) if held else set()
         # A type changes for all days at once, so they are then committed at once.
-        splits = not (held and retyped(self._spec, self._lake))
+        splits = not (held and retyped(self.spec, self.lake))
         batch: list[_Read] = []
         height = 0
-        self._progress(f"Reading {_count(len(todo))} of {self._spec.name}.")
+        self.progress(f"Reading {_count(len(todo))} of {self.spec.name}.")
         for number, offer in enumerate(todo, start=1):
             if (read := self._fetch(offer, held)) is not None:
                 batch.append(read)
@@ -114,7 +92,7 @@ class Reconciliation:
                 self._commit(batch, held)
                 batch, height = [], 0
             if number % 100 == 0:
-                self._progress(f"{number} of {len(todo)} deliveries of {self._spec.name} read.")
+                self.progress(f"{number} of {len(todo)} deliveries of {self.spec.name} read.")
         self._commit(batch, held)
 
     def _fetch(self, offer: Offer, held: dict[Slot, set[str]]) -> _Read | None:
@@ -133,8 +111,8 @@ class Reconciliation:
         for change in rows.extra:
             if change.column not in self._done.extra_columns:
                 self._done.extra_columns.append(change.column)
-        raw = raw_rows(self._spec, rows.frame, name=offer.name, sha256=parcel.sha256, day=offer.day)
-        kept = self._forget(raw)
+        raw = raw_rows(self.spec, rows.frame, name=offer.name, sha256=parcel.sha256, day=offer.day)
+        kept = self.forget(raw)
         if kept.is_empty() and not raw.is_empty() and offer.day not in held:
             # All of it is erased: to write that nothing is there, every night, would say that something came.
             self._settled[offer.day] = offer
@@ -143,7 +121,7 @@ class Reconciliation:
         return _Read(offer, parcel.sha256, kept)
 
     def _commit(self, batch: list[_Read], held: dict[Slot, set[str]]) -> None:
-        batch = self._of_their_day(batch) if self._spec.daily else batch
+        batch = self._of_their_day(batch) if self.spec.daily else batch
         if not batch:
             return
         rows = pl.concat([read.rows for read in batch])
@@ -160,15 +138,13 @@ class Reconciliation:
             )
             for read in batch
         ]
-        note = commit_note(self._spec, self._run_id, files) | {"columns": fingerprint(self._spec)}
-        if self._spec.daily:
+        note = commit_note(self.spec, self.run_id, files) | {"columns": fingerprint(self.spec)}
+        if self.spec.daily:
             days = [file.day for file in files if file.day]
-            commit = self._lake.replace_days(self._table, rows, days, note=note, retypes=True)
+            commit = self.lake.replace_days(self.table, rows, days, note=note, retypes=True)
         else:
-            commit = self._lake.replace(self._table, rows, note=note)
-        self._progress(
-            f"Wrote {rows.height:,} rows of {_count(len(files))} to {self._table}, version {commit.version}."
-        )
+            commit = self.lake.replace(self.table, rows, note=note)
+        self.progress(f"Wrote {rows.height:,} rows of {_count(len(files))} to {self.table}, version {commit.version}.")
         self._done.files = [file for file in self._done.files if file.day not in {new.day for new in files}] + files
         self._settled |= {read.offer.day: read.offer for read in batch}
 
@@ -178,7 +154,7 @@ class Reconciliation:
             return []
         rows = pl.concat([read.rows for read in batch])
         strangers = (
-            rows.select(pl.col(DAY), pl.col(SOURCE_FILE), says=days_of(self._spec, rows))
+            rows.select(pl.col(DAY), pl.col(SOURCE_FILE), says=days_of(self.spec, rows))
             .filter(pl.col("says") != pl.col(DAY))
             .group_by(SOURCE_FILE)
             .agg(pl.len(), pl.col("says").min().alias("first"), pl.col("says").max().alias("last"))
@@ -202,27 +178,27 @@ class Reconciliation:
 
     def _held(self, slots: Sequence[Slot]) -> dict[Slot, set[str]]:
         """SHA-256s of the deliveries whose rows the lake holds for these days (or the table)."""
-        if not self._lake.exists(self._table):
+        if not self.lake.exists(self.table):
             return {}
-        if not self._spec.daily:
-            shas = self._lake.scan(self._table).select(pl.col(SOURCE_SHA256).unique()).collect().to_series()
+        if not self.spec.daily:
+            shas = self.lake.scan(self.table).select(pl.col(SOURCE_SHA256).unique()).collect().to_series()
             return {None: set(shas.to_list())} if shas.len() else {}
         days = sorted(slot for slot in slots if slot)
-        rows = self._lake.scan(self._table, first=days[0], last=days[-1]).select(DAY, SOURCE_SHA256).unique().collect()
+        rows = self.lake.scan(self.table, first=days[0], last=days[-1]).select(DAY, SOURCE_SHA256).unique().collect()
         held: dict[Slot, set[str]] = {}
         for day, sha in rows.iter_rows():
             held.setdefault(day, set()).add(sha)
         return held
 
     def _parcel(self, offer: Offer) -> Parcel:
-        parcel = self._reader.fetch(offer, position=None)
+        parcel = self.reader.fetch(offer, position=None)
         self._sha[offer] = parcel.sha256
         return parcel
 
     def _reject(self, offer: Offer, reason: str, fix: str) -> None:
         self._unusable.add(offer)
         self._done.rejected.append(RejectedFile(name=offer.name, day=offer.day, reason=reason, fix=fix))
-        self._progress(f"Rejected {offer.name}: {reason}")
+        self.progress(f"Rejected {offer.name}: {reason}")
 
     def _set_aside(self, offers: Sequence[Offer], newest: dict[Slot, Offer]) -> None:
         """Says which usable files are not the one that counts for their day, and whether they are duplicates of it."""

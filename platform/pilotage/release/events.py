@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -236,14 +236,3 @@ def from_row(row: Mapping[str, Any]) -> Event:
             # Raises for what was no UTF-8 in the database.
             value.encode()
     return Event(**{**row, "at": datetime.fromisoformat(row["at"]), "payload": json.loads(row["payload"])})
-
-
-def broken_link(events: Iterable[Event], key: bytes | None = None) -> int | None:
-    """Sequence number of the first event that was edited, removed before, or reordered; ``None`` if there is none."""
-    previous = ""
-    for sequence, event in enumerate(events, start=1):
-        linked = event.sequence == sequence and same(event.previous, previous)
-        if not linked or not same(event.hash, hash_of(event, key)):
-            return sequence
-        previous = event.hash
-    return None

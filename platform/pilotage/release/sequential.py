@@ -259,31 +259,6 @@ def log_split_evidence(challenger: int, champion: int, share: float) -> float:
     return _log_mean(np.concatenate(sides))
 
 
-def running_log_wealth(observations: Floats, difference: float, *, floor: float) -> Floats:
-    """``log_wealth`` after each observation of many runs at once, to simulate.
-
-    Args:
-        observations: Runs × observations, in their order.
-        difference: The hypothesis.
-        floor: The least that an observation can be.
-
-    Returns:
-        Log capital, runs × observations.
-    """
-    gains = (observations - floor) / (difference - floor) - 1
-    total, capital = np.zeros(observations.shape), np.empty(observations.shape)
-    for fraction in FRACTIONS:
-        np.log1p(fraction * gains, out=capital)
-        np.cumsum(capital, axis=-1, out=capital)
-        total += np.exp(np.minimum(capital, _CEILING, out=capital))
-    logs: Floats = np.log(np.maximum(total, 1e-300)) - math.log(len(FRACTIONS))
-    return logs
-
-
-_CEILING = 600.0
-"""Capital beyond e^600 is told as that: it would overflow, and decides nothing more."""
-
-
 def _steps(losses: Floats) -> Counts:
     """Losses in steps. One that is no number, or out of bounds, is none: the test would be void."""
     fine = (losses >= 0) & (losses <= 1)

@@ -27,9 +27,6 @@ class Archive(Protocol):
     def land(self, landing: Path, day: date, *, known_by: datetime) -> int:
         """Lands a day's files with what was known at a moment (UTC); returns how many were written."""
 
-    def incomplete(self, day: date, *, known_by: datetime) -> bool:
-        """Whether more of that day becomes known later."""
-
     def events(self, day: date) -> pl.DataFrame:
         """What happened on a day, with hindsight: the prepared rows of the model's source."""
 
@@ -52,10 +49,6 @@ class Flights:
         if day in self._weather.days:  # There is none for 31 December.
             written += self._weather.land(landing, day, self._weather.days[day])
         return written
-
-    def incomplete(self, day: date, *, known_by: datetime) -> bool:
-        """See ``Archive``."""
-        return any(self._as_known(line, known_by) != line for line in _of(self._flights, day))
 
     def events(self, day: date) -> pl.DataFrame:
         """See ``Archive``. Empty for a day that there is none of."""

@@ -50,8 +50,6 @@ class Prediction:
     """Whether acting as if the label were true is the cheaper choice."""
     state_through: datetime | None
     """How far the as-of features knew (UTC); ``None`` for a model without any."""
-    features: dict[str, Any] | None = None
-    """What the model saw, where it was asked for."""
 
 
 class Predictor:
@@ -183,15 +181,12 @@ class Predictor:
         self,
         requests: pl.DataFrame | Sequence[Mapping[str, Any]],
         state: StateLookup | None = None,
-        *,
-        with_features: bool = False,
     ) -> list[Prediction]:
         """Predicts, one answer per request, in order.
 
         Args:
             requests: Decoded JSON objects, or typed rows.
             state: Where as-of features come from; needed if the model has any.
-            with_features: Whether answers carry the features.
 
         Raises:
             InvalidRequest: A request breaks the contract; nothing is predicted.
@@ -207,7 +202,6 @@ class Predictor:
                 raise self._stateless()
             through = state.through
             frame = state.attach(frame, self.bundle)
-        rows = self.bundle.compute(frame).to_dicts() if with_features else None
         return [
             Prediction(
                 model=self.bundle.model,
@@ -215,9 +209,8 @@ class Predictor:
                 probability=self._probability(float(value)),
                 decision=bool(value >= self.bundle.threshold),
                 state_through=through,
-                features=rows[index] if rows else None,
             )
-            for index, value in enumerate(self.bundle.score(frame))
+            for value in self.bundle.score(frame)
         ]
 
     def warm(self) -> None:

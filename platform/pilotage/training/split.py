@@ -58,19 +58,12 @@ def effective_split(spec: ModelSpec, config: SplitConfig) -> TimeSplit | HashSpl
     return spec.split.model_copy(update=changes)
 
 
-def split_columns(spec: ModelSpec) -> list[str]:
-    """Columns of a training set that a split reads."""
-    timed = [EVENT_TIME, LABEL_KNOWN_AT] if spec.event_time else []
-    at = spec.predicts_at.meta.root_names() if spec.predicts_at is not None else []
-    return list(dict.fromkeys([*spec.entity, *timed, *at, LABEL]))
-
-
 def split(spec: ModelSpec, frame: pl.DataFrame, how: TimeSplit | HashSplit, *, calibrated: bool = True) -> Parts:
     """Divides a training set.
 
     Args:
         spec: The model; its times and its entity are read.
-        frame: Rows of a training set with ``split_columns``.
+        frame: Rows of a training set.
         how: See ``effective_split``.
         calibrated: Whether a calibration part is wanted; without one its rows train.
 
@@ -119,7 +112,7 @@ def folds(
 
     Args:
         spec: The model.
-        frame: Rows of a training set with ``split_columns``.
+        frame: Rows of a training set.
         rows: Row numbers of the part.
         how: The split; its embargo or its salt is used.
         count: How many.

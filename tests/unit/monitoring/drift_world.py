@@ -15,7 +15,8 @@ import polars as pl
 
 from pilotage.monitoring.drift import Bins, Days, DriftState, DriftVerdict, Thresholds, count_days, judge_window, learn
 from pilotage.monitoring.drift.bins import Role, concept_bins, concept_column, fit_bins
-from pilotage.monitoring.drift.expected import LEAST, MEANS, expected_columns
+from pilotage.monitoring.drift.expected import LEAST, MEANS, expected_cost
+from pilotage.monitoring.drift.measures import declared
 from pilotage.monitoring.drift.observed import CONCEPT
 from pilotage.spec import CostMatrix
 
@@ -24,7 +25,7 @@ COST = CostMatrix(true_positive=700, false_positive=200, true_negative=0, false_
 IMPORTANCE = {"temp": 0.25, "delay": 0.41, "visib": 0.1, "distance": 0.12, "carrier": 0.1, "rush": 0.02}
 """Feature → share of the model's gain."""
 ROLES: dict[str, Role] = {**dict.fromkeys(IMPORTANCE, "input"), "prediction": "prediction", "label": "label"}
-DECLARED = {"psi": 0.25, "ks": 0.25, "wasserstein": 0.5, "nulls": 0.1, "unseen": 0.1, "truth": 0.15}
+DECLARED = declared(0.25)
 Change = Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]
 
 
@@ -101,7 +102,7 @@ class World:
         made = (
             (
                 first + timedelta(days=place),
-                frame.with_columns(concept_column(CONCEPT, said, "label"), *expected_columns("prediction", COST)),
+                frame.with_columns(concept_column(CONCEPT, said, "label"), expected_cost("prediction", COST)),
             )
             for place, frame in enumerate(frames)
         )

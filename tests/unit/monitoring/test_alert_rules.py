@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pilotage.errors import ConfigError
 from pilotage.monitoring.alerts import KINDS, TIERS, Alert
 from pilotage.monitoring.alerts import alarm as steps
-from pilotage.monitoring.alerts.alarm import Alarm, fold
+from pilotage.monitoring.alerts.alarm import Alarm
 from tests.unit.monitoring.alarms import START, Desk, critical, warning
+from tests.unit.monitoring.standings import fold
 
 MEMORY = Path("/dev/shm")
 RULE = KINDS["service_on_fallback"]

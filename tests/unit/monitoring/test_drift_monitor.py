@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
+from assets.drift import drift_checks
 from assets.monitoring import monitoring_assets
 from pilotage.data.lake import Lake
 from pilotage.errors import DataError, NotReleasable
-from pilotage.monitoring.drift import DriftState, DriftStore, read_verdict, watch
+from pilotage.monitoring.drift import DriftState, DriftStore, DriftVerdict, watch
 from pilotage.monitoring.drift.importance import gain_shares
+from pilotage.monitoring.drift.measures import MEASURES, Floats, Measure
 from pilotage.monitoring.evidently_report import write_html
 from pilotage.settings import Settings
 from pilotage.testing.bundles import tiny_rows, tiny_spec
@@ -34,7 +38,8 @@ def test_days_like_those_it_learned_from_raise_nothing_and_what_was_learned_is_k
     known = report.thresholds.learned
     assert (known.first, known.last, known.days) == (day_of(0), day_of(REFERENCE - 1), REFERENCE)
     assert known.sources == {"features/tiny": 0}
-    assert read_verdict(house.settings, "tiny") == verdict
+    kept = DriftStore(house.settings, "tiny").folder / "verdict.json"
+    assert msgspec.json.decode(kept.read_bytes(), type=DriftVerdict) == verdict
 
     again = house.watch()
     assert not again.newly_learned
@@ -68,6 +73,37 @@ def test_another_policy_or_version_learns_anew(house: House) -> None:
     report = watch(stricter, settings=house.settings, lake=house.lake)
     assert report.newly_learned
     assert report.thresholds.false_alarms_a_year == 0.05
+
+
+def test_a_new_measure_needs_its_row_in_the_table_and_nothing_else(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    high = Measure(
+        words="share far above by",
+        of=lambda bins: bins.name == "amount",
+        effect=lambda _, before, now: np.where(upper(now) - upper(before) > 0.25, upper(now) - upper(before), 0.0),
+        noise=lambda _, per_row: per_row,
+        smallest=0.001,
+        declared=0.2,
+    )
+    monkeypatch.setitem(MEASURES, "high", high)
+    days = range(REFERENCE, REFERENCE + 6)
+    house.publish(days, dearer)
+    looks = [house.watch(last) for last in days]
+    assert [look.newly_learned for look in looks] == [True, *[False] * 5], "what was known had no threshold of it"
+    report = looks[-1]
+    [measured] = [each.measures["high"] for each in report.verdict.columns if "high" in each.measures]
+    assert measured.value is not None
+    assert measured.threshold is not None
+    assert measured.value > 0.25 > measured.threshold
+    assert "amount (share far above by " in report.verdict.why
+    assert "high of amount" in str(drift_checks(report.verdict)[0].metadata["measure"])
+
+
+def upper(counts: Floats) -> Floats:
+    """Share of the rows that are in the upper quarter of the bins."""
+    share: Floats = counts[..., -16:-1].sum(axis=-1) / counts.sum(axis=-1)
+    return share
 
 
 def test_logged_predictions_come_before_the_features_and_bring_their_outcomes(house: House) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pilotage.release.events import Draft
+from pilotage.release.audit import verify
+from pilotage.release.events import Draft, Event, to_row
 from pilotage.release.state import ApprovalRule
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -38,3 +40,9 @@ def draft(kind: Any, version: int | None = None, *, model: str = "m", actor: str
 
 def canaried(version: int, share: float = 0.1, *, salt: str = "s", step: int = 0, segment: str | None = None) -> Draft:
     return draft("canaried", version, share=share, salt=salt, step=step, segment=segment)
+
+
+def broken_link(events: Sequence[Event], key: bytes | None = None) -> int | None:
+    """Number of the first event that is not as it was written, or does not follow the one before."""
+    found = verify([to_row(event) for event in events], key=key, expects_head=False)
+    return next((fault.sequence for fault in found.faults if fault.kind != "senseless"), None)

@@ -20,9 +20,9 @@ from pilotage.release.sequential import (
     log_evidence,
     log_split_evidence,
     log_wealth,
-    running_log_wealth,
     weighted,
 )
+from tests.unit.release.wealth import running_log_wealth
 
 ALPHA = 0.05
 losses = st.integers(0, STEPS).map(lambda steps: steps / STEPS)

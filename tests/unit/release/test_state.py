@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import ReleaseError
-from pilotage.release.events import Draft, Event, broken_link, seal
+from pilotage.release.events import Draft, Event, seal
 from pilotage.release.feed import PlanFeed, plan_of
 from pilotage.release.state import fold
 from pilotage.testing.ledger import InMemoryLedger
+from tests.unit.release.lives import broken_link
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

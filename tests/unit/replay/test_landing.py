@@ -34,7 +34,6 @@ def landed(folder: Path) -> list[dict[str, str]]:
 def test_what_lands_at_a_moment_holds_no_arrival_that_became_known_later(archive: Archive, tmp_path: Path) -> None:
     noon = datetime(2013, 3, 1, 17, tzinfo=UTC)
     assert archive.land(tmp_path, DAY, known_by=noon) == 2
-    assert archive.incomplete(DAY, known_by=noon)
     rows = landed(tmp_path)
     known = {(row["carrier"], row["flight"], row["origin"]): row for row in archive.events(DAY).to_dicts()}
     assert len(rows) == len(known)
@@ -52,7 +51,6 @@ def test_a_file_is_landed_again_only_when_more_is_known(archive: Archive, tmp_pa
     assert archive.land(tmp_path, DAY, known_by=evening) == 0
     later = evening + timedelta(days=2)
     assert archive.land(tmp_path, DAY, known_by=later) == 1
-    assert not archive.incomplete(DAY, known_by=later)
     assert archive.land(tmp_path, DAY, known_by=later + timedelta(days=1)) == 0
 
 

@@ -35,17 +35,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(folder)
 
 
-def test_answers_come_in_order_with_version_state_and_on_demand_features(bundle: Bundle) -> None:
+def test_answers_come_in_order_with_version_and_state(bundle: Bundle) -> None:
     requests = tiny_rows(SPEC, 5).select(SPEC.request_types().keys())
-    answers = Predictor(bundle, 12).predict(requests, Known(), with_features=True)
+    answers = Predictor(bundle, 12).predict(requests, Known())
     wanted = bundle.score(Known().attach(requests, bundle))
     assert [answer.probability for answer in answers] == wanted.tolist()
     assert {answer.version for answer in answers} == {12}
     assert {answer.state_through for answer in answers} == {Known.through}
     assert [answer.decision for answer in answers] == (wanted >= bundle.threshold).tolist()
-    assert answers[0].features is not None
-    assert answers[0].features["stock_level"] == 4
-    assert Predictor(bundle, 12).predict(requests[:1], Known())[0].features is None
 
 
 def test_objects_and_typed_rows_get_the_same_bits(bundle: Bundle) -> None:

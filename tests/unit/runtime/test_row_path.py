@@ -83,12 +83,13 @@ def requests(rows: int, *, seed: int = 5) -> list[dict[str, Any]]:
 def test_one_request_many_and_a_frame_get_the_same_bits(bundle: Bundle, state: OnlineState) -> None:
     predictor = Predictor(bundle, 3)
     asked = requests(80)
-    frames = predictor.predict(asked, state, with_features=True)
+    frames = predictor.predict(asked, state)
+    features = bundle.compute(state.attach(predictor.contract.frame(asked), bundle)).to_dicts()
     alone = [predictor.score_one(request, state) for request in asked]
     together = [each for each in predictor.score_many(asked, state) if isinstance(each, Scored)]
 
     assert [each.probability for each in alone] == [each.probability for each in frames]
-    assert [each.prepared.features for each in alone] == [each.features for each in frames]
+    assert [each.prepared.features for each in alone] == features
     assert [each.decision for each in alone] == [each.decision for each in frames]
     assert alone == together
     for few in (1, 3, 7, 20):

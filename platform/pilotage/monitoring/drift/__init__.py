@@ -29,7 +29,7 @@ from pilotage.monitoring.drift.records import (
     Multivariate,
     Thresholds,
 )
-from pilotage.monitoring.drift.store import DriftStore, read_verdict
+from pilotage.monitoring.drift.store import DriftStore
 from pilotage.monitoring.drift.window import Judged, judge_window
 
 __all__ = [
@@ -54,6 +54,5 @@ __all__ = [
     "learn",
     "measure",
     "measures",
-    "read_verdict",
     "watch",
 ]

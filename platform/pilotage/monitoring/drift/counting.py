@@ -56,18 +56,6 @@ class Days:
         unwanted = set(days)
         return self.only(day for day in self.days if day not in unwanted)
 
-    def and_then(self, later: Days) -> Days:
-        """These days and later ones of the same columns."""
-        if not self.days:
-            return later
-        if not later.days:
-            return self
-        return Days(
-            self.days + later.days,
-            {name: np.concatenate([each, later.counts[name]]) for name, each in self.counts.items()},
-            {name: np.concatenate([each, later.sums[name]]) for name, each in self.sums.items()},
-        )
-
 
 def count(frame: pl.LazyFrame | pl.DataFrame, bins: Sequence[Bins]) -> dict[str, Counts]:
     """Counts rows by bins; column → shape (bins,).

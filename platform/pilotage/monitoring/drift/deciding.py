@@ -15,7 +15,7 @@ import msgspec
 from pilotage.monitoring.drift.bins import Bins, Role
 from pilotage.monitoring.drift.counting import Days
 from pilotage.monitoring.drift.learning import level, lower_level, score, threshold
-from pilotage.monitoring.drift.measures import decided_on, measures, noise, null_rate
+from pilotage.monitoring.drift.measures import MEASURES, decided_on, measures, noise, null_rate
 from pilotage.monitoring.drift.records import (
     ColumnDrift,
     ColumnNull,
@@ -313,13 +313,5 @@ def _told(each: ColumnDrift) -> str:
     if not beyond:
         return each.column
     _, name, worst = max(beyond, key=lambda one: one[0])
-    words = {
-        "psi": "PSI",
-        "ks": "KS",
-        "wasserstein": "Wasserstein",
-        "nulls": "null rate by",
-        "unseen": "unseen levels",
-        "truth": "label rate at equal predictions by",
-    }
     share = f", {each.importance:.0%} of the gain" if each.importance is not None else ""
-    return f"{each.column} ({words[name]} {worst.value:.2g}, threshold {worst.threshold:.2g}{share})"
+    return f"{each.column} ({MEASURES[name].words} {worst.value:.2g}, threshold {worst.threshold:.2g}{share})"

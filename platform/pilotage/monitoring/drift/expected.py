@@ -17,16 +17,17 @@ from pilotage.monitoring.drift.records import ExpectedLoss, Thresholds
 from pilotage.monitoring.estimated import expected_losses
 from pilotage.spec import CostMatrix
 
-COST, ENTROPY = "expected_cost", "expected_log_loss"
-MEANS = (COST, ENTROPY)
+COST = "expected_cost"
+"""Column: what each answer is expected to cost, by its own probability (null: null)."""
+MEANS = (COST,)
+"""Columns whose sums are kept beside the counts."""
 LEAST = 0.05
 """Rise of the expected cost, as a share of the span of the cost matrix' best answers, that is worth a word."""
 
 
-def expected_columns(prediction: str, cost: CostMatrix) -> list[pl.Expr]:
-    """The columns ``MEANS``: what each answer is expected to cost and to lose, by its own probability (null: null)."""
-    expected = expected_losses(pl.col(prediction), cost)
-    return [expected["expected_cost"].alias(COST), expected["log_loss"].alias(ENTROPY)]
+def expected_cost(prediction: str, cost: CostMatrix) -> pl.Expr:
+    """The column ``COST``."""
+    return expected_losses(pl.col(prediction), cost)["expected_cost"].alias(COST)
 
 
 def expected_loss(
@@ -52,8 +53,6 @@ def expected_loss(
         reference_cost=before[COST],
         cost_change=change,
         threshold=limit,
-        log_loss=now[ENTROPY],
-        reference_log_loss=before[ENTROPY],
         suffers=change > limit,
     )
 

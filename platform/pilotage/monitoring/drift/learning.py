@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from pilotage.monitoring.drift.bins import Bins
 from pilotage.monitoring.drift.counting import Days
-from pilotage.monitoring.drift.measures import SMALLEST, Floats, decided_on, measures
+from pilotage.monitoring.drift.measures import MEASURES, Floats, effects
 from pilotage.monitoring.drift.records import ALWAYS, ColumnNull, Learned, Null, Thresholds
 
 YEARS = 200
@@ -169,7 +169,7 @@ def score(null: ColumnNull, season: int, values: Mapping[str, float | None]) -> 
     scores = [
         (value - known[name].location) / known[name].scale
         for name, value in values.items()
-        if value is not None and name in known and value >= SMALLEST[name]
+        if value is not None and name in known and value >= MEASURES[name].smallest
     ]
     return max(scores, default=-math.inf) + math.log(null.weight)
 
@@ -196,7 +196,7 @@ def threshold(thresholds: Thresholds, column: str, measure: str, season: int, re
     if null is None:
         return thresholds.declared[measure]
     known = (null.seasons.get(season) or null.seasons[min(null.seasons)])[measure]
-    learned = max(SMALLEST[measure], known.location + known.scale * (reach - math.log(null.weight)))
+    learned = max(MEASURES[measure].smallest, known.location + known.scale * (reach - math.log(null.weight)))
     return max(learned, thresholds.declared[measure]) if null.scarce else learned
 
 
@@ -264,17 +264,18 @@ class _Years:
 
 
 def _column(bins: Bins, counts: npt.NDArray[np.int64], years: _Years, weight: float) -> tuple[ColumnNull, list[float]]:
-    wanted = decided_on(bins)
-    largest = years.effects(counts.astype(np.float64), lambda before, now: measures(bins, before, now))
+    largest = years.effects(counts.astype(np.float64), lambda before, now: effects(bins, before, now))
     seasons = [int(each) for each in np.unique(years.months)]
     nulls = {
-        season: {name: _gumbel(largest[name][:, place], SMALLEST[name], years.inflate) for name in wanted}
+        season: {
+            name: _gumbel(each[:, place], MEASURES[name].smallest, years.inflate) for name, each in largest.items()
+        }
         for place, season in enumerate(seasons)
     }
     null = ColumnNull(role=bins.role, weight=weight, seasons=nulls)
     joint = [
         max(
-            score(null, season, {name: float(largest[name][year, place]) for name in wanted})
+            score(null, season, {name: float(each[year, place]) for name, each in largest.items()})
             for place, season in enumerate(seasons)
         )
         for year in range(len(years.days))

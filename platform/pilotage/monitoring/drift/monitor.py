@@ -26,6 +26,7 @@ from pilotage.monitoring.drift.expected import LEAST, MEANS
 from pilotage.monitoring.drift.importance import gain_shares
 from pilotage.monitoring.drift.incidents import LONG, find_incidents
 from pilotage.monitoring.drift.learning import column_weights, learn
+from pilotage.monitoring.drift.measures import declared
 from pilotage.monitoring.drift.multivariate import ROWS, past_effects, tell_apart
 from pilotage.monitoring.drift.observed import (
     LEAST_LOGGED,
@@ -230,8 +231,14 @@ class _Look:
     def _reference(self, store: DriftStore, state: DriftState) -> tuple[Reference, bool]:
         version = self.release.version
         key = self._key()
+        limits = declared(self.policy.alert_psi)
         known = store.reference(version)
-        if known is not None and (known.bundle_sha256, known.key) == (self.release.bundle_sha256, key):
+        # What knows no threshold of a measure that came since is learned again, too.
+        if known is not None and (known.bundle_sha256, known.key, known.thresholds.declared) == (
+            self.release.bundle_sha256,
+            key,
+            limits,
+        ):
             return known, False
         model_text = (Path(self.release.bundle) / "model.txt").read_text(encoding="utf-8")
         importance = gain_shares(model_text, self.observer.features)
@@ -265,7 +272,7 @@ class _Look:
             block_days=self.policy.block_days or block_days(self.spec),
             false_alarms_a_year=self.policy.false_alarms_a_year,
             importance=importance,
-            declared=self.policy.declared(),
+            declared=limits,
             left_out=left_out,
             sources={table: self.lake.version(table)},
         )

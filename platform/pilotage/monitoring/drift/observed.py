@@ -15,7 +15,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import DataError
 from pilotage.features.build import DAY, LABEL
 from pilotage.monitoring.drift.bins import Bins, Role, concept_bins, concept_column, fit_bins
-from pilotage.monitoring.drift.expected import expected_columns
+from pilotage.monitoring.drift.expected import expected_cost
 from pilotage.monitoring.log_frames import feature_column
 from pilotage.monitoring.outcomes import label as with_label
 from pilotage.monitoring.predictions import read_log, read_outcomes
@@ -88,7 +88,7 @@ class Observer:
         )
 
     def _complete(self, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.with_columns(expected_columns(self.prediction, self.cost))
+        return rows.with_columns(expected_cost(self.prediction, self.cost))
 
     def counted(self, frames: Frames, bins: Sequence[Bins]) -> Frames:
         """The same rows with the column of the concept, where it has bins."""

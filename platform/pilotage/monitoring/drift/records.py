@@ -112,9 +112,6 @@ class ExpectedLoss(msgspec.Struct, frozen=True, kw_only=True):
     """Difference of the two."""
     threshold: float | None
     """Rise from which performance is expected to suffer: what half of the ordinary years reach once."""
-    log_loss: float
-    """Entropy of the predictions, nats."""
-    reference_log_loss: float
     suffers: bool
 
 
@@ -190,11 +187,6 @@ class DriftVerdict(msgspec.Struct, frozen=True, kw_only=True):
     def raised(self) -> list[str]:
         """Columns whose alarm is open."""
         return [each.column for each in self.columns if each.raised]
-
-    @property
-    def expected_loss_change(self) -> float | None:
-        """Rise of the expected cost a row; ``None`` if there are no predictions."""
-        return self.expected_loss.cost_change if self.expected_loss else None
 
     @property
     def matters(self) -> float:

@@ -99,12 +99,6 @@ class DriftStore:
         return self.folder / f"reference-v{version}.json"
 
 
-def read_verdict(settings: Settings, model: str) -> DriftVerdict | None:
-    """The newest verdict of a model; ``None`` before the first. For sensors: it reads one small file."""
-    path = DriftStore(settings, model).folder / "verdict.json"
-    return _read(path, DriftVerdict) if path.exists() else None
-
-
 def _read(path: Path, kind: type[Kept]) -> Kept:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
