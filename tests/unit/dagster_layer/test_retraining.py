@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,7 +15,7 @@ import pytest
 from definitions import build_defs
 from jobs.retraining import wish
 from pilotage.data import sample
-from pilotage.policy import Drift, Retraining
+from pilotage.policy import Drift, Limit, Retraining
 from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import SqlLedger
@@ -102,6 +103,24 @@ def test_nobody_asks_and_the_sensor_says_so(house: House) -> None:
     assert house.said(reconcile_sensor({MODEL_NAME: house.spec})) == "No attempt is lost. Running: none."
     assert "no champion that could get worse" in house.said(alarm_sensor(house.spec))
     assert house.said(watch_sensor(house.spec)).startswith("No champion of loan_approval is compared")
+
+
+def test_a_champion_that_was_looked_at_this_hour_is_left_until_the_next_and_the_sensor_says_so(house: House) -> None:
+    house.happens(registered(MODEL_NAME, 1), draft("promoted", 1, model=MODEL_NAME))
+    limited = house.spec.retraining.model_copy(update={"limit": Limit(metric="brier", at=0.2)})
+    sensor = watch_sensor(house.spec.model_copy(update={"retraining": limited}))
+    [request] = house.tick(sensor).run_requests
+    name, hour = request.run_key.rsplit("-", 1)
+    job = house.defs.resolve_job_def(f"watch_{MODEL_NAME}")
+    # The hour may end before the next tick.
+    for key in (hour, str(int(hour) + 1)):
+        tags = {"dagster/run_key": f"{name}-{key}"}
+        house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+    assert house.tick(sensor).run_requests == [], "Dagster would launch nothing, and say nothing"
+    said = (
+        r"Run \w{8} was to look, and failed; the next look is at \d\d:00:00 UTC: version 1 is held against its limit\."
+    )
+    assert re.fullmatch(said, house.said(sensor))
 
 
 def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -> None:
