@@ -20,6 +20,7 @@ from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import SqlLedger
 from pilotage.release.retraining import attempts
+from pilotage.release.retraining.requests import withdraw
 from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, EVIDENCE, MODEL, REQUEST
 from pilotage.settings import Settings
@@ -137,6 +138,26 @@ def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -
         "dagster/max_retries": "0",
     }
     assert request.run_config == {"resources": {"training": {"config": {"evaluation": {"better_by": 0.8}}}}}
+
+
+def test_who_repeats_the_run_of_a_schedule_asks_again_and_one_that_dagster_tries_again_does_not(house: House) -> None:
+    night: dict[str, Any] = {"cause": "nightly", "actor": "schedule", "why": "the night", "once": "2024-01-05"}
+    first = house.asks(**night)
+    withdraw(MODEL_NAME, settings=house.settings, actor="ada", why="wrong day")
+    parent = {"dagster/parent_run_id": first.run_id}
+    config = wish(MODEL_NAME, **night)
+    retried = house.run(f"retrain_{MODEL_NAME}", run_config=config, tags={**parent, "dagster/retry_number": "1"})
+    assert house.state.retraining.open is None
+    assert said_by(retried)["request"].value == 1, "not the next one: it is over"
+    repeated = house.run(f"retrain_{MODEL_NAME}", run_config=config, tags=parent)
+    assert house.state.retraining.open is not None
+    [ask] = house.state.retraining.open.asks
+    assert (ask.cause, ask.actor, ask.why) == ("nightly", "somebody in the Dagster UI", "the night")
+    assert said_by(repeated)["request"].value == house.state.retraining.open.number
+
+
+def said_by(run: dg.ExecuteInProcessResult) -> Any:
+    return next(event for event in run.all_node_events if event.is_successful_output).step_output_data.metadata
 
 
 @pytest.mark.parametrize(
