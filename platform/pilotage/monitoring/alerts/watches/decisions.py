@@ -46,11 +46,10 @@ class DecisionsWatch:
         gives its numbers again: that is a first look."""
         if not self.seen:
             return self.ledger.events()
-        last, *new = self.ledger.events(after=self.seen - 1) or [None]
-        if last is None:
-            self.seen = None
-            return self.ledger.events()
-        return new
+        if found := self.ledger.events(after=self.seen - 1):
+            return found[1:]
+        self.seen = None
+        return self.ledger.events()
 
 
 def alerts_of(events: Iterable[Event], *, ui: str = "") -> list[Alert]:
