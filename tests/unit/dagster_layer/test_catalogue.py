@@ -40,7 +40,7 @@ ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for 
 ASSETS |= {"flight_delay/source_outcomes", "loan_approval/fairness"}
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
-DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote")
+DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote", "withdraw")
 JOBS = {
     *(f"ingest_{source}" for source in SOURCES),
     "ingest_tables",

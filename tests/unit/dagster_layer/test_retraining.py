@@ -33,6 +33,8 @@ from tests.unit.release.lives import draft, registered
 
 MODEL_NAME = "loan_approval"
 
+DECIDE = f"decide_withdraw_{MODEL_NAME}"
+
 
 class House:
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
@@ -154,6 +156,18 @@ def test_who_repeats_the_run_of_a_schedule_asks_again_and_one_that_dagster_tries
     [ask] = house.state.retraining.open.asks
     assert (ask.cause, ask.actor, ask.why) == ("nightly", "somebody in the Dagster UI", "the night")
     assert said_by(repeated)["request"].value == house.state.retraining.open.number
+
+
+def test_who_stops_a_retraining_in_the_ui_stops_it_and_a_cancelled_run_alone_is_tried_again(house: House) -> None:
+    house.asks()
+    run = house.launched(house.requested(), dg.DagsterRunStatus.CANCELED)
+    assert "is over: reconcile_retraining sees to it" in house.said(retraining_sensor(house.spec))
+    withdrawn = house.run(f"withdraw_{MODEL_NAME}", run_config={"ops": {DECIDE: {"config": {"why": "wrong day"}}}})
+    assert "loan_approval" in said_by(withdrawn)["state"].value
+    [request] = house.state.retraining.closed
+    assert (request.outcome, request.why) == ("withdrawn", "wrong day")
+    assert "ended as withdrawn" in house.said(retraining_sensor(house.spec))
+    assert house.said(reconcile_sensor({MODEL_NAME: house.spec})) == "No attempt is lost. Running: none.", run.run_id
 
 
 def said_by(run: dg.ExecuteInProcessResult) -> Any:
