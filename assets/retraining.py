@@ -25,9 +25,13 @@ PARENT, RETRIED = "dagster/parent_run_id", "dagster/retry_number"
 
 def request_of(run: dg.DagsterRun) -> int | None:
     """Number of the request that a run carries out. One that somebody repeats in the UI trains by hand."""
-    repeated = PARENT in run.tags and RETRIED not in run.tags
     number = run.tags.get(REQUEST, "")
-    return int(number) if number.isdigit() and not repeated else None
+    return int(number) if number.isdigit() and not repeated(run) else None
+
+
+def repeated(run: dg.DagsterRun) -> bool:
+    """Whether somebody repeats another run in the UI. One that crashed is tried again by Dagster itself."""
+    return PARENT in run.tags and RETRIED not in run.tags
 
 
 def begun(context: dg.AssetExecutionContext, spec: ModelSpec, settings: Settings) -> Lease | None:

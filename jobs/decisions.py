@@ -82,6 +82,9 @@ def decision_jobs(spec: ModelSpec) -> Iterator[dg.JobDefinition]:
     yield _job(
         spec, "promote", OnVersion, f"Makes a version of {title} the champion, for first versions and emergencies."
     )
+    yield _job(
+        spec, "withdraw", Decision, f"Takes back the open request to retrain {title}; a run of it records nothing more."
+    )
 
 
 def _job(spec: ModelSpec, decision: str, config: type[Decision], description: str) -> dg.JobDefinition:
@@ -137,6 +140,8 @@ def take(
         ConfigError: A field that it needs is empty.
     """
     from pilotage.release import commands
+    from pilotage.release.champions import states
+    from pilotage.release.retraining.requests import withdraw
 
     if decision == "approve" and not actor:
         raise ConfigError("An approval needs a name.", fix="Fill in `actor` in the launchpad.", field="actor")
@@ -168,6 +173,9 @@ def take(
             return commands.canary(spec.name, values["version"], share, spec=spec, **arguments)
         case "promote":
             return commands.promote(spec.name, values["version"], spec=spec, **arguments)
+        case "withdraw":
+            withdraw(spec.name, **arguments)
+            return states(settings=platform.settings)[spec.name]
     raise ConfigError(f"There is no decision {decision!r}.", fix="See jobs/decisions.py.")
 
 

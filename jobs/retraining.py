@@ -9,6 +9,7 @@ from pydantic import Field
 
 from assets.lineage import model_key
 from assets.metadata import table
+from assets.retraining import repeated
 from jobs.decisions import PRIORITY, URGENT, metadata_of, plainly
 from pilotage.declaration import within
 from pilotage.errors import ConfigError
@@ -38,7 +39,10 @@ class Wish(dg.Config):
     actor: str = Field(default="", description="Who asks. Empty: somebody in the Dagster UI.")
     cause: str = Field(default="manual", description="manual; alarms and schedules say nightly, drift or performance.")
     evidence: dict[str, Any] = Field(default={}, description="What an alarm measured.")
-    once: str = Field(default="", description="Names the occasion: asked for again under it, nothing is recorded.")
+    once: str = Field(
+        default="",
+        description="Names the occasion: asked for again under it, nothing is recorded. A repeated run is another one.",
+    )
     verdict: str = Field(
         default="ask", description="ask; needs_a_person or blocked call a person instead, once, and train nothing."
     )
@@ -83,9 +87,12 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
                 fix=f"Fill in one of {', '.join(VERDICTS)} for `verdict` in the launchpad.",
                 field="verdict",
             )
+        # Who repeats the run of a schedule or an alarm asks again: it is another occasion, and another one who asks.
+        again = repeated(context.run)
+        told_by = "" if again else values["actor"] or context.run.tags.get(ACTOR)
         by: dict[str, Any] = {
             "settings": platform.settings,
-            "actor": values["actor"] or context.run.tags.get(ACTOR) or "somebody in the Dagster UI",
+            "actor": told_by or "somebody in the Dagster UI",
             "why": values["why"],
         }
         signed(by["actor"], by["why"])
@@ -96,8 +103,11 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
             context.log.error(f"{values['why']}" if new else f"Somebody was called for {about} already.")
             context.add_output_metadata({"called": new, "about": about, "why": values["why"]})
             return
-        made = request(spec.name, values["cause"], evidence, once=values["once"] or None, **by)
+        once = None if again else values["once"] or None
+        made = request(spec.name, values["cause"], evidence, once=once, **by)
         told = f"part of request {made.number}" if made else "an attempt runs: it is part of the next request"
+        if made is not None and made.outcome is not None:
+            told = f"asked for before; request {made.number} is over ({made.outcome}), and nothing was recorded"
         context.log.info(f"{spec.name}: {told}.")
         context.add_output_metadata({"request": made.number if made else "the next one", "cause": values["cause"]})
 

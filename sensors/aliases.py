@@ -1,7 +1,8 @@
 """An alias that somebody changed in MLflow by hand → a run that records it, and adopts or reverts it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -11,6 +12,9 @@ from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.asking import UNDER_WAY, skipped
+
+if TYPE_CHECKING:
+    from pilotage.release.stages import ModelState
 
 EVERY_S = 30
 
@@ -29,12 +33,19 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         ),
     )
     def watch(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
-        from pilotage.release.aliases import aliases_of, edits, is_there, lags, look
+        from pilotage.release.aliases import edits, is_there, lags, look, written
         from pilotage.release.champions import states
 
         settings = platform.settings
         if not is_there(settings):
             return skipped("MLflow has no store yet: nothing was ever registered.")
+        store, known = written(settings), states(settings=settings)
+        # MLflow's client is imported only to look at what may have changed: it takes seconds, and `pilotage up` has the
+        # daemon load the code anew each minute.
+        if store is not None and context.cursor == _both(store, known):
+            return skipped(
+                f"MLflow shows what the ledger says, and neither has changed since: {_shown(models, known)}."
+            )
         try:
             # MLflow before the ledger: a decision in between shows as one that MLflow lags behind.
             seen = look(list(models), settings=settings)
@@ -44,8 +55,8 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         changed = [state for name in models if (state := known.get(name)) and edits(state, seen[name])]
         behind = [state for name in models if (state := known.get(name)) and lags(state, seen[name])]
         if not changed and not behind:
-            shown = ", ".join(f"{name} {aliases_of(known[name])}" for name in models if name in known) or "no model"
-            return skipped(f"MLflow shows what the ledger says: {shown}.")
+            agreed = None if store is None else _both(store, known)
+            return skipped(f"MLflow shows what the ledger says: {_shown(models, known)}.", cursor=agreed)
         if context.instance.get_runs(dg.RunsFilter(job_name=RECONCILE, statuses=UNDER_WAY), limit=1):
             return skipped(f"A run of {RECONCILE} is under way.")
         said = [edit for state in changed for edit in edits(state, seen[state.model])]
@@ -57,3 +68,14 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         return dg.SensorResult(run_requests=[request])
 
     return watch
+
+
+def _both(store: str, known: Mapping[str, "ModelState"]) -> str:
+    """The cursor: how MLflow's store and the ledger were when they agreed."""
+    return f"{store}; {', '.join(f'{name} {state.sequence}' for name, state in known.items())}"
+
+
+def _shown(models: Iterable[str], known: Mapping[str, "ModelState"]) -> str:
+    from pilotage.release.aliases import aliases_of
+
+    return ", ".join(f"{name} {aliases_of(known[name])}" for name in models if name in known) or "no model"

@@ -10,6 +10,6 @@ UNDER_WAY = [
 ]
 
 
-def skipped(reason: str) -> dg.SensorResult:
-    """No run is asked for, and why."""
-    return dg.SensorResult(skip_reason=dg.SkipReason(reason))
+def skipped(reason: str, *, cursor: str | None = None) -> dg.SensorResult:
+    """No run is asked for, and why; with a cursor, what the next tick is to know."""
+    return dg.SensorResult(skip_reason=dg.SkipReason(reason), cursor=cursor)

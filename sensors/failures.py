@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster_shared.record import replace
 
 from pilotage.redaction import without_secrets
 from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST
@@ -13,6 +14,8 @@ from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
+    from dagster._core.definitions.sensor_definition import SensorExecutionData
+
     from pilotage.monitoring.alerts import Alert, Tier
 
 RUN_FAILED = "run_failed"
@@ -20,6 +23,9 @@ URGENT = ("audit_ledger", "kill_", "rollback_", "reject_")
 """Jobs (or how their names begin) whose failure somebody has to know at once: nobody tries them again."""
 PARTITION = "dagster/partition"
 """Dagster's own tag: the day of a run over one."""
+QUIET = "No run has failed since the last look."
+_EMPTY = "Sensor function returned an empty result"
+"""What Dagster says where a sensor says nothing."""
 _WILL_RETRY = "dagster/will_retry"
 _MODULE = re.compile(r"^([A-Za-z_]\w*\.)+(?=\w+: )")
 """Of an error's class, before its name."""
@@ -32,16 +38,7 @@ _NAMES = 3
 def run_failures_sensor() -> dg.SensorDefinition:
     """Raises an alarm for each job that fails; the sensor `heartbeat` clears it once the job succeeds."""
 
-    @dg.run_failure_sensor(
-        name="run_failures",
-        minimum_interval_seconds=15,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=(
-            "Raises an alarm when a run fails: critical where data stops coming in after the last attempt, or where a "
-            "kill, a rollback or the audit of the ledger did not work; a warning elsewhere."
-        ),
-    )
-    def run_failures(context: dg.RunFailureSensorContext, platform: PlatformHome) -> dg.SkipReason | None:
+    def run_failures(context: dg.RunStatusSensorContext, platform: PlatformHome) -> dg.SkipReason | None:
         from pilotage.monitoring.alerts import AlertBook
 
         run = context.dagster_run
@@ -52,7 +49,27 @@ def run_failures_sensor() -> dg.SensorDefinition:
             book.raise_(failure(run, what_failed(context.instance, run.run_id), settings))
         return None
 
-    return run_failures
+    return _RunFailures(
+        name="run_failures",
+        run_status=dg.DagsterRunStatus.FAILURE,
+        run_status_sensor_fn=run_failures,
+        minimum_interval_seconds=15,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Raises an alarm when a run fails: critical where data stops coming in after the last attempt, or where a "
+            "kill, a rollback or the audit of the ledger did not work; a warning elsewhere."
+        ),
+    )
+
+
+class _RunFailures(dg.RunStatusSensorDefinition):
+    """Dagster's own, which at a look without a failure says no more than "Sensor function returned an empty result"."""
+
+    def evaluate_tick(self, context: dg.SensorEvaluationContext) -> "SensorExecutionData":
+        told = super().evaluate_tick(context)
+        if told.dagster_run_reactions or told.skip_message != _EMPTY:
+            return told
+        return replace(told, skip_message=QUIET)
 
 
 def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:

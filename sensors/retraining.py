@@ -4,7 +4,7 @@ Both read the ledger and Dagster's runs, compare, and write nothing: a tick may 
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -14,9 +14,12 @@ from pilotage.run_tags import DECISION
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.asking import UNDER_WAY, skipped
+from sensors.windows import Window
 
 EVERY_S = 30
 """Seconds between two looks at requests and attempts."""
+WATCH_EVERY = timedelta(hours=1)
+"""Between two looks at a new champion: labels take hours to come, and each look is a run on record."""
 
 
 def retraining_sensor(spec: ModelSpec) -> dg.SensorDefinition:
@@ -142,9 +145,10 @@ def watch_sensor(spec: ModelSpec) -> dg.SensorDefinition:
             dg.RunsFilter(job_name=watch_job_name(spec.name), statuses=UNDER_WAY), limit=1
         ):
             return skipped(f"Run {running[0].run_id[:8]} looks: {cause}.")
-        # Labels take hours to come, and each look is a run on record.
-        window = int(datetime.now(UTC).timestamp() // 3600)
-        key = f"{spec.name}-{state.sequence}-{window}"
+        window = Window.at(datetime.now(UTC), every=WATCH_EVERY)
+        key = f"{spec.name}-{state.sequence}-{window.number}"
+        if looked := window.looked(context.instance, watch_job_name(spec.name), key):
+            return skipped(f"{looked}: {cause}.")
         return dg.SensorResult(
             run_requests=[dg.RunRequest(run_key=key, tags={DECISION: "watch", "pilotage/looks_because": cause})]
         )

@@ -10,6 +10,7 @@ from pilotage.run_tags import DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 from sensors.asking import UNDER_WAY, skipped
+from sensors.windows import Window
 
 EVERY = timedelta(minutes=1)
 """Between two looks in the first hour of a stage, when a version that is worse shows it."""
@@ -45,17 +46,23 @@ def rollout_sensor(spec: ModelSpec) -> dg.SensorDefinition:
             return skipped(f"Run {running[:8]} looks at {spec.name}: {cause}.")
         now = datetime.now(UTC)
         since = state.under_way.since if state.under_way else now
-        return dg.SensorResult(run_requests=[_request(spec.name, cause, since=since, now=now)])
+        window = _window(since=since, now=now)
+        request = _request(spec.name, cause, window)
+        if looked := window.looked(context.instance, rollout_job_name(spec.name), str(request.run_key)):
+            return skipped(f"{looked}: {cause}.")
+        return dg.SensorResult(run_requests=[request])
 
     return rollout
 
 
-def _request(model: str, cause: str, *, since: datetime, now: datetime) -> dg.RunRequest:
-    every = EVERY if now - since < FRESH else LATER_EVERY
+def _window(*, since: datetime, now: datetime) -> Window:
+    return Window.at(now, every=EVERY if now - since < FRESH else LATER_EVERY)
+
+
+def _request(model: str, cause: str, window: Window) -> dg.RunRequest:
     # Of one window only one is launched; the next window is another look, whatever became of this one.
-    window = int(now.timestamp() // every.total_seconds())
     return dg.RunRequest(
-        run_key=f"{model}-{every.total_seconds():.0f}-{window}",
+        run_key=f"{model}-{window.every.total_seconds():.0f}-{window.number}",
         tags={DECISION: TICK, MODEL: model, "pilotage/looks_because": cause},
     )
 

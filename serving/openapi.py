@@ -57,6 +57,8 @@ _EXPLAIN = {
     "in": "query",
     "required": False,
     "schema": {"type": "boolean", "default": False},
+    # As a shell's user writes it: `?explain=`.
+    "allowEmptyValue": True,
     "description": "Whether the answer carries its explanation (exact TreeSHAP; milliseconds).",
 }
 _TRACE = {

@@ -79,9 +79,9 @@ class Desk:
         self._patch.setenv("PILOTAGE_MLFLOW_URI", self.settings.mlflow)
         return PlatformHome(home=str(self.settings.home))
 
-    def sensed(self) -> dg.SensorResult:
+    def sensed(self, cursor: str | None = None) -> dg.SensorResult:
         with dg.DagsterInstance.ephemeral() as instance:
-            context = dg.build_sensor_context(instance=instance, resources={"platform": self.platform})
+            context = dg.build_sensor_context(instance=instance, resources={"platform": self.platform}, cursor=cursor)
             return alias_sensor({"tiny": REVERTS})(context)  # type: ignore[return-value]
 
 
@@ -93,6 +93,23 @@ def desk(store: tuple[Settings, Any, Path, str], tmp_path: Path, monkeypatch: py
 def stage_tags(desk: Desk) -> dict[int, str]:
     found = desk.client.search_model_versions("name = 'tiny'")
     return {int(version.version): version.tags.get("stage", "") for version in found}
+
+
+def test_the_sensor_asks_mlflow_only_after_somebody_wrote_to_it_or_to_the_ledger(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.do(commands.promote, 1)
+    agreed = desk.sensed().cursor
+    with monkeypatch.context() as patch:
+        patch.setattr(aliases, "look", lambda *_, **__: pytest.fail("MLflow's client takes seconds to import"))
+        assert "neither has changed since: tiny {'champion': 1}" in str(desk.sensed(agreed).skip_reason)
+    desk.do(commands.shadow, 2)
+    decided = desk.sensed(agreed)
+    assert "tiny {'champion': 1, 'challenger': 2}" in str(decided.skip_reason)
+    assert decided.cursor != agreed
+    desk.client.set_registered_model_alias("tiny", "champion", "3")
+    [request] = desk.sensed(decided.cursor).run_requests or []
+    assert request.tags["pilotage/looks_because"] == "tiny@champion was set to 3 by hand"
 
 
 def test_aliases_and_tags_follow_every_decision(desk: Desk) -> None:

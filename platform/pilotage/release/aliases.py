@@ -137,8 +137,28 @@ def _tag(client: MlflowClient, state: ModelState, tags: Mapping[str, str]) -> No
 
 def is_there(settings: Settings) -> bool:
     """Whether MLflow can have anything. To ask a SQLite store that was never made would make it, in seconds."""
+    file = _file(settings)
+    return file is None or file.exists()
+
+
+def written(settings: Settings) -> str | None:
+    """When MLflow's store was last written to, as its file has it; ``None`` where it is a server's.
+
+    The same again says that no alias has changed, without MLflow's client, which takes seconds to import.
+    """
+    if (file := _file(settings)) is None:
+        return None
+    times = []
+    for each in (file, file.with_name(f"{file.name}-wal")):
+        with suppress(FileNotFoundError):
+            found = each.stat()
+            times.append(f"{found.st_ino} {found.st_size} {found.st_mtime_ns}")
+    return ", ".join(times)
+
+
+def _file(settings: Settings) -> Path | None:
     file = settings.mlflow.removeprefix("sqlite:///")
-    return file == settings.mlflow or Path(file).exists()
+    return None if file == settings.mlflow else Path(file)
 
 
 def show(state: ModelState, *, settings: Settings) -> None:

@@ -9,6 +9,7 @@ from datetime import date
 from statistics import quantiles
 from typing import TYPE_CHECKING
 
+from pilotage.errors import PilotageError
 from pilotage.release.stages import ModelState
 from pilotage.replay.drive import Told
 from pilotage.replay.progress import Progress
@@ -77,8 +78,8 @@ class Display:
 
         if time.monotonic() - self._looked > _SLOW_S:
             self._looked = time.monotonic()
-            self._standing = in_words(self._state())
-            self._open = self._alarms()
+            self._standing = _told(lambda: in_words(self._state()))
+            self._open = _told(self._alarms)
             self._rates = self._rate()
         told = self._told
         days, done = (self._last - self._first).days + 1, (told.day - self._first).days
@@ -105,6 +106,14 @@ class Display:
     def _rate(self) -> str:
         labels, late, expected = self._progress.rates()
         return f"{late:.1%} of {labels:,} outcomes, {expected:.1%} were expected" if labels else ""
+
+
+def _told(ask: Callable[[], list[str]]) -> list[str]:
+    """What somebody says, or why they can't: an error would end the thread that draws, and nothing be shown again."""
+    try:
+        return ask()
+    except PilotageError as error:
+        return [f"not known: {error.message}"]
 
 
 def in_words(state: ModelState) -> list[str]:

@@ -135,9 +135,9 @@ def _helped(
 
 
 def _before(promoted: Event, events: Sequence[Event]) -> int | None:
-    """The champion that a promotion replaced."""
-    earlier = [event for event in events if event.kind in ("promoted", "rolled_back") and event.at < promoted.at]
-    return earlier[-1].version if earlier else None
+    """The champion that a promotion replaced: not always the one promoted before, which may have been taken back."""
+    state = fold_model(promoted.model, (event for event in events if event.sequence < promoted.sequence))
+    return state.champion.version if state.champion is not None else None
 
 
 def _against(previous: int, promoted: Event, answers: pl.DataFrame, settings: Settings, spec: ModelSpec) -> str:

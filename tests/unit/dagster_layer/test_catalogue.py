@@ -12,7 +12,9 @@ import dagster as dg
 import pytest
 
 import definitions
-from definitions import defs
+from definitions import build_defs, defs
+from resources.platform_home import PlatformHome
+from resources.records import RecordIOManager
 from resources.training_run import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +40,7 @@ ASSETS |= {f"{model}/{step}" for model in ("flight_delay", "loan_approval") for 
 ASSETS |= {"flight_delay/source_outcomes", "loan_approval/fairness"}
 ASSETS |= {f"flight_delay/{step}" for step in FLIGHT_DELAY} | {f"loan_approval/{step}" for step in LOAN_APPROVAL}
 
-DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote")
+DECISIONS = ("kill", "resume", "rollback", "approve", "reject", "shadow", "canary", "promote", "withdraw")
 JOBS = {
     *(f"ingest_{source}" for source in SOURCES),
     "ingest_tables",
@@ -85,6 +87,25 @@ def test_schedules_and_sensors_are_these_and_run_on_a_fresh_instance() -> None:
     assert {schedule.name for schedule in repository.schedule_defs} == SCHEDULES
     assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     assert all(item.default_status.name == "RUNNING" for item in (*repository.schedule_defs, *repository.sensor_defs))
+
+
+def test_every_sensor_of_a_platform_in_which_nothing_happens_says_so_in_its_own_words(tmp_path: Path) -> None:
+    platform = PlatformHome(home=str(tmp_path))
+    overrides = {"platform": platform, "io_manager": RecordIOManager(platform=platform)}
+    repository = build_defs(overrides).get_repository_def()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for sensor in repository.sensor_defs:
+            cursor, said = None, ""
+            # The first look of a sensor that watches runs only notes from where on it watches.
+            for _ in range(2):
+                with dg.build_sensor_context(
+                    instance=instance, resources={"platform": platform}, cursor=cursor, repository_def=repository
+                ) as context:
+                    looked = sensor.evaluate_tick(context)
+                cursor, said = looked.cursor, str(looked.skip_message)
+            assert not looked.run_requests, sensor.name
+            assert said.endswith("."), f"{sensor.name}: {said}"
+            assert not said.startswith("Sensor function"), f"{sensor.name}: {said}"
 
 
 def test_every_asset_has_an_owner_a_group_a_kind_and_a_description() -> None:
@@ -150,7 +171,8 @@ from datetime import date
 from pilotage.data import sample
 from pilotage.settings import Settings
 import dagster as dg
-from definitions import defs
+from definitions import build_defs, defs
+from resources.platform_home import PlatformHome
 settings = Settings.load()
 sample.publish_flights(settings.landing, first=date(2013, 1, 1), last=date(2013, 1, 1))
 job = defs.resolve_job_def("ingest_flights")

@@ -204,13 +204,30 @@ def test_a_version_in_shadow_is_looked_at_once_a_window_and_the_run_says_why(hou
     assert f"looks at {MODEL_NAME}" in str(skipped.skip_reason.skip_message)  # type: ignore[union-attr]
 
 
+def test_a_tick_in_a_window_that_was_looked_at_says_so(house: House) -> None:
+    house.happens(*(registered(MODEL_NAME, number) for number in (1, 2)))
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    [request] = evaluate(house).run_requests or []
+    name, number = str(request.run_key).rsplit("-", 1)
+    job = house.defs.resolve_job_def(rollout_job_name(MODEL_NAME))
+    # A minute may end before the next tick.
+    for key in (number, str(int(number) + 1)):
+        tags = {"dagster/run_key": f"{name}-{key}"}
+        house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.SUCCESS)
+    skipped = evaluate(house)
+    assert skipped.run_requests == [], "Dagster would launch nothing, and say nothing"
+    said = str(skipped.skip_reason.skip_message)  # type: ignore[union-attr]
+    assert re.fullmatch(r"Run \w{8} has looked; the next look is at \d\d:\d\d:00 UTC: version 2 is in shadow\.", said)
+
+
 def test_looks_become_rarer_after_the_first_hour_of_a_stage() -> None:
-    from sensors.rollout import _request
+    from sensors.rollout import _request, _window
 
     now = datetime(2024, 1, 1, 12, tzinfo=UTC)
 
     def keys(since: datetime) -> int:
-        return len({_request("m", "", since=since, now=now + timedelta(seconds=30 * n)).run_key for n in range(20)})
+        windows = (_window(since=since, now=now + timedelta(seconds=30 * n)) for n in range(20))
+        return len({_request("m", "", window).run_key for window in windows})
 
     assert (keys(now - timedelta(minutes=10)), keys(now - timedelta(hours=2))) == (10, 2)
 

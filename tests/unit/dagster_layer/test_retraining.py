@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,11 +15,12 @@ import pytest
 from definitions import build_defs
 from jobs.retraining import wish
 from pilotage.data import sample
-from pilotage.policy import Drift, Retraining
+from pilotage.policy import Drift, Limit, Retraining
 from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
 from pilotage.release.ledger import SqlLedger
 from pilotage.release.retraining import attempts
+from pilotage.release.retraining.requests import withdraw
 from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, EVIDENCE, MODEL, REQUEST
 from pilotage.settings import Settings
@@ -30,6 +32,8 @@ from sensors.retraining_alarms import alarm_sensor
 from tests.unit.release.lives import draft, registered
 
 MODEL_NAME = "loan_approval"
+
+DECIDE = f"decide_withdraw_{MODEL_NAME}"
 
 
 class House:
@@ -104,6 +108,24 @@ def test_nobody_asks_and_the_sensor_says_so(house: House) -> None:
     assert house.said(watch_sensor(house.spec)).startswith("No champion of loan_approval is compared")
 
 
+def test_a_champion_that_was_looked_at_this_hour_is_left_until_the_next_and_the_sensor_says_so(house: House) -> None:
+    house.happens(registered(MODEL_NAME, 1), draft("promoted", 1, model=MODEL_NAME))
+    limited = house.spec.retraining.model_copy(update={"limit": Limit(metric="brier", at=0.2)})
+    sensor = watch_sensor(house.spec.model_copy(update={"retraining": limited}))
+    [request] = house.tick(sensor).run_requests
+    name, hour = request.run_key.rsplit("-", 1)
+    job = house.defs.resolve_job_def(f"watch_{MODEL_NAME}")
+    # The hour may end before the next tick.
+    for key in (hour, str(int(hour) + 1)):
+        tags = {"dagster/run_key": f"{name}-{key}"}
+        house.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.FAILURE)
+    assert house.tick(sensor).run_requests == [], "Dagster would launch nothing, and say nothing"
+    said = (
+        r"Run \w{8} was to look, and failed; the next look is at \d\d:00:00 UTC: version 1 is held against its limit\."
+    )
+    assert re.fullmatch(said, house.said(sensor))
+
+
 def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -> None:
     house.asks(cause="drift", why="incomes moved", actor="monitoring", evidence={"since": "2024-01-05"})
     house.asks(why="a hunch")
@@ -118,6 +140,38 @@ def test_the_run_of_a_request_says_what_asked_for_it_who_and_why(house: House) -
         "dagster/max_retries": "0",
     }
     assert request.run_config == {"resources": {"training": {"config": {"evaluation": {"better_by": 0.8}}}}}
+
+
+def test_who_repeats_the_run_of_a_schedule_asks_again_and_one_that_dagster_tries_again_does_not(house: House) -> None:
+    night: dict[str, Any] = {"cause": "nightly", "actor": "schedule", "why": "the night", "once": "2024-01-05"}
+    first = house.asks(**night)
+    withdraw(MODEL_NAME, settings=house.settings, actor="ada", why="wrong day")
+    parent = {"dagster/parent_run_id": first.run_id}
+    config = wish(MODEL_NAME, **night)
+    retried = house.run(f"retrain_{MODEL_NAME}", run_config=config, tags={**parent, "dagster/retry_number": "1"})
+    assert house.state.retraining.open is None
+    assert said_by(retried)["request"].value == 1, "not the next one: it is over"
+    repeated = house.run(f"retrain_{MODEL_NAME}", run_config=config, tags=parent)
+    assert house.state.retraining.open is not None
+    [ask] = house.state.retraining.open.asks
+    assert (ask.cause, ask.actor, ask.why) == ("nightly", "somebody in the Dagster UI", "the night")
+    assert said_by(repeated)["request"].value == house.state.retraining.open.number
+
+
+def test_who_stops_a_retraining_in_the_ui_stops_it_and_a_cancelled_run_alone_is_tried_again(house: House) -> None:
+    house.asks()
+    run = house.launched(house.requested(), dg.DagsterRunStatus.CANCELED)
+    assert "is over: reconcile_retraining sees to it" in house.said(retraining_sensor(house.spec))
+    withdrawn = house.run(f"withdraw_{MODEL_NAME}", run_config={"ops": {DECIDE: {"config": {"why": "wrong day"}}}})
+    assert "loan_approval" in said_by(withdrawn)["state"].value
+    [request] = house.state.retraining.closed
+    assert (request.outcome, request.why) == ("withdrawn", "wrong day")
+    assert "ended as withdrawn" in house.said(retraining_sensor(house.spec))
+    assert house.said(reconcile_sensor({MODEL_NAME: house.spec})) == "No attempt is lost. Running: none.", run.run_id
+
+
+def said_by(run: dg.ExecuteInProcessResult) -> Any:
+    return next(event for event in run.all_node_events if event.is_successful_output).step_output_data.metadata
 
 
 @pytest.mark.parametrize(

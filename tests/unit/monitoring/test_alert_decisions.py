@@ -87,3 +87,20 @@ def test_a_cursor_that_was_lost_tells_nobody_again(settings: Settings) -> None:
         for _ in range(3):
             carry_out(alarms, [DecisionsWatch(ledger=book, now=datetime.now(UTC), seen=None).watch()])
         assert [row["happened"] for row in alarms.history()] == ["opened", "opened"]
+
+
+def test_a_ledger_that_was_restored_from_a_backup_and_gives_its_numbers_again_is_told_of(settings: Settings) -> None:
+    before = ledger(("registered", {"version": 1}), ("promoted", {"version": 1}), ("killed", {"actor": "ada"}))
+    restored = ledger(("registered", {"version": 1}), ("promoted", {"version": 1}))
+    now, seen = datetime.now(UTC), None
+    with AlertBook.of(settings) as book:
+        for book_of_events in (before, restored):
+            watch = DecisionsWatch(ledger=book_of_events, now=now, seen=seen)
+            carry_out(book, [watch.watch()])
+            seen = watch.seen
+        assert seen == 2
+        restored.append(Draft(model="tiny", kind="killed", actor="bob", cause="it is wrong again", payload={}))
+        carry_out(book, [DecisionsWatch(ledger=restored, now=now, seen=seen).watch()])
+        [alarm] = [each for each in book.alarms() if each.key.kind == "killed"]
+    assert alarm.count == 2, "event 3 of the ledger that is gone, and event 3 of this one"
+    assert "bob: it is wrong again" in alarm.alert.summary

@@ -122,11 +122,14 @@ def test_an_estimate_stands_beside_each_day_also_of_what_has_no_label_yet(used: 
 
 
 def test_a_shadow_is_compared_with_the_champion_on_the_same_requests(used: Used, answers: pl.DataFrame) -> None:
-    beside = side_by_side(answers.filter(pl.col("version").is_null() | (pl.col("day") < used.day(5))), used.spec)
-    [one] = [b for b in beside if b.stage == "shadow"]
-    rows = answers.filter(pl.col("day") < used.day(5), pl.col("label").is_not_null())
+    # The shadow came a day after the champion.
+    late = (pl.col("stage") != "shadow") | (pl.col("day") > used.day(0))
+    told = answers.filter(pl.col("version").is_null() | (pl.col("day") < used.day(5)), late)
+    [one] = [b for b in side_by_side(told, used.spec) if b.stage == "shadow"]
+    rows = told.filter(pl.col("day") < used.day(5), pl.col("label").is_not_null())
     mine = rows.filter(pl.col("stage") == "shadow")
     assert (one.version, one.champion, one.rows, one.same_requests) == (2, 1, mine.height, True)
+    assert one.champion_rows == mine.height < rows.filter(pl.col("stage") == "champion").height
     gap = one.metrics["brier"].value - one.champion_metrics["brier"]
     assert one.difference["brier"].value == pytest.approx(gap)
     assert one.difference["brier"].low > 0  # It always says 0.3; the champion knows.

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from pilotage.errors import LedgerUnavailable
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold
+from pilotage.replay import live
 from pilotage.replay.drive import Told
 from pilotage.replay.live import Display
 from pilotage.replay.progress import Progress
@@ -57,6 +59,28 @@ def test_on_a_terminal_it_draws_in_a_thread_of_its_own(progress: Progress) -> No
     text = drawn.getvalue()
     for words in ("50.0% of 2 outcomes, 25.0% were expected", "1 champion", "late labels", "2 of 900 today", "median"):
         assert words in text
+
+
+def test_a_ledger_that_is_away_for_a_while_is_said_and_the_display_goes_on(
+    progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_SLOW_S", 0.0)
+    drawn, looks, back = StringIO(), 0, threading.Event()
+
+    def state() -> ModelState:
+        nonlocal looks
+        looks += 1
+        # The first look is made before there is a thread that it could end.
+        if looks == 2:
+            raise LedgerUnavailable("The ledger can't be reached.", fix="Start it.")
+        if looks > 3:
+            back.set()
+        return champion()
+
+    console = Console(file=drawn, force_terminal=True, width=100)
+    with Display(console, model="m", first=FIRST, last=LAST, progress=progress, state=state, alarms=list):
+        assert back.wait(10), "nothing is drawn any more"
+    assert "not known: The ledger can't be reached." in drawn.getvalue()
 
 
 def test_into_a_pipe_it_prints_a_line_whenever_something_else_is_done(progress: Progress) -> None:

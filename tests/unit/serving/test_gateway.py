@@ -130,6 +130,7 @@ def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:
         unknown = service.post(path, json=ORDER)
         assert (path, unknown.status_code) == (path, 404)
         assert "tiny" in unknown.text
+    assert service.post("/tiny/predict?explain=", json=ORDER).json()["explanation"]["method"] == "exact TreeSHAP"
     assert service.post("/tiny/predict?explain=perhaps", json=ORDER).status_code == 422
     assert service.post("/tiny/predict?shadow=1", json=ORDER).status_code == 422
     many = service.post("/tiny/predict/batch?explain=true", json={"requests": [ORDER]})

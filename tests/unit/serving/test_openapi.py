@@ -201,3 +201,9 @@ def test_of_outcomes_it_promises_no_stored_answer(page: dict[str, Any]):
     assert "409" not in told["responses"]
     [name] = told["parameters"]
     assert "stored" not in name["description"]
+
+
+def test_explain_may_be_empty_as_a_shells_user_writes_it(page: dict[str, Any]):
+    told = {each["name"]: each for each in page["paths"]["/tiny/predict"]["post"]["parameters"]}
+    assert told["explain"]["schema"]["type"] == "boolean"
+    assert told["explain"]["allowEmptyValue"], "the service takes it, so whoever tests it by this page should know"

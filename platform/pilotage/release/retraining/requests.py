@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
 from typing import Any
 
@@ -12,7 +12,7 @@ from pilotage.release.decide import signed
 from pilotage.release.events import Draft
 from pilotage.release.ledger import Ledger
 from pilotage.release.retraining.book import append_when, opened
-from pilotage.release.retraining.records import Cause, Request
+from pilotage.release.retraining.records import Ask, Cause, Request
 from pilotage.release.stages import ModelState
 from pilotage.settings import Settings
 
@@ -45,7 +45,8 @@ def request(
         ledger: Another ledger than the settings'.
 
     Returns:
-        The request that it is part of; ``None`` if an attempt runs, and it waits to be part of the next one.
+        The request that it is part of, which may be over where it was asked for before; ``None`` if an attempt runs,
+        and it waits to be part of the next one.
 
     Raises:
         ConfigError: Nobody asks, or the evidence dates something with what is no date.
@@ -67,7 +68,9 @@ def request(
         return None if once is not None and _asked_before(state, cause, once) else draft
 
     with opened(settings, ledger) as book:
-        state, _ = append_when(book, model, make)
+        state, event = append_when(book, model, make)
+    if event is None and once is not None:
+        return next((each for each in state.retraining.requests() if _among(each.asks, cause, once)), None)
     return None if state.retraining.queued else state.retraining.open
 
 
@@ -152,5 +155,9 @@ _DATES: Mapping[str, tuple[Callable[[str], object], str]] = {
 
 
 def _asked_before(state: ModelState, cause: Cause, once: str) -> bool:
-    asks = [*state.retraining.queued, *(ask for each in state.retraining.requests() for ask in each.asks)]
+    known = state.retraining
+    return _among(known.queued, cause, once) or any(_among(each.asks, cause, once) for each in known.requests())
+
+
+def _among(asks: Iterable[Ask], cause: Cause, once: str) -> bool:
     return any(ask.cause == cause and ask.evidence.get("once") == once for ask in asks)

@@ -35,11 +35,21 @@ class DecisionsWatch:
 
     def look(self) -> Look:
         """See the module. An event that was told before is not told again: its number names the alarm."""
-        events = self.ledger.events(after=self.seen or 0)
+        events = self._new()
         recent = [event for event in events if self.seen is not None or self.now - event.at <= FIRST_LOOK]
         alerts = alerts_of(recent, ui=self.ui)
         self.seen = events[-1].sequence if events else self.seen or 0
         return Look(alerts=tuple(alerts), words=f"{len(recent)} new events of the ledger, the last is {self.seen}")
+
+    def _new(self) -> list[Event]:
+        """The events after the last one that was seen. Where that is gone, the ledger was restored from a backup, and
+        gives its numbers again: that is a first look."""
+        if not self.seen:
+            return self.ledger.events()
+        if found := self.ledger.events(after=self.seen - 1):
+            return found[1:]
+        self.seen = None
+        return self.ledger.events()
 
 
 def alerts_of(events: Iterable[Event], *, ui: str = "") -> list[Alert]:
@@ -155,5 +165,6 @@ def _alert(kind: str, event: Event, summary: str, **evidence: Any) -> Alert:
         subject=f"event {event.sequence}",
         evidence={**evidence, "event": event.sequence, "at": event.at, "by": event.actor, "version": event.version},
         run_url=str(event.payload.get("run_url") or ""),
-        occurrence=str(event.sequence),
+        # A restored ledger gives numbers again.
+        occurrence=f"{event.sequence} {event.hash[:8]}",
     )
