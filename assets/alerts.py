@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.metadata import table
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def alerts_asset() -> dg.AssetsDefinition:
             )
         ],
     )
+    @plainly
     def alerts(context: dg.AssetExecutionContext, platform: PlatformHome) -> Iterator[dg.MaterializeResult]:
         from pilotage.monitoring.alerts import TIERS, AlertBook, deliver
 

@@ -9,6 +9,8 @@ import dagster as dg
 
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
 from pilotage.data.source import Files, RestEndpoint, SourceSpec, SqlTable
+from resources.checks import last_result
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 GROUP = "sources"
@@ -59,6 +61,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
+    @plainly
     def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> dg.MaterializeResult:
         from assets.delivery import delivery_check, raw_metadata
         from pilotage.data.ingest import ingest
@@ -126,10 +129,11 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
+    @plainly
     def validated(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from assets.validation import check_results, quarantine_metadata, validated_metadata
+        from assets.validation import check_results, quarantine_metadata, refusal, validated_metadata
         from pilotage.data.validate import validate
 
         settings = platform.settings
@@ -149,5 +153,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             asset_key=quarantine_key(spec.name), metadata=quarantine_metadata(spec, report, settings)
         )
         yield from check_results(spec, report, key, settings)
+        if report.refused and not report.published:
+            delivery = last_result(context.instance, dg.AssetCheckKey(raw_key(spec.name), "delivery"))
+            raise refusal(spec, report, delivered=delivery[1].description if delivery else None)
 
     return validated

@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 
 from pilotage.errors import ConfigError
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 KEY = dg.AssetKey(["ledger"])
@@ -38,6 +39,7 @@ def ledger_asset() -> dg.AssetsDefinition:
             )
         ],
     )
+    @plainly
     def ledger(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:

@@ -18,6 +18,7 @@ from assets.retraining import begun, held, keeping, refuse_bad_labels
 from pilotage.data.source import SourceSpec
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 from resources.training_run import TrainingRun
 
@@ -33,7 +34,7 @@ def model_asset(
     spec: ModelSpec, step: str, *, kinds: set[str], description: str, **more: Any
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """``dg.asset`` with what all steps of a model share."""
-    return dg.asset(
+    asset = dg.asset(
         key=model_key(spec.name, step),
         group_name=spec.name,
         owners=[spec.owner],
@@ -41,6 +42,7 @@ def model_asset(
         description=description,
         **more,
     )
+    return lambda made_by: asset(plainly(made_by))
 
 
 def model_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[dg.AssetsDefinition]:

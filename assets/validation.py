@@ -65,6 +65,29 @@ def check_results(
         yield _expectation(declared, results, report, key, settings)
 
 
+def refusal(spec: SourceSpec, report: ValidationReport, *, delivered: str | None) -> dg.Failure:
+    """What a run that publishes nothing fails with; Dagster itself would tell the names of the checks only.
+
+    Args:
+        spec: The source.
+        report: Of a validation that refused every batch with rows.
+        delivered: What the check of the delivery said last: why there may be no row.
+    """
+    told = [
+        f"{spec.name} was refused.",
+        *(f"{_batch(item.batch)}: {item.reason.rstrip('.')}." for item in report.refused[:3]),
+    ]
+    if len(report.refused) > 3:
+        told.append(f"And {len(report.refused) - 3} more.")
+    if not report.rows_in:
+        told.insert(1, f"No row was there to check: {delivered or 'nothing was delivered.'}")
+    fix = (
+        f"Have it delivered again, or correct assets/sources/{spec.name}.py if that is wrong: "
+        "docs/how-to/read-a-failed-check.md."
+    )
+    return dg.Failure(" ".join([*told, f"Fix: {fix}"]), metadata={"fix": fix}, allow_retries=False)
+
+
 def _contract(spec: SourceSpec, report: ValidationReport, key: dg.AssetKey) -> dg.AssetCheckResult:
     failing = [rule for rule in report.contract if rule.failures]
     unmet = {item.batch for item in report.expectations if not item.met and item.severity == "block"}
