@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
+from pilotage.data.declared import rules
 from pilotage.data.source import Files, RestEndpoint, SourceSpec, SqlTable
 from resources.checks import last_result
 from resources.failures import plainly
@@ -99,6 +100,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 key,
                 deps=[raw_key(spec.name)],
+                # With another one, the UI says of every day that was validated before that its code has changed.
+                code_version=rules(spec),
                 group_name=GROUP,
                 owners=[spec.owner],
                 kinds={"pandera", "greatexpectations", "deltalake"},
@@ -107,6 +110,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 quarantine_key(spec.name),
                 deps=[raw_key(spec.name)],
+                code_version=rules(spec),
                 group_name=GROUP,
                 owners=[spec.owner],
                 kinds={"deltalake"},
@@ -133,7 +137,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
     def validated(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        from assets.validation import check_results, quarantine_metadata, refusal, validated_metadata
+        from assets.validation import changed, check_results, quarantine_metadata, refusal, validated_metadata
         from pilotage.data.validate import validate
 
         settings = platform.settings
@@ -145,6 +149,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             run_id=context.run.run_id,
             progress=context.log.info,
         )
+        if report.days_by_other_rules:
+            context.log.warning(changed(spec, report))
         if spec.daily:
             for layer in (key, quarantine_key(spec.name)):
                 tell_rows_of_days(context, layer, platform.lake.rows_of_days("/".join(layer.path)))

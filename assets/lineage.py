@@ -26,8 +26,8 @@ from resources.training_run import TrainingRun
 LAST_DAY = "last_day"
 """Metadata of a training set: its newest day."""
 KEPT = 20
-"""Newest trainings of a model whose work is kept, to be repeated from where they failed. That of nightly ones would fill
-the disk, and what was registered is complete without it."""
+"""Newest trainings of a model whose work is kept, to be repeated from where they failed: nightly ones fill a disk. What
+was registered is complete without it."""
 
 
 def model_key(model: str, step: str) -> dg.AssetKey:

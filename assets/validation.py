@@ -38,6 +38,8 @@ def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Set
         # Of earlier runs too: a run over good days turns the checks green, and the refused ones are still missing.
         metadata["refused_days"] = len(report.refused_days)
         metadata["days_that_stand_refused"] = span(report.refused_days)
+        if report.days_by_other_rules:
+            metadata["days_by_other_rules"] = span(report.days_by_other_rules)
     if report.refused:
         metadata["refused"] = table(
             {"batch": _batch(item.batch), "reason": item.reason, "withdrawn": item.withdrawn} for item in report.refused
@@ -88,6 +90,15 @@ def refusal(spec: SourceSpec, report: ValidationReport, *, delivered: str | None
     return dg.Failure(" ".join([*told, f"Fix: {fix}"]), metadata={"fix": fix}, allow_retries=False)
 
 
+def changed(spec: SourceSpec, report: ValidationReport) -> str:
+    """That ``prepare`` or the contract is another one than that of days published before, and what to do about it."""
+    days = report.days_by_other_rules
+    return (
+        f"prepare or contract of {spec.name} changed since {len(days)} days were published: {span(days)}. "
+        f"Materialise validated/{spec.name} for them, then the features that read it."
+    )
+
+
 def _contract(spec: SourceSpec, report: ValidationReport, key: dg.AssetKey) -> dg.AssetCheckResult:
     failing = [rule for rule in report.contract if rule.failures]
     unmet = {item.batch for item in report.expectations if not item.met and item.severity == "block"}
@@ -96,6 +107,8 @@ def _contract(spec: SourceSpec, report: ValidationReport, key: dg.AssetKey) -> d
     words = f"{report.rows_quarantined} of {report.rows_in} rows are in quarantine."
     if refused:
         words = f"{len(refused)} batches refused: {refused[0].reason}"
+    if report.days_by_other_rules:
+        words = f"{words} {changed(spec, report)}"
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="contract",
