@@ -15,7 +15,7 @@ import polars as pl
 
 from pilotage.data.lake import Lake
 from pilotage.monitoring.answers import data_clock, local_day
-from pilotage.monitoring.label_defects import INVERTED_DAYS, contradicted
+from pilotage.monitoring.label_defects import FEWEST, INVERTED_DAYS, contradicted
 from pilotage.monitoring.label_quality import source_rates
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
 from pilotage.monitoring.outcomes import agreed, label
@@ -125,4 +125,5 @@ def _swapped(spec: ModelSpec, known: pl.DataFrame, settings: Settings, lake: Lak
 
 
 def _contradicts(spec: ModelSpec, days: list[pl.DataFrame]) -> bool:
-    return all(contradicted(spec, rows) is not None for rows in pl.concat(days).partition_by("version"))
+    enough = [rows for rows in pl.concat(days).partition_by("version") if rows.height >= FEWEST]
+    return bool(enough) and all(contradicted(spec, rows) is not None for rows in enough)

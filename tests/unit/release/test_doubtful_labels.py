@@ -100,6 +100,22 @@ def test_a_champion_that_ranks_the_wrong_way_round_is_taken_back_when_the_one_be
     assert world.look().did == "rolled_back"
 
 
+def test_a_version_with_few_answers_does_not_speak_for_labels_that_contradict_the_others(tmp_path: Path) -> None:
+    world = World(tmp_path, LASTING)
+    use(world, swapped_from(0), days=14, mean=0.5)
+    log = list[Any]()
+    for number in range(14):
+        at, moment = START + timedelta(seconds=number), microseconds(LONG_AGO + timedelta(days=number, hours=3))
+        log += [
+            prediction(9000 + number, at=microseconds(at), moment=moment, version=3, routed_version=3),
+            outcome(9000 + number, known_at=moment + 1, received_at=microseconds(at) + 1),
+        ]
+    write_segment(world.settings.prediction_log, log, number=2)
+    assert world.look().evidence["doubts"] == [
+        f"{14 * (A_DAY + 1)} labels are no evidence: they contradict every version's ranking."
+    ]
+
+
 def test_what_is_contested_does_not_count_by_the_word_that_came_first(tmp_path: Path) -> None:
     world = World(tmp_path, LASTING)
     use(world, right, days=40, disputed=40)
