@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.metadata import Materialized, table
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def alerts_asset() -> dg.AssetsDefinition:
             )
         ],
     )
+    @plainly
     def alerts(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from pilotage.monitoring.alerts import TIERS, AlertBook, deliver
 

@@ -9,7 +9,10 @@ import dagster as dg
 
 from assets.metadata import Materialized
 from assets.partitions import daily_partitions, days_of, tell_rows_of_days
+from pilotage.data.declared import rules
 from pilotage.data.source import Files, RestEndpoint, SourceSpec, SqlTable
+from resources.checks import last_result
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 GROUP = "sources"
@@ -60,6 +63,7 @@ def _raw(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
+    @plainly
     def raw(context: dg.AssetExecutionContext, platform: PlatformHome) -> Materialized:
         from assets.delivery import delivery_check, raw_metadata
         from pilotage.data.ingest import ingest
@@ -97,6 +101,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 key,
                 deps=[raw_key(spec.name)],
+                # With another one, the UI says of every day that was validated before that its code has changed.
+                code_version=rules(spec),
                 group_name=GROUP,
                 owners=[spec.owner],
                 kinds={"pandera", "greatexpectations", "deltalake"},
@@ -105,6 +111,7 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             dg.AssetSpec(
                 quarantine_key(spec.name),
                 deps=[raw_key(spec.name)],
+                code_version=rules(spec),
                 group_name=GROUP,
                 owners=[spec.owner],
                 kinds={"deltalake"},
@@ -127,10 +134,11 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
         ],
         pool=f"ingest_{spec.name}",
     )
+    @plainly
     def validated(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[Materialized | dg.AssetCheckResult]:
-        from assets.validation import check_results, quarantine_metadata, validated_metadata
+        from assets.validation import changed, check_results, quarantine_metadata, refusal, validated_metadata
         from pilotage.data.validate import validate
 
         settings = platform.settings
@@ -142,6 +150,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             run_id=context.run.run_id,
             progress=context.log.info,
         )
+        if report.days_by_other_rules:
+            context.log.warning(changed(spec, report))
         if spec.daily:
             for layer in (key, quarantine_key(spec.name)):
                 tell_rows_of_days(context, layer, platform.lake.rows_of_days("/".join(layer.path)))
@@ -150,5 +160,8 @@ def _validated(spec: SourceSpec) -> dg.AssetsDefinition:
             asset_key=quarantine_key(spec.name), metadata=quarantine_metadata(spec, report, settings)
         )
         yield from check_results(spec, report, key, settings)
+        if report.refused and not report.published:
+            delivery = last_result(context.instance, dg.AssetCheckKey(raw_key(spec.name), "delivery"))
+            raise refusal(spec, report, delivered=delivery[1].description if delivery else None)
 
     return validated

@@ -8,6 +8,7 @@ import dagster as dg
 
 from assets.metadata import Materialized
 from pilotage.errors import ConfigError
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def ledger_asset() -> dg.AssetsDefinition:
             )
         ],
     )
+    @plainly
     def ledger(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[Materialized | dg.AssetCheckResult]:

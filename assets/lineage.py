@@ -4,6 +4,7 @@ One function a step. Each reads the record of the step before and hands on its o
 (``pilotage.features``, ``pilotage.training``, ``pilotage.release``).
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,15 @@ from pilotage.data.source import SourceSpec
 from pilotage.release.records import Registered
 from pilotage.spec import ModelSpec
 from pilotage.training.records import Candidate, Evaluation, TrainingSet
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 from resources.training_run import TrainingRun
 
 LAST_DAY = "last_day"
 """Metadata of a training set: its newest day."""
+KEPT = 20
+"""Newest trainings of a model whose work is kept, to be repeated from where they failed: nightly ones fill a disk. What
+was registered is complete without it."""
 
 
 def model_key(model: str, step: str) -> dg.AssetKey:
@@ -45,7 +50,7 @@ def model_asset(
     spec: ModelSpec, step: str, *, kinds: set[str], description: str, **more: Unpack[StepOptions]
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """``dg.asset`` with what all steps of a model share."""
-    return dg.asset(
+    asset = dg.asset(
         key=model_key(spec.name, step),
         group_name=spec.name,
         owners=[spec.owner],
@@ -53,6 +58,7 @@ def model_asset(
         description=description,
         **more,
     )
+    return lambda made_by: asset(plainly(made_by))
 
 
 def model_assets(spec: ModelSpec, sources: Mapping[str, SourceSpec]) -> list[dg.AssetsDefinition]:
@@ -182,7 +188,7 @@ def _training_set(spec: ModelSpec) -> dg.AssetsDefinition:
                 spec,
                 lake=platform.lake,
                 config=training.config,
-                directory=_workspace(platform, spec, context.run.run_id),
+                directory=workspace(platform, spec, context.run.run_id),
                 progress=context.log.info,
             )
         refuse_bad_labels(context, spec, platform, record, lease)
@@ -223,7 +229,7 @@ def _trained_model(spec: ModelSpec) -> dg.AssetsDefinition:
                 spec,
                 training_set,
                 config=training.config,
-                directory=_workspace(platform, spec, context.run.run_id),
+                directory=workspace(platform, spec, context.run.run_id),
                 threads=training.config.threads or platform.settings.threads,
                 progress=context.log.info,
             )
@@ -286,7 +292,7 @@ def _evaluation(spec: ModelSpec) -> dg.AssetsDefinition:
                 champion_bundle=Path(current.bundle) if current else None,
                 champion_version=current.version if current else None,
                 config=training.config,
-                directory=_workspace(platform, spec, context.run.run_id),
+                directory=workspace(platform, spec, context.run.run_id),
                 groups=groups_of(spec, platform.lake),
                 progress=context.log.info,
             )
@@ -325,7 +331,12 @@ def _registered_version(spec: ModelSpec) -> dg.AssetsDefinition:
     return registered_version
 
 
-def _workspace(platform: PlatformHome, spec: ModelSpec, run_id: str) -> Path:
+def workspace(platform: PlatformHome, spec: ModelSpec, run_id: str) -> Path:
+    """Where a training run works. To begin a new one takes away the work of old ones: see ``KEPT``."""
     folder = platform.settings.candidates / spec.name / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        newest_first = sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
+        for old in newest_first[KEPT:]:
+            shutil.rmtree(old, ignore_errors=True)
     return folder

@@ -9,6 +9,7 @@ import dagster as dg
 from assets.lineage import model_key
 from assets.metadata import Materialized, table
 from pilotage.spec import ModelSpec
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def log_assets(models: Mapping[str, ModelSpec]) -> list[dg.AssetsDefinition]:
         ],
         pool="prediction_log",
     )
+    @plainly
     def move_log(
         context: dg.AssetExecutionContext, platform: PlatformHome
     ) -> Iterator[Materialized | dg.AssetCheckResult]:

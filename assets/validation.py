@@ -38,6 +38,8 @@ def validated_metadata(spec: SourceSpec, report: ValidationReport, settings: Set
         # Of earlier runs too: a run over good days turns the checks green, and the refused ones are still missing.
         metadata["refused_days"] = len(report.refused_days)
         metadata["days_that_stand_refused"] = span(report.refused_days)
+        if report.days_by_other_rules:
+            metadata["days_by_other_rules"] = span(report.days_by_other_rules)
     if report.refused:
         metadata["refused"] = table(
             {"batch": _batch(item.batch), "reason": item.reason, "withdrawn": item.withdrawn} for item in report.refused
@@ -65,6 +67,38 @@ def check_results(
         yield _expectation(declared, results, report, key, settings)
 
 
+def refusal(spec: SourceSpec, report: ValidationReport, *, delivered: str | None) -> dg.Failure:
+    """What a run that publishes nothing fails with; Dagster itself would tell the names of the checks only.
+
+    Args:
+        spec: The source.
+        report: Of a validation that refused every batch with rows.
+        delivered: What the check of the delivery said last: why there may be no row.
+    """
+    told = [
+        f"{spec.name} was refused.",
+        *(f"{_batch(item.batch)}: {item.reason.rstrip('.')}." for item in report.refused[:3]),
+    ]
+    if len(report.refused) > 3:
+        told.append(f"And {len(report.refused) - 3} more.")
+    if not report.rows_in:
+        told.insert(1, f"No row was there to check: {delivered or 'nothing was delivered.'}")
+    fix = (
+        f"Have it delivered again, or correct assets/sources/{spec.name}.py if that is wrong: "
+        "docs/how-to/read-a-failed-check.md."
+    )
+    return dg.Failure(" ".join([*told, f"Fix: {fix}"]), metadata={"fix": fix}, allow_retries=False)
+
+
+def changed(spec: SourceSpec, report: ValidationReport) -> str:
+    """That ``prepare`` or the contract is another one than that of days published before, and what to do about it."""
+    days = report.days_by_other_rules
+    return (
+        f"prepare or contract of {spec.name} changed since {len(days)} days were published: {span(days)}. "
+        f"Materialise validated/{spec.name} for them, then the features that read it."
+    )
+
+
 def _contract(spec: SourceSpec, report: ValidationReport, key: dg.AssetKey) -> dg.AssetCheckResult:
     failing = [rule for rule in report.contract if rule.failures]
     unmet = {item.batch for item in report.expectations if not item.met and item.severity == "block"}
@@ -73,6 +107,8 @@ def _contract(spec: SourceSpec, report: ValidationReport, key: dg.AssetKey) -> d
     words = f"{report.rows_quarantined} of {report.rows_in} rows are in quarantine."
     if refused:
         words = f"{len(refused)} batches refused: {refused[0].reason}"
+    if report.days_by_other_rules:
+        words = f"{words} {changed(spec, report)}"
     return dg.AssetCheckResult(
         asset_key=key,
         check_name="contract",

@@ -4,17 +4,17 @@ Recorded like the command of the same name. They wait for nothing that trains: s
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from pilotage.declaration import within
-from pilotage.errors import ConfigError, PilotageError
+from pilotage.errors import ConfigError
 from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, DECISION, MODEL
 from pilotage.spec import ModelSpec
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 PRIORITY = "dagster/priority"
@@ -99,7 +99,7 @@ def _job(spec: ModelSpec, decision: str, config: type[Decision], description: st
         required_resource_keys={"platform"},
         out=dg.Out(dg.Nothing),
     )
-    @plainly()
+    @plainly
     def decide(context: dg.OpExecutionContext) -> None:
         platform: PlatformHome = context.resources.platform
         actor = context.op_config["actor"] or context.run.tags.get(ACTOR) or ""
@@ -120,15 +120,6 @@ def _job(spec: ModelSpec, decision: str, config: type[Decision], description: st
         decide()
 
     return job
-
-
-@contextmanager
-def plainly() -> Iterator[None]:
-    """What an operator is told when a decision is refused: what is wrong and the fix, above Dagster's stack traces."""
-    try:
-        yield
-    except PilotageError as error:
-        raise dg.Failure(str(error), metadata={"fix": error.fix}, allow_retries=False) from error
 
 
 def take(

@@ -10,11 +10,12 @@ from pydantic import Field
 from assets.lineage import model_key
 from assets.metadata import table
 from assets.retraining import repeated
-from jobs.decisions import PRIORITY, URGENT, metadata_of, plainly
+from jobs.decisions import PRIORITY, URGENT, metadata_of
 from pilotage.declaration import within
 from pilotage.errors import ConfigError
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, DECISION, MODEL, REQUEST
 from pilotage.spec import ModelSpec
+from resources.failures import in_a_line, plainly, what_failed
 
 if TYPE_CHECKING:
     from pilotage.release.retraining.reconcile import Launched, Stand
@@ -74,7 +75,7 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
         required_resource_keys={"platform"},
         out=dg.Out(dg.Nothing),
     )
-    @plainly()
+    @plainly
     def ask(context: dg.OpExecutionContext) -> None:
         from pilotage.release.decide import signed
         from pilotage.release.retraining.requests import call_a_person, request
@@ -134,6 +135,7 @@ def _watch_job(spec: ModelSpec) -> dg.JobDefinition:
     name = watch_job_name(spec.name)
 
     @dg.op(name=f"compare_champions_of_{spec.name}", required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
+    @plainly
     def compare(context: dg.OpExecutionContext) -> None:
         from pilotage.release.retraining.watch import look
 
@@ -170,6 +172,7 @@ def _watch_job(spec: ModelSpec) -> dg.JobDefinition:
 
 def _put_right_job(models: Mapping[str, ModelSpec]) -> dg.JobDefinition:
     @dg.op(name="hold_runs_against_attempts", required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
+    @plainly
     def compare(context: dg.OpExecutionContext) -> None:
         from pilotage.release.retraining.book import opened
         from pilotage.release.retraining.reconcile import put_right
@@ -185,6 +188,7 @@ def _put_right_job(models: Mapping[str, ModelSpec]) -> dg.JobDefinition:
                     stand_of=stands(context.instance),
                     launched=launches(context.instance, spec.name),
                     now=datetime.now(UTC),
+                    said=lambda run: in_a_line(what_failed(context.instance, run)),
                 )
                 rows += [
                     {"model": spec.name, "what": each.kind.replace("_", " "), "why": each.why, "run": each.run}

@@ -12,6 +12,7 @@ from jobs.decisions import decision_jobs, metadata_of
 from pilotage.declaration import within
 from pilotage.run_tags import DECISION, MODEL
 from pilotage.spec import ModelSpec
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 
 TICK = "rollout"
@@ -34,6 +35,7 @@ def _rollout_job(spec: ModelSpec) -> dg.JobDefinition:
     name = rollout_job_name(spec.name)
 
     @dg.op(name=f"look_at_{spec.name}", out=dg.Out(dg.Nothing))
+    @plainly
     def look(context: dg.OpExecutionContext, platform: PlatformHome) -> None:
         from pilotage.release.tick import tick
 
@@ -71,6 +73,7 @@ def _rollout_job(spec: ModelSpec) -> dg.JobDefinition:
 
 def _reconcile_job(models: Mapping[str, ModelSpec]) -> dg.JobDefinition:
     @dg.op(name="compare_aliases", out=dg.Out(dg.Nothing))
+    @plainly
     def reconcile_all(context: dg.OpExecutionContext, platform: PlatformHome) -> None:
         from pilotage.release.reconcile import reconcile
 

@@ -12,7 +12,8 @@ import dagster as dg
 
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
-from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again, what_failed
+from resources.failures import what_failed
+from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import Alarm, Alert, AlertBook

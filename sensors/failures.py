@@ -1,15 +1,14 @@
 """A run that failed → an alarm. How bad that is depends on what the run was for."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster_shared.record import replace
 
-from pilotage.redaction import without_secrets
 from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
+from resources.failures import in_a_line, what_failed
 from resources.platform_home import PlatformHome
 from sensors.landings import MAX_ATTEMPTS
 
@@ -27,10 +26,6 @@ QUIET = "No run has failed since the last look."
 _EMPTY = "Sensor function returned an empty result"
 """What Dagster says where a sensor says nothing."""
 _WILL_RETRY = "dagster/will_retry"
-_MODULE = re.compile(r"^([A-Za-z_]\w*\.)+(?=\w+: )")
-"""Of an error's class, before its name."""
-_LONGEST = 400
-"""Characters of what a run said that are told."""
 _NAMES = 3
 """Sources or assets that a subject names; it counts the others."""
 
@@ -70,32 +65,6 @@ class _RunFailures(dg.RunStatusSensorDefinition):
         if told.dagster_run_reactions or told.skip_message != _EMPTY:
             return told
         return replace(told, skip_message=QUIET)
-
-
-def what_failed(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Why a run failed, in a line: the first step that did, and what its code said, not what Dagster says around it."""
-    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        error = entry.dagster_event.step_failure_data.error if entry.dagster_event else None
-        while error is not None and error.cause is not None and _around(error.cls_name or ""):
-            error = error.cause
-        if error is not None:
-            return f"{entry.step_key}: {_without_module(error.message)}"
-    ends = instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
-    return next((entry.dagster_event.message or "" for entry in reversed(ends) if entry.dagster_event), "")
-
-
-def in_a_line(said: str) -> str:
-    """What an error said, as an alarm tells it."""
-    return without_secrets(" ".join(_without_module(said).split()))[:_LONGEST]
-
-
-def _without_module(said: str) -> str:
-    return _MODULE.sub("", said)
-
-
-def _around(error: str) -> bool:
-    """Whether an error of this class is Dagster's, with what our code said as its cause."""
-    return error.startswith("Dagster") or error == dg.Failure.__name__
 
 
 def failure(run: dg.DagsterRun, said: str, settings: Settings) -> "Alert":

@@ -19,8 +19,8 @@ from assets.skew import FEATURES, PROBABILITIES
 from pilotage.data.source import SourceSpec
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
+from resources.checks import last_result
 from resources.platform_home import PlatformHome
-from sensors.checks import last_result
 from sensors.failed_runs import FailedRunsWatch
 from sensors.failures import run_url
 from sensors.ticks import ticks_watch

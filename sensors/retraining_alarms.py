@@ -18,10 +18,10 @@ from jobs.retraining import ask_job_name, wish
 from pilotage.declaration import within
 from pilotage.run_tags import ATTEMPT, EVIDENCE, OCCASION
 from pilotage.spec import ModelSpec
+from resources.checks import last_result
 from resources.platform_home import PlatformHome
 from sensors.asking import skipped
 from sensors.attempts import pause_before
-from sensors.checks import last_result
 
 if TYPE_CHECKING:
     from pilotage.release.retraining.decision import Decision, Signal

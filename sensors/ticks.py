@@ -8,7 +8,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorTick, TickStatus
 
 from pilotage.settings import Settings
-from sensors.failures import in_a_line
+from resources.failures import in_a_line
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import Alert

@@ -227,6 +227,9 @@ def test_a_corrected_day_that_fails_is_withdrawn_and_no_later_run_can_read_it(
         check = house.check(result, "validated/flights", "contract")
         assert not check.passed
         assert check.severity is dg.AssetCheckSeverity.ERROR
+        [failed] = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+        assert failed.step_failure_data.error is not None
+        assert f"Failure: flights was refused. {day}: " in failed.step_failure_data.error.message
         assert day not in house.lake.days("validated/flights")
         config = TrainConfig(data={"first": day, "last": day})
         with pytest.raises(TrainingError, match="No row"):

@@ -81,6 +81,8 @@ def words(retraining: dict[str, Any] | None) -> list[tuple[str, str, str]]:
     elif (last := retraining["last"]) is not None:
         came = f"version {last['version']}" if last["version"] else str(last["outcome"]).replace("_", " ")
         rows.append(("retraining", f"request {last['number']} ({', '.join(last['causes'])}) ended: {came}", ""))
+        if last["outcome"] == "gave_up":
+            rows.append(("needs a person", last["why"], "bold red"))
     rows += [("needs a person", call["why"], "bold red") for call in retraining["needs_a_person"]]
     return rows
 

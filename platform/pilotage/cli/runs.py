@@ -110,6 +110,8 @@ class Transcript:
 
 _FAILED_STEPS = re.compile(r"Steps failed: \['(?P<first>[^']+)'")
 _CAUSE = "The above exception was caused by the following exception:"
+_FAILURE = "dagster._core.definitions.events.Failure: "
+"""Before what a step fails with in plain words."""
 
 
 class RunTranscript(Transcript):
@@ -133,6 +135,9 @@ class RunTranscript(Transcript):
                 self._collect(line.rstrip("\n"))
             elif self._cause_wanted and line.startswith(_CAUSE):
                 self.error, self._collecting, self._cause_wanted = "", True, False
+            elif self._cause_wanted and line.startswith(_FAILURE):
+                self.error, self._collecting, self._cause_wanted = "", True, False
+                self._collect(line)
             return
         self._collecting = self._cause_wanted = False
         self.run_id = parsed.run_id
@@ -155,7 +160,7 @@ class RunTranscript(Transcript):
         if line.startswith("Stack Trace:"):
             self._collecting = False
         elif line.strip() and "dagster._core.errors.DagsterExecutionStepExecutionError" not in line:
-            self.error = f"{self.error} {line.strip()}".strip()
+            self.error = f"{self.error} {line.strip().removeprefix(_FAILURE)}".strip()
 
 
 def readable(step: str) -> str:

@@ -1,10 +1,15 @@
-"""By which declared columns the rows of a raw table were read: with others, what has landed is read again."""
+"""By which declaration of a source rows were read and validated.
+
+With other columns, what has landed is read again by itself; with another ``prepare`` or contract, a person is told that
+what was published means something else, and decides.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 
 import polars as pl
@@ -25,6 +30,25 @@ def fingerprint(spec: SourceSpec) -> str:
     """Of the declared columns with their types, in any order."""
     columns = sorted((name, str(dtype)) for name, dtype in spec.columns.items())
     return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
+
+def rules(spec: SourceSpec) -> str:
+    """Of what ``prepare`` makes of delivered columns, and the text of the contract: with others, a day validated before
+    means something else than one validated now. Names of variables and comments in ``prepare`` change nothing."""
+    delivered = pl.LazyFrame(schema={raw_name(name): dtype for name, dtype in spec.columns.items()})
+    try:
+        plan = spec.prepare(delivered).explain(optimized=False)
+    except pl.exceptions.PolarsError:
+        # It asks for what only real rows have, or is wrong: a validation says so.
+        plan = _text(spec.prepare)
+    return hashlib.sha256(f"{plan}\n{_text(spec.contract)}".encode()).hexdigest()[:16]
+
+
+def _text(function: Callable[..., object]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):  # Not written in a file.
+        return getattr(function, "__qualname__", type(function).__name__)
 
 
 def retyped(spec: SourceSpec, lake: Lake) -> bool:

@@ -67,6 +67,8 @@ class ValidationReport:
     refused: list[Refusal]
     refused_days: list[date]
     """Days of a daily source that stand refused, by this run or an earlier one: what a person still has to look at."""
+    days_by_other_rules: list[date]
+    """Days of a daily source that were published by another ``prepare`` or contract than today's."""
     empty: list[date | None]
     """Batches that were asked for and hold no row, without that being blocked. They are not published either."""
     contract: list[RuleResult]

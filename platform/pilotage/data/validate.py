@@ -20,6 +20,7 @@ import polars as pl
 
 from pilotage.data import datadocs
 from pilotage.data.contract import TECHNICAL, CheckedRows, check_rows
+from pilotage.data.declared import rules
 from pilotage.data.lake import Lake
 from pilotage.data.profile import as_frame, past
 from pilotage.data.quarantine import quarantined
@@ -86,7 +87,7 @@ def validate(
     tables = {
         "quarantine": bad,
         "profile": as_frame(spec, verdicts.measured, verdicts.bands),
-        "verdict": verdicts.as_frame(withdrawn=withdrawn, run_id=run_id, raw_version=raw_version),
+        "verdict": verdicts.as_frame(withdrawn=withdrawn, run_id=run_id, raw_version=raw_version, rules=rules(spec)),
     }
     if passed or withdrawn:
         tables["validated"] = good
@@ -105,7 +106,10 @@ def validate(
             Refusal(batch=batch, reason=reason, withdrawn=batch in withdrawn)
             for batch, reason in verdicts.refused.items()
         ],
-        refused_days=_refused_days(spec, lake),
+        refused_days=_verdict_days(spec, lake, pl.col("status") == "refused"),
+        days_by_other_rules=_verdict_days(
+            spec, lake, (pl.col("status") == "passed") & (pl.col("rules") != rules(spec))
+        ),
         empty=verdicts.of_status("empty"),
         contract=checked.rules,
         expectations=list(verdicts.results),
@@ -138,11 +142,11 @@ def _overtaken(spec: SourceSpec, lake: Lake, batches: Sequence[date | None], raw
     return lake.scan(table).filter(newer, mine).collect().height > 0
 
 
-def _refused_days(spec: SourceSpec, lake: Lake) -> list[date]:
+def _verdict_days(spec: SourceSpec, lake: Lake, which: pl.Expr) -> list[date]:
+    """Days with a verdict of some kind, by this run or an earlier one."""
     if spec.daily is None:
         return []
-    refused = lake.scan(f"verdict/{spec.name}").filter(pl.col("status") == "refused")
-    return refused.select("day").collect()["day"].sort().to_list()
+    return lake.scan(f"verdict/{spec.name}").filter(which).select("day").collect()["day"].sort().to_list()
 
 
 def as_published(spec: SourceSpec, checked: CheckedRows) -> pl.DataFrame:

@@ -29,6 +29,7 @@ SCHEMA = {
     "withdrawn": pl.Boolean(),
     "run_id": pl.String(),
     "raw_version": pl.Int64(),
+    "rules": pl.String(),
     "checked_at": pl.Datetime("us", "UTC"),
 }
 """Columns of ``verdict/<source>``: what the last check of a batch found. What is *published* is what
@@ -56,7 +57,7 @@ class Verdicts:
     def of_status(self, status: Status) -> list[date | None]:
         return [batch for batch in self.batches if self.status(batch) == status]
 
-    def as_frame(self, *, withdrawn: set[date], run_id: str, raw_version: int) -> pl.DataFrame:
+    def as_frame(self, *, withdrawn: set[date], run_id: str, raw_version: int, rules: str) -> pl.DataFrame:
         """Rows of ``verdict/<source>``, one for each batch."""
         warnings: dict[date | None, list[str]] = {}
         for result in self.results:
@@ -74,6 +75,7 @@ class Verdicts:
                 "withdrawn": batch in withdrawn,
                 "run_id": run_id,
                 "raw_version": raw_version,
+                "rules": rules,
                 "checked_at": now,
             }
             for batch in self.batches

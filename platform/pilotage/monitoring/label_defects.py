@@ -12,7 +12,8 @@ import polars as pl
 from pilotage.monitoring.answers import REASON
 from pilotage.monitoring.label_rates import RateOfDays
 from pilotage.spec import ModelSpec
-from pilotage.training.metrics import Resamples, with_intervals
+from pilotage.training.metrics import Resamples, all_metrics, with_intervals
+from pilotage.training.records import Interval
 
 NEWEST = 7
 """Days in which a label rate counts as sudden."""
@@ -24,7 +25,8 @@ UNLABELLED_LIMIT = 0.25
 """Share of a day's predictions with a reason to have no label, from which the rest is no fair picture of the day."""
 INVERTED = 0.45
 """An AUC that is below, with its whole interval, says that labels mean the opposite."""
-_FEWEST_DAYS = 3
+INVERTED_DAYS = (3, 7)
+"""Lengths of the windows in which labels may contradict what a model ranks."""
 
 Kind = Literal["label_rate", "late_labels", "disagreement", "unlabelled", "inverted_labels"]
 
@@ -118,15 +120,10 @@ def _inverted(spec: ModelSpec, answers: pl.DataFrame) -> list[LabelDefect]:
         & pl.col("probability").is_not_null()
         & pl.col("stage").is_in(["champion", "canary"])
     )
-    for length in (_FEWEST_DAYS, NEWEST):
+    for length in INVERTED_DAYS:
         newest = usable["day"].unique().sort().tail(length)
         rows = usable.filter(pl.col("day").is_in(newest.implode()))
-        if len(newest) < length or rows.height < FEWEST or rows["label"].n_unique() < 2:
-            continue
-        labels, predicted = rows["label"].to_numpy(), rows["probability"].to_numpy()
-        drawn = Resamples.draw(rows["day"].to_physical().to_numpy(), rows.height, count=200, seed=0)
-        auc = with_intervals(labels, predicted, spec.kpi.cost, drawn, confidence=0.99)["auc"]
-        if auc.high < INVERTED:
+        if len(newest) == length and (auc := contradicted(spec, rows)) is not None:
             return [
                 LabelDefect(
                     kind="inverted_labels",
@@ -144,6 +141,23 @@ def _inverted(spec: ModelSpec, answers: pl.DataFrame) -> list[LabelDefect]:
                 )
             ]
     return []
+
+
+def contradicted(spec: ModelSpec, rows: pl.DataFrame) -> Interval | None:
+    """The AUC of answers that their labels contradict beyond doubt; ``None`` where they don't, or are few.
+
+    Args:
+        spec: The model.
+        rows: ``day``, ``label`` and ``probability``, none of them null.
+    """
+    if rows.height < FEWEST or rows["label"].n_unique() < 2:
+        return None
+    labels, predicted = rows["label"].to_numpy(), rows["probability"].to_numpy()
+    if all_metrics(labels, predicted, spec.kpi.cost)["auc"] >= INVERTED:
+        return None
+    drawn = Resamples.draw(rows["day"].to_physical().to_numpy(), rows.height, count=200, seed=0)
+    auc = with_intervals(labels, predicted, spec.kpi.cost, drawn, confidence=0.99)["auc"]
+    return auc if auc.high < INVERTED else None
 
 
 def _disagreement(spec: ModelSpec, told: pl.DataFrame) -> list[LabelDefect]:

@@ -97,8 +97,15 @@ def read_label_report(
     )
 
 
-def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | None:
-    """Labels by day in the source that tells them (see ``daily_rates``), as known by now; ``None`` without days."""
+def source_rates(spec: ModelSpec, lake: Lake, now: datetime, *, since: date | None = None) -> pl.DataFrame | None:
+    """Labels by day in the source that tells them (see ``daily_rates``), as known by now; ``None`` without days.
+
+    Args:
+        spec: The model.
+        lake: Where the source is.
+        now: Of the data (UTC).
+        since: First day; ``None`` for as many as the newest ones are judged by.
+    """
     about = label_source(spec)
     if about is None or not lake.exists(about.table) or DAY not in lake.schema(about.table):
         return None
@@ -107,7 +114,8 @@ def source_rates(spec: ModelSpec, lake: Lake, now: datetime) -> pl.DataFrame | N
         return None
     known = pl.col(about.known_at) <= now
     reason = pl.lit(None) if about.no_label_reason is None else about.no_label_reason
-    rows = lake.scan(about.table, first=newest - timedelta(days=2 * REFERENCE_DAYS)).select(
+    first = newest - timedelta(days=2 * REFERENCE_DAYS)
+    rows = lake.scan(about.table, first=first if since is None else min(first, since)).select(
         DAY,
         pl.when(known).then(about.expr).alias("label"),
         (reason.is_null()).alias("_awaited"),

@@ -20,7 +20,7 @@ from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.losses import CLIP, METRICS, span
 from pilotage.release.sequential import Game, bound
 from pilotage.release.stages import ModelState
-from pilotage.release.state import fold
+from pilotage.release.state import fold, fold_model
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -159,13 +159,15 @@ def report(
         raise ReleaseError(
             f"There is no A/B test of {spec.name}.", fix="Begin one: docs/how-to/run-an-ab-test.md.", model=spec.name
         )
+    events = (ledger or SqlLedger.to_read(settings)).events()
+    current = fold_model(spec.name, events).champion
     evidence = Evidence(
         model=spec.name,
         version=about.version,
         champion=about.champion,
         stages=about.stages,
         planned=1,
-        predictions=answers_since(spec.name, about.since - REFERENCE, settings, lake),
+        predictions=answers_since(spec, about.since - REFERENCE, settings, lake, champion=current),
         shadows=empty_frame(ShadowRecord),
     )
     return weigh(spec, evidence, about, metric=metric, alpha=alpha, limit_ms=limit_ms)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal
 
 import polars as pl
@@ -19,7 +19,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import ReleaseError
 from pilotage.release.events import Event
 from pilotage.release.ledger import Ledger, SqlLedger
-from pilotage.release.stages import ModelState
+from pilotage.release.stages import ModelState, Release
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -69,10 +69,13 @@ class Evidence:
     planned: int
     """Stages of the whole rollout."""
     predictions: pl.DataFrame
-    """``COLUMNS`` of the prediction log, with ``label`` and ``label_received_at`` (null without): all versions, from
-    ``REFERENCE`` before the first stage on."""
+    """``COLUMNS`` of the prediction log, with ``label`` and ``label_received_at`` (null without) and ``doubt``: all
+    versions, from ``REFERENCE`` before the first stage on."""
     shadows: pl.DataFrame
     """The version's shadow records since its stage began."""
+
+    doubts: tuple[str, ...] = ()
+    """Which labels are left out, and why, in words."""
 
     @property
     def stage(self) -> Stage:
@@ -110,6 +113,7 @@ def gather(
     Raises:
         ReleaseError: No such version is under way, or there is no champion to compare it with.
     """
+    from pilotage.monitoring.label_doubts import doubts
     from pilotage.monitoring.predictions import read_shadows
 
     about = version if version is not None else (state.under_way.version if state.under_way else None)
@@ -123,28 +127,39 @@ def gather(
         )
     since = stages[0].since - REFERENCE
     shadows = read_shadows(settings, spec.name, lake=lake, since=stages[0].since, version=about)
+    answers = answers_since(spec, since, settings, lake, champion=state.champion)
     return Evidence(
         model=spec.name,
         version=about,
         champion=state.champion.version,
         stages=stages,
         planned=int(spec.rollout.shadow is not None) + len(spec.rollout.canary),
-        predictions=answers_since(spec.name, since, settings, lake),
+        predictions=answers,
         shadows=shadows,
+        doubts=tuple(doubts(answers)),
     )
 
 
-def answers_since(model: str, since: datetime, settings: Settings, lake: Lake) -> pl.DataFrame:
-    """What was answered since then: ``COLUMNS`` of the log, with ``label`` and ``label_received_at`` where known."""
+def answers_since(
+    spec: ModelSpec, since: datetime, settings: Settings, lake: Lake, *, champion: Release | None
+) -> pl.DataFrame:
+    """What was answered since then: ``COLUMNS`` of the log, with ``label`` and ``label_received_at`` where known.
+
+    Labels that can hardly be right are left out; ``doubt`` says why (see ``label_doubts.py``).
+    """
+    from pilotage.monitoring.label_doubts import with_doubts
     from pilotage.monitoring.predictions import labelled, read_log
 
-    labels = labelled(settings, model, lake=lake, since=since, columns=("prediction_id",))
-    return read_log(settings, model, lake=lake, since=since, columns=COLUMNS).join(
+    labels = labelled(settings, spec.name, lake=lake, since=since, columns=("prediction_id",))
+    answers = read_log(settings, spec.name, lake=lake, since=since, columns=COLUMNS).join(
         labels.select("prediction_id", "label", "label_received_at"),
         on="prediction_id",
         how="left",
         maintain_order="left",
     )
+    learned = champion.facts.get("last") if champion else None
+    accepted = date.fromisoformat(learned) if learned else None
+    return with_doubts(spec, answers, settings=settings, lake=lake, accepted=accepted)
 
 
 def stages_of(events: Sequence[Event], state: ModelState, version: int) -> tuple[Stage, ...]:

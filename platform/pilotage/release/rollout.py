@@ -97,6 +97,7 @@ def _decide(
         return "stuck", "The spec declares no such stage; somebody has to decide.", None
     missing = _missing(wanted, seen)
     fine = f"{seen.predictions:,} answers, {seen.outcomes:,} with their outcome; no guardrail is breached."
+    fine = " ".join([fine, *evidence.doubts])
     if missing is None:
         return _onward(spec, state, evidence, fine)
     # While the model is killed nobody answers, so that time is none of the stage.
@@ -167,6 +168,7 @@ def _payload(
         },
         "guardrails": payload(verdicts),
         "draw": asdict(draw) if draw is not None else None,
+        **({"doubts": list(evidence.doubts)} if evidence.doubts else {}),
     }
 
 

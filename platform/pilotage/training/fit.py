@@ -177,9 +177,10 @@ def fit(
     try:
         booster = lgb.train(full, data, rounds, valid_sets=watched, callbacks=callbacks)
     except lgb.basic.LightGBMError as error:
+        said = str(error).rstrip(" .\n")
         raise TrainingError(
-            f"LightGBM can't train {spec.name} on {len(labels):,} rows with {dict(params)}: {error}.",
-            fix="Correct params.",
+            f"LightGBM can't train {spec.name} on {len(labels):,} rows with {dict(params)}: {said}.",
+            fix=f"Correct params in assets/models/{spec.name}.py, or those that the run was given.",
         ) from error
     gain = booster.feature_importance("gain")
     if not gain.any():

@@ -15,11 +15,13 @@ from pilotage.cli.runs import RunTranscript, days
 CODE = """
 import warnings; warnings.simplefilter("ignore")
 import dagster as dg
+from resources.failures import plainly
 
 @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2013-01-01"), backfill_policy=dg.BackfillPolicy.single_run())
+DECORATED
 def features(context):
     context.log.info(f"{len(context.partition_keys)} days")
-    raise ValueError("Seven is odd. Fix: Take eight.")
+    raise RAISED
 
 defs = dg.Definitions(
     assets=[features],
@@ -29,8 +31,22 @@ defs = dg.Definitions(
 
 
 @pytest.mark.slow
-def test_a_failing_job_over_a_range_of_days_is_heard_as_we_read_it(tmp_path: Path) -> None:
-    (tmp_path / "code.py").write_text(CODE)
+@pytest.mark.parametrize(
+    ("decorated", "raised", "said"),
+    [
+        ("", 'ValueError("Seven is odd.")', "ValueError: Seven is odd."),
+        (
+            "@plainly",
+            '__import__("pilotage.errors").errors.DataError("Seven is odd.", fix="Take eight.")',
+            "DataError: Seven is odd. Fix: Take eight.",
+        ),
+        ("@plainly", 'dg.Failure("Seven is odd. Fix: Take eight.")', "Seven is odd. Fix: Take eight."),
+    ],
+)
+def test_a_failing_job_over_a_range_of_days_is_heard_as_we_read_it(
+    tmp_path: Path, decorated: str, raised: str, said: str
+) -> None:
+    (tmp_path / "code.py").write_text(CODE.replace("DECORATED", decorated).replace("RAISED", raised))
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     command = [sys.executable, "-W", "ignore", "-m", "dagster", "job", "execute", "-f", str(tmp_path / "code.py")]
     command += ["-j", "features_it", "--tags", json.dumps(days("2013-01-01", "2013-01-09"))]
@@ -51,4 +67,4 @@ def test_a_failing_job_over_a_range_of_days_is_heard_as_we_read_it(tmp_path: Pat
     assert heard == ["features", "9 days"]
     assert len(transcript.run_id) == 36
     assert transcript.failed_step == "features", done.stdout
-    assert transcript.error == "ValueError: Seven is odd. Fix: Take eight."
+    assert transcript.error == said

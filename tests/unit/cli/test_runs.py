@@ -97,6 +97,21 @@ Stack Trace:
     )
 
 
+def test_a_failure_in_plain_words_that_dagster_tells_only_of_the_run_is_told_as_well() -> None:
+    lines = f"""\
+{HEAD} - ERROR - jb - {RUN} - 9352 - RUN_FAILURE - Execution of run for "jb" failed. Steps failed: ['it'].
+
+dagster._core.definitions.events.Failure: flights was refused. Fix: Have it delivered again.
+
+Stack Trace:
+  File "y.py", line 8, in features
+"""
+    transcript = RunTranscript(lambda _: None)
+    for line in lines.splitlines(keepends=True):
+        transcript.feed(line)
+    assert transcript.error == "flights was refused. Fix: Have it delivered again."
+
+
 def test_a_command_of_ours_tells_progress_result_and_error_apart() -> None:
     heard: list[str] = []
     transcript = Transcript(heard.append)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pilotage.cli import declared
 from pilotage.cli.status import report, show
 from pilotage.errors import DeclarationError
+from pilotage.policy import Retraining
 from pilotage.release.events import Draft
+from pilotage.release.ledger import SqlLedger
+from pilotage.release.retraining import attempts, requests
 from pilotage.settings import Settings
 from tests.unit.cli.ledgers import append, promoted, refused, registered
 
@@ -62,6 +66,25 @@ def test_people_read_the_same_and_the_next_step(settings: Settings, capsys: pyte
     assert "pilotage train flight_delay" in printed
     assert "pilotage promote loan_approval 1 --why" in printed
     assert "Pilotage is not running on this home." in printed
+
+
+def test_a_retraining_that_was_given_up_needs_a_person_and_says_why(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by: dict[str, Any] = {"settings": settings, "actor": "ada", "why": "drift"}
+    request = requests.request("loan_approval", "manual", {}, **by)
+    assert request is not None
+    book, policy = SqlLedger.of(settings), Retraining(attempts=1)
+    _, attempt = attempts.begin("loan_approval", request.number, run="r1", policy=policy, book=book)
+    attempts.fail("loan_approval", attempt.fence, why="Run r1 is failed. No row has a label.", book=book)
+    attempts.give_up("loan_approval", policy=policy, book=book)
+    book.close()
+    show(report(settings, ["loan_approval"]))
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "needs a person 1 attempts came to nothing; the last one: Run r1 is failed. No row has a label." in told
+    requests.request("loan_approval", "manual", {}, **by)
+    show(report(settings, ["loan_approval"]))
+    assert "needs a person" not in capsys.readouterr().out
 
 
 def test_a_file_that_does_not_load_is_told_and_hides_no_other_model(

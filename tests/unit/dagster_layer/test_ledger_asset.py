@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 
 from assets.ledger import KEY, ledger_asset
-from pilotage.errors import ConfigError
 from pilotage.release.ledger import SqlLedger
 from pilotage.settings import Settings
 from resources.platform_home import PlatformHome
@@ -98,5 +97,5 @@ def test_an_edited_event_fails_the_check_with_its_number(settings: Settings, ins
 
 def test_a_note_that_is_none_is_told_with_its_run(settings: Settings, instance: dg.DagsterInstance) -> None:
     instance.report_runless_asset_event(dg.AssetMaterialization(KEY, metadata={"head": "nothing"}))
-    with pytest.raises(ConfigError, match="noted 'nothing', which is no head"):
+    with pytest.raises(dg.Failure, match=r"ConfigError: Run .*noted 'nothing', which is no head"):
         audited(settings, instance)

@@ -25,9 +25,9 @@ from pilotage.release.state import ModelState
 from pilotage.run_tags import CAUSE, DECISION, MODEL
 from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle, tiny_spec
+from resources.failures import what_failed
 from resources.platform_home import PlatformHome
 from resources.records import RecordIOManager
-from sensors.failures import what_failed
 from sensors.rollout import rollout_sensor
 from tests.unit.release.lives import draft, registered
 

@@ -15,6 +15,7 @@ import pytest
 from definitions import build_defs
 from jobs.retraining import wish
 from pilotage.data import sample
+from pilotage.errors import TrainingError
 from pilotage.policy import Drift, Limit, Retraining
 from pilotage.release.champions import states
 from pilotage.release.events import Draft, Event
@@ -25,6 +26,7 @@ from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, ATTEMPT, CAUSE, EVIDENCE, MODEL, REQUEST
 from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle
+from resources.failures import plainly
 from resources.platform_home import PlatformHome
 from resources.records import RecordIOManager
 from sensors.retraining import reconcile_sensor, retraining_sensor, watch_sensor
@@ -255,6 +257,25 @@ def test_an_attempt_whose_run_vanished_is_put_right_and_after_the_last_a_person_
     assert (last.outcome, len(last.tried)) == ("gave_up", 3)
     assert last.tried[0]["failure"] == "Run gone-1 is gone, and its attempt did not finish."
     assert [event.kind for event in house.events].count("retrain_gave_up") == 1
+
+
+def test_the_ledger_says_of_an_attempt_why_its_run_failed(house: House) -> None:
+    @dg.asset
+    @plainly
+    def trained() -> None:
+        raise TrainingError("No row has a label.", fix="Land labelled days.")
+
+    run = dg.materialize([trained], instance=house.instance, raise_on_error=False).run_id
+    house.asks()
+    book = SqlLedger.of(house.settings)
+    attempts.begin(MODEL_NAME, 1, run=run, policy=Retraining(), book=book)
+    book.close()
+    house.run("reconcile_retraining")
+    [attempt] = house.state.retraining.open.attempts  # type: ignore[union-attr]
+    assert attempt.failure == (
+        f"Run {run[:8]} is failed, and its attempt did not finish. "
+        "trained: TrainingError: No row has a label. Fix: Land labelled days."
+    )
 
 
 def test_a_run_that_lives_and_is_silent_loses_its_lease(house: House) -> None:

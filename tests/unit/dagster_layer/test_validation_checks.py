@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,16 @@ import dagster as dg
 import pytest
 
 from assets.ingestion import validated_key
-from assets.validation import check_results, validated_metadata
+from assets.validation import check_results, refusal, validated_metadata
 from pilotage.data.lake import Lake
-from pilotage.data.report import ValidationReport
+from pilotage.data.report import Refusal, ValidationReport
 from pilotage.data.validate import validate
 from pilotage.settings import Settings
 from tests.unit.data.readings import day, land, ordinary, row, source
 
 SPEC = source()
 KEY = validated_key(SPEC.name)
+REFUSAL = Refusal(batch=day(0), reason="rows is 0", withdrawn=False)
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
@@ -89,3 +91,21 @@ def test_only_a_blocking_check_of_a_run_that_published_nothing_is_an_error(setti
     assert checks(validated(settings, one), settings)["readings"].severity is ERROR
     assert checks(validated(settings, one, ordinary(day(1))), settings)["readings"].severity is WARN
     assert checks(validated(settings, one), settings)["mean_low"].severity is WARN
+
+
+def test_a_run_that_publishes_nothing_fails_with_what_was_refused_why_and_what_to_do(settings: Settings) -> None:
+    bad = [row("x", day(0), low=999.0, high=None), row("b", day(0), low=999.0, high=None), row("c", day(0))]
+    failure = refusal(SPEC, validated(settings, bad), delivered="s.csv: low is renamed.")
+    fix = failure.metadata["fix"].value
+    assert failure.description == (
+        f"{SPEC.name} was refused. {day(0)}: 2 of 3 rows (66.7%) break the contract; 50.0% may. Fix: {fix}"
+    )
+    assert f"assets/sources/{SPEC.name}.py" in str(fix)
+
+
+def test_where_no_row_came_the_failure_says_what_the_delivery_said(settings: Settings) -> None:
+    report = replace(validated(settings, ordinary(day(0))), rows_in=0, published=[], refused=[REFUSAL])
+    failure = refusal(SPEC, report, delivered="s.csv: low is renamed.")
+    assert str(failure.description).startswith(
+        f"{SPEC.name} was refused. No row was there to check: s.csv: low is renamed. {day(0)}: rows is 0. Fix: "
+    )

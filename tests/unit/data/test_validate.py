@@ -6,15 +6,30 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandera.polars as pa
 import polars as pl
 import pytest
 
+from pilotage.data.declared import rules
 from pilotage.data.lake import Commit, Lake
 from pilotage.data.report import ValidationReport
 from pilotage.data.source import SourceSpec
 from pilotage.data.validate import validate
 from pilotage.errors import ExpectationFailed, StorageFull, UnpublishedData
-from tests.unit.data.readings import COUNT, MEAN, day, delivered, land, ordinary, reference, row, rows_of, source
+from tests.unit.data.readings import (
+    COUNT,
+    MEAN,
+    contract,
+    day,
+    delivered,
+    land,
+    ordinary,
+    prepare,
+    reference,
+    row,
+    rows_of,
+    source,
+)
 
 
 @pytest.fixture
@@ -296,10 +311,35 @@ def test_the_verdict_names_the_run_and_the_raw_version_it_read(lake: Lake, repor
     (verdict,) = rows_of(lake, "verdict/readings", without=["checked_at"])
     assert verdict == {
         "day": day(0), "status": "passed", "rows": 3, "broken": 0, "reason": None, "warnings": [], "withdrawn": False,
-        "run_id": "nightly-7", "raw_version": 1,
+        "run_id": "nightly-7", "raw_version": 1, "rules": rules(source()),
     }  # fmt: skip
     commit = lake.history("validated/readings", 1)[0]
     assert (commit["run_id"], commit["raw_version"]) == ("nightly-7", "1")
+
+
+def test_days_that_were_published_by_another_prepare_or_contract_are_told_until_they_are_validated_again(
+    lake: Lake, reports: Path
+) -> None:
+    def doubled(delivered: pl.LazyFrame) -> pl.LazyFrame:
+        return prepare(delivered).with_columns(pl.col("low") * 2)
+
+    def stricter() -> Any:
+        return contract().add_columns({"twice": pa.Column(pl.Float64, nullable=True)})
+
+    land(lake, {day(number): ordinary(day(number)) for number in range(3)})
+    assert run(lake, reports).days_by_other_rules == []
+    for changed in (source(prepare=doubled), source(contract=stricter)):
+        assert run(lake, reports, changed, days=[day(2)]).days_by_other_rules == [day(0), day(1)]
+        assert run(lake, reports, changed).days_by_other_rules == []
+
+
+def test_other_names_and_comments_in_prepare_change_no_rules() -> None:
+    def named_otherwise(rows: pl.LazyFrame) -> pl.LazyFrame:
+        # The same.
+        return prepare(rows)
+
+    assert rules(source(prepare=named_otherwise)) == rules(source())
+    assert rules(source(prepare=lambda rows: prepare(rows).drop("twice"))) != rules(source())
 
 
 def test_a_source_without_expectations_needs_no_great_expectations(lake: Lake, reports: Path) -> None:

@@ -47,6 +47,10 @@ class Trouble:
     """Of the attempt that never began."""
 
 
+def _silent(_: str) -> str:
+    return ""
+
+
 def trouble(
     policy: Retraining,
     state: RetrainingState,
@@ -54,6 +58,7 @@ def trouble(
     stand_of: Callable[[str], Stand],
     launched: Callable[[int, int], Sequence[Launched]],
     now: datetime,
+    said: Callable[[str], str] = _silent,
 ) -> Trouble | None:
     """What is wrong with the open request; ``None`` if nothing is.
 
@@ -64,6 +69,7 @@ def trouble(
         stand_of: How a run stands.
         launched: Runs that were asked for an attempt (request, number), newest first.
         now: UTC.
+        said: What a run itself said of why it failed.
     """
     request = state.open
     if request is None:
@@ -71,7 +77,7 @@ def trouble(
     if (running := request.running) is not None:
         stand = stand_of(running.run)
         if stand != "alive":
-            why = f"Run {running.run[:8]} is {stand}, and its attempt did not finish."
+            why = f"Run {running.run[:8]} is {stand}, and its attempt did not finish. {said(running.run)}".rstrip()
         elif now > running.lease_until + GRACE:
             silent = (now - running.lease_until).total_seconds()
             why = f"Run {running.run[:8]} has been silent: its lease ended {silent:.0f} s ago."
@@ -82,7 +88,7 @@ def trouble(
     asked = launched(request.number, number)
     if asked and (asked[0].stand != "alive" or _stuck(asked[0], policy, now)):
         told = asked[0].stand if asked[0].stand != "alive" else "silent"
-        why = f"Run {asked[0].run[:8]} is {told}, and its attempt never began."
+        why = f"Run {asked[0].run[:8]} is {told}, and its attempt never began. {said(asked[0].run)}".rstrip()
         return Trouble(kind="run_lost", why=why, run=asked[0].run, number=number)
     if not asked and (wanted := due(policy, state, now)).do == "give_up":
         return Trouble(kind="used_up", why=wanted.why)
@@ -103,6 +109,7 @@ def put_right(
     stand_of: Callable[[str], Stand],
     launched: Callable[[int, int], Sequence[Launched]],
     now: datetime,
+    said: Callable[[str], str] = _silent,
 ) -> list[Trouble]:
     """Tells the ledger everything that is wrong with a model's open request. What it did, in order.
 
@@ -113,11 +120,12 @@ def put_right(
         stand_of: As in ``trouble``.
         launched: As in ``trouble``.
         now: UTC.
+        said: As in ``trouble``.
     """
     done: list[Trouble] = []
     while True:
         state = state_of(model, book).retraining
-        found = trouble(policy, state, stand_of=stand_of, launched=launched, now=now)
+        found = trouble(policy, state, stand_of=stand_of, launched=launched, now=now, said=said)
         if found is None or state.open is None or found in done:
             return done
         match found.kind:

@@ -132,17 +132,20 @@ def look(
     Raises:
         LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
     """
+    from pilotage.monitoring.label_doubts import doubts
+
     with opened(settings, ledger) as book:
         state = state_of(spec.name, book)
         champion = state.champion
         if to_do(spec, state) is None or champion is None:
             return Looked(model=spec.name, did="nothing", why="There is nothing to compare.", state=state)
-        answers = answers_since(spec.name, champion.promoted_at, settings, lake)
+        answers = answers_since(spec, champion.promoted_at, settings, lake, champion=champion)
         against = versus_previous(spec, state, answers, settings, lake)
         limit = versus_limit(spec, champion, answers, since=state.resumed_at)
         tests = [*against, *([limit] if limit else [])]
         evidence: dict[str, Any] = {"champion": champion.version, "tests": [test.payload() for test in tests]}
         evidence |= {"run": run} if run else {}
+        evidence |= {"doubts": found} if (found := doubts(answers)) else {}
         over = state.watch is not None and (
             now - state.paused(state.watch.since, now) >= state.watch.until
             or _span(answers) >= state.watch.until - state.watch.since
@@ -181,7 +184,8 @@ def _act(
         call = f"The fallback answers for {model}. {why}"
         call_a_person(model, "limit", why=call, evidence=evidence, since=state.resumed_at, **by)
         return Looked(model=model, did="killed", why=why, state=after, evidence=evidence)
-    told_so_far = reason or " ".join(test.message for test in against) or (limit.message if limit else "")
+    messages = [test.message for test in against] or ([limit.message] if limit else [])
+    told_so_far = reason or " ".join([*messages, *evidence.get("doubts", ())])
     if watch is not None and over:
         draft = drafted(
             model,

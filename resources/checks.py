@@ -1,4 +1,4 @@
-"""What a check said last, for the sensors that go by it."""
+"""What a check said last."""
 
 from typing import TYPE_CHECKING
 
