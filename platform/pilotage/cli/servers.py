@@ -44,8 +44,9 @@ def address(settings: Settings, port: int) -> str:
 def dagster(settings: Settings) -> Program:
     """The Dagster web UI."""
     url = address(settings, settings.dagster_port)
-    command = _tool("dagster-webserver", "-w", str(PROJECT / "workspace.yaml"), "-h", settings.host)
-    command += ["-p", str(settings.dagster_port), "--log-level", "warning", "--code-server-log-level", "warning"]
+    command = [sys.executable, "-m", "pilotage.cli.webserver", "-w", str(PROJECT / "workspace.yaml")]
+    command += ["-h", settings.host, "-p", str(settings.dagster_port)]
+    command += ["--log-level", "warning", "--code-server-log-level", "warning"]
     check = partial(_locations, url)
     return _program(settings, name="Dagster", log="dagster", command=command, url=url, check=check)
 
