@@ -6,6 +6,7 @@ import gzip
 import io
 import zipfile
 import zlib
+from typing import IO
 
 from pilotage.errors import UnreadableFile
 
@@ -49,7 +50,7 @@ def too_large(name: str, largest: int) -> UnreadableFile:
     )
 
 
-def _read(packed: io.BufferedIOBase, name: str, largest: int) -> bytes:
+def _read(packed: gzip.GzipFile | IO[bytes], name: str, largest: int) -> bytes:
     """All of it; nobody knows how much that is before it is there."""
     pieces, size = [], 0
     while piece := packed.read(_PIECE):
