@@ -72,7 +72,7 @@ def mlflow(settings: Settings) -> Program:
     program = _program(
         settings, name="MLflow", log="mlflow", command=command, url=url, check=lambda: answers(f"{url}/health")
     )
-    # Not among the arguments, where every process list would show a password.
+    # Not among the arguments: see ``leashed``.
     stores = {"MLFLOW_BACKEND_STORE_URI": settings.mlflow, "MLFLOW_REGISTRY_STORE_URI": settings.mlflow}
     return replace(program, variables={**program.variables, **stores})
 
