@@ -53,7 +53,8 @@ def make(settings: Settings) -> None:
 
     One that somebody made has the mode that they gave it.
     """
-    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not settings.home.exists():
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def prepare(settings: Settings) -> None:
