@@ -8,6 +8,7 @@ from pydantic import Field
 
 from assets.lineage import model_asset, model_key
 from assets.metadata import Materialized, table
+from pilotage.errors import ConfigError
 from pilotage.spec import ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -20,9 +21,23 @@ FEATURES, PROBABILITIES = "no_skew", "same_probabilities"
 class SkewSample(dg.Config):
     """Which logged predictions are computed again."""
 
-    sample: int = Field(default=200, ge=1, le=100_000, description="How many; all, if there are fewer.")
-    days: float = Field(default=7.0, gt=0, description="Of the last so many days.")
+    sample: int = Field(default=200, description="How many, 1 to 100,000; all, if there are fewer.")
+    days: float = Field(default=7.0, description="Of the last so many days, up to 36,525.")
     seed: int = Field(default=0, description="The same seed draws the same sample of the same log.")
+
+    def require_sense(self) -> None:
+        """Bounds of pydantic's own are told in its words, in the middle of a stack trace.
+
+        Raises:
+            ConfigError: A number is out of its range.
+        """
+        for name, value, most in (("sample", self.sample, 100_000), ("days", self.days, 36_525)):
+            if not 0 < value <= most:
+                raise ConfigError(
+                    f"{name} is {value:g}.",
+                    fix=f"Fill in more than 0, and {most:,} at most, in the launchpad.",
+                    field=name,
+                )
 
 
 def skew_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -50,6 +65,7 @@ def skew_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
     def serving_skew(context: dg.AssetExecutionContext, platform: PlatformHome, config: SkewSample) -> Materialized:
         from pilotage.monitoring.skew import check_skew
 
+        config.require_sense()
         report = check_skew(
             spec,
             settings=platform.settings,

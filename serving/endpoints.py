@@ -168,7 +168,7 @@ class Many(Endpoint):
         core.limiter.take(exchange.caller, cost=max(len(parsed.rows), 1), paid=1)
         board = core.follower.boards.get(model)
         if logged is None:
-            number = None if self._version is None else oip.check_version(model, self._version, versions(core, model))
+            number = None if self._version is None else version_named(core, model, self._version)
             results = await answer_rows(exchange, model, parsed.rows, whole=parsed.whole, version=number)
         else:
             results = await repeat_rows(exchange, model, parsed.rows, logged)
@@ -226,6 +226,18 @@ def versions(core: Core, model: str) -> list[int]:
         return []
     canary = board.canary.loaded if board.canary else None
     return [each.version for each in (board.champion, canary) if each is not None]
+
+
+def version_named(core: Core, model: str, asked: str) -> int | None:
+    """The version that an address names; ``None`` while the model is killed: its rule answers, whoever is asked.
+
+    Raises:
+        UnknownModel: It is not served.
+    """
+    board = core.follower.boards.get(model)
+    if board is not None and board.killed is not None:
+        return None
+    return oip.check_version(model, asked, versions(core, model))
 
 
 async def send_rendered(exchange: Exchange, rendered: Rendered) -> None:

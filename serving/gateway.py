@@ -127,7 +127,8 @@ class Gateway:
             wrong = InvalidRequest(f"The body is {exchange.kind.decode('latin-1')[:100]!r}.", fix=_NOT_JSON)
             await self._refuse(exchange, endpoint, wrong, status=415)
             return
-        if endpoint.route == _BATCH and exchange.scope["query_string"]:
+        if exchange.scope["query_string"] and not isinstance(endpoint, Predict):
+            # Only that one has parameters, and reads them itself.
             exchange.query()
         await endpoint.answer(exchange)
         reception.finish(exchange, endpoint.route)

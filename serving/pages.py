@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pilotage.errors import PilotageError
 from pilotage.runtime.access.caller import Role
 from serving import explorer, openapi
-from serving.endpoints import request_fields, versions
+from serving.endpoints import request_fields, version_named, versions
 from serving.exchange import Exchange
 from serving.metrics_text import CONTENT_TYPE
 from serving.protocols import Rendered, invocations, json_answer, oip
@@ -111,7 +111,7 @@ def _of_model(core: Core, path: str) -> Found | None:
     async def page(_: Exchange) -> Rendered:
         try:
             if asked is not None:
-                oip.check_version(model, asked, versions(core, model))
+                version_named(core, model, asked)
         except PilotageError as error:
             return oip.refuse(error)
         if rest:

@@ -94,6 +94,7 @@ class Core:
             online=settings.online,
             report=report,
             remember=settings.service_state,
+            source="bento" if self.standalone else "ledger",
             policies={name: spec.serving for name, spec in specs.items()},
             chores=(self._settle_memory, self._beat, self._adopt),
             admission=admission,

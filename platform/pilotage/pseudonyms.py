@@ -102,7 +102,7 @@ def read_key(path: Path, *, make: bool) -> bytes:
 
 def _make_key(path: Path) -> None:
     """Makes the file whole or not at all; one that is there already stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pilotage.errors import ConfigError
+from pilotage.redaction import without_secrets
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout: where ``workspace.yaml`` and ``definitions.py`` are."""
@@ -100,11 +101,18 @@ class Settings(BaseSettings):
             )
         try:
             settings = cls()
+        except SettingsError:
+            # The only setting that may be one text for several, or one each.
+            raise ConfigError(
+                f"{PREFIX}DATABASES is no JSON object.",
+                fix=f"Unset it, and give each database its own variable: {PREFIX}DATABASES__<NAME>=<URL>.",
+                setting=f"{PREFIX}DATABASES",
+            ) from None
         except ValidationError as error:
             first = error.errors()[0]
-            name = PREFIX + str(first["loc"][0]).upper()
+            name = PREFIX + "__".join(map(str, first["loc"])).upper()
             raise ConfigError(
-                f"{name}={first['input']!r} does not fit: {first['msg']}.",
+                f"{name}={without_secrets(repr(first['input']))} does not fit: {first['msg']}.",
                 fix=f"Correct or unset {name}.",
                 setting=name,
             ) from None

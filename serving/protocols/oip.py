@@ -32,7 +32,14 @@ from serving.protocols.tensors import Tensor, check_datatype, datatype_of, pack,
 HEADER_LENGTH = "inference-header-content-length"
 NULL = ".null"
 """Ending of the name of the tensor that says which values of a field are null."""
-_UNSUPPORTED = ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification")
+_UNSUPPORTED = {
+    **dict.fromkeys(
+        ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification"),
+        "Send the tensors themselves, without it.",
+    ),
+    "explain": "Ask without it, or POST /<model>/predict?explain=true.",
+}
+"""Parameters of which it would matter that nobody heeds them, and what to do instead."""
 _encoder = msgspec.json.Encoder()
 
 
@@ -215,11 +222,9 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
 def _refuse_unsupported(request: _Request) -> None:
     parts = [request.parameters, *(each.parameters for each in (*request.inputs, *(request.outputs or ())))]
     for parameters in parts:
-        for name in _UNSUPPORTED:
+        for name, fix in _UNSUPPORTED.items():
             if (parameters or {}).get(name):
-                raise InvalidRequest(
-                    f"The parameter {name} is not supported.", fix="Send the tensors themselves, without it."
-                )
+                raise InvalidRequest(f"The parameter {name} is not supported.", fix=fix, field=name)
 
 
 def _wanted(request: _Request) -> dict[str, bool]:

@@ -119,12 +119,12 @@ def test_dagster_shows_the_lineage_and_every_run_with_its_cause_and_an_end(runni
     assert {run["status"] for run in bootstrap} <= {"SUCCESS", "CANCELED", "FAILURE"}
 
 
-def test_mlflow_and_the_reports_answer_to_this_machine_only_by_its_name(running: Any, house: House) -> None:
+def test_dagster_mlflow_and_the_reports_answer_to_this_machine_only_by_its_name(running: Any, house: House) -> None:
     import urllib.error
     import urllib.request
 
     assert house.get("mlflow", "/health") == "OK"
-    for server in ("mlflow", "reports"):
+    for server in ("dagster", "mlflow", "reports"):
         url = f"http://127.0.0.1:{house.ports[server]}/"
         request = urllib.request.Request(url, headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError) as caught:

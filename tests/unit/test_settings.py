@@ -53,3 +53,15 @@ def test_a_misspelt_variable_is_an_error_not_ignored(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PILOTAGE_DAGSTER_PROT", "3001")
     with pytest.raises(ConfigError, match="PILOTAGE_DAGSTER_PROT"):
         Settings.load()
+
+
+@pytest.mark.parametrize(
+    "value", ['{"crm": "postgresql://u:hunter2@h/db"', "postgresql://u:hunter2@h/db", '{"crm": ["x://u:hunter2@h/db"]}']
+)
+def test_databases_that_do_not_fit_are_named_without_their_passwords(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("PILOTAGE_DATABASES", value)
+    with pytest.raises(ConfigError, match="PILOTAGE_DATABASES") as refused:
+        Settings.load()
+    assert "hunter2" not in str(refused.value)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotage.cli.actor import actor_of
-from pilotage.cli.console import out, print_json
+from pilotage.cli.console import out, print_json, say
 from pilotage.cli.decisions import AS_JSON, recorded
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def ack(number: int, why: str, actor: str | None) -> None:
     """Say that you look after alarm NUMBER: nobody else is called for it. What only happened, is thereby over."""
     with _book() as book:
         alarm = book.acknowledge(number, who=actor_of(actor), why=why)
-    click.echo(f"Alarm {number} is looked after." if alarm.open else f"Alarm {number} is noted, and over.")
+    say(f"Alarm {number} is looked after." if alarm.open else f"Alarm {number} is noted, and over.")
 
 
 @alerts.command(short_help="End an alarm by hand.")
@@ -93,7 +93,7 @@ def close(number: int, why: str, actor: str | None) -> None:
     """End alarm NUMBER by hand, for instance since what found it is no longer there. Found again, it opens again."""
     with _book() as book:
         book.end(number, who=actor_of(actor), why=why)
-    click.echo(f"Alarm {number} is over.")
+    say(f"Alarm {number} is over.")
 
 
 @alerts.command(short_help="Tell nobody of some alarms for a while.")
@@ -114,7 +114,7 @@ def silence(kind: str, model: str, subject: str, lasts: str, why: str, actor: st
         if not any(fnmatchcase(each, kind) for each in kinds):
             raise ConfigError(f"No kind of alarm fits {kind!r}.", fix=f"Use one of: {', '.join(sorted(kinds))}.")
         made = book.silence(until=until, who=actor_of(actor), why=why, kind=kind, model=model, subject=subject)
-    click.echo(f"Silence {made.number} until {made.until:%Y-%m-%d %H:%M} UTC.")
+    say(f"Silence {made.number} until {made.until:%Y-%m-%d %H:%M} UTC.")
 
 
 @alerts.command(short_help="End a silence.")
@@ -124,7 +124,7 @@ def unsilence(number: int, why: str, actor: str | None) -> None:
     """End silence NUMBER: who was not told so far is told now."""
     with _book() as book:
         book.unsilence(number, who=actor_of(actor), why=why)
-    click.echo(f"Silence {number} is over.")
+    say(f"Silence {number} is over.")
 
 
 @alerts.command(short_help="Send every receiver a message.")
@@ -162,7 +162,7 @@ def send_test(settings: Settings) -> int:
 
     receivers = read_receivers(settings.alerts_file)
     if not receivers:
-        click.echo("There are no receivers: alarms are in the log and in the Dagster UI (asset `alerts`).")
+        say("There are no receivers: alarms are in the log and in the Dagster UI (asset `alerts`).")
         return 0
     message = Message(
         tier="information",
@@ -174,7 +174,7 @@ def send_test(settings: Settings) -> int:
     for receiver in receivers:
         why = send(receiver, message)
         gets = ", ".join([*sorted(receiver.tiers), *(["escalation"] if receiver.escalation else [])])
-        click.echo(f"{'✓' if why is None else '✗'} {receiver.name} ({gets}): {why or 'took it'}")
+        say(f"{'✓' if why is None else '✗'} {receiver.name} ({gets}): {why or 'took it'}")
         bad += why is not None
     return 1 if bad else 0
 
@@ -260,4 +260,4 @@ def _settings() -> Settings:
 
 
 def _complain(words: str) -> None:
-    click.echo(words, err=True)
+    say(words, err=True)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from pilotage.cli.console import plain
 from pilotage.cli.supervisor import Supervised
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class PlainBoard(Board):
     def _line(self, text: str) -> None:
         # Whoever read it may have gone, as in `pilotage up | head`; what runs goes on.
         with suppress(BrokenPipeError):
-            print(f"[{time.monotonic() - self._began:6.1f} s] {text}", file=self._out, flush=True)
+            print(f"[{time.monotonic() - self._began:6.1f} s] {plain(text)}", file=self._out, flush=True)
 
 
 class LiveBoard(Board):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pilotage.cli.console import say
 from pilotage.cli.decisions import MODEL
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ def card(model: str, version: int | None) -> None:
 
     settings = Settings.load()
     found = _version(settings, model, version)
-    click.echo(read_card(model, found, settings=settings).rstrip())
-    click.echo(f"\n## Version {found.version} since then: {found.stage}\n")
+    say(read_card(model, found, settings=settings).rstrip())
+    say(f"\n## Version {found.version} since then: {found.stage}\n")
     for each in found.decisions:
-        click.echo(_line(each))
+        say(_line(each))
 
 
 def _version(settings: Settings, model: str, number: int | None) -> VersionRecord:

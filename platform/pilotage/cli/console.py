@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -22,17 +24,22 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 def out() -> Console:
     """The console of results."""
-    from rich.console import Console
+    from pilotage.cli.plain_console import PlainConsole
 
     # Words that people wrote are shown as they are, also "12:fire:30".
-    return Console(soft_wrap=True, emoji=False)
+    return PlainConsole(soft_wrap=True, emoji=False)
 
 
 def err() -> Console:
     """The console of errors and progress."""
-    from rich.console import Console
+    from pilotage.cli.plain_console import PlainConsole
 
-    return Console(stderr=True, soft_wrap=True, emoji=False)
+    return PlainConsole(stderr=True, soft_wrap=True, emoji=False)
+
+
+def say(words: str, *, err: bool = False) -> None:
+    """Lines on standard output, or on standard error, of which no word steers the terminal."""
+    click.echo(plain(words), err=err)
 
 
 def forgive_encodings() -> None:
@@ -47,7 +54,10 @@ def print_json(value: Any) -> None:
     text = json.dumps(value, indent=2, default=_as_text, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
+        steers = plain(text) != text
     except UnicodeEncodeError:
+        steers = True
+    if steers:
         # Spelled out as JSON has it.
         text = json.dumps(value, indent=2, default=_as_text)
     sys.stdout.write(f"{text}\n")
@@ -65,6 +75,11 @@ def _as_text(value: Any) -> str:
 def one_line(words: str) -> str:
     """What people wrote, as one line of plain text: what would break it or steer the terminal is spelled out."""
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), words)
+
+
+def plain(words: str) -> str:
+    """The same of words of several lines."""
+    return "\n".join(map(one_line, words.split("\n")))
 
 
 def percent(share: float) -> str:

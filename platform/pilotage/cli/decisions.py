@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotage.cli.actor import actor_of
-from pilotage.cli.console import percent
+from pilotage.cli.console import percent, say
 from pilotage.cli.evidence import ab_report, evidence
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def approve(model: str, version: int, why: str, actor: str | None) -> None:
     known, rule = state.versions[version], ApprovalRule.of(spec)
     have, missing = len(known.approved_by(rule)), missing_approvals(known, rule)
     left = f"{missing} more to go." if missing else "It may get traffic."
-    click.echo(f"{model} version {version} is approved by {by['actor']} ({have} of {rule.needed} needed). {left}")
+    say(f"{model} version {version} is approved by {by['actor']} ({have} of {rule.needed} needed). {left}")
 
 
 @click.command(short_help="Say that a version is not to be released.")
@@ -62,7 +62,7 @@ def reject(model: str, version: int, why: str, actor: str | None) -> None:
     from pilotage.release import commands
 
     state = commands.reject(_known(model), version, **_by(actor, why))
-    click.echo(f"{model} version {version} is rejected. {_answers(state)}")
+    say(f"{model} version {version} is rejected. {_answers(state)}")
 
 
 @click.command(short_help="Make a version the champion.")
@@ -77,7 +77,7 @@ def promote(model: str, version: int, why: str, actor: str | None) -> None:
     from pilotage.release.promote import promote
 
     done = promote(model, version, spec=_spec(model), **_by(actor, why))
-    click.echo(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
+    say(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
 
 
 @click.command(short_help="Take back what was released last, or go to an earlier version.")
@@ -96,7 +96,7 @@ def rollback(model: str, to: int | None, version: int | None, why: str, actor: s
     spec = _spec_that_loads(model) if to is not None else None
     state = commands.rollback(_known(model), to, version=version, spec=spec, **_by(actor, why))
     gone = max(state.versions.values(), key=lambda each: each.sequence if each.stage == "rolled_back" else 0)
-    click.echo(f"{model} version {gone.version} is rolled back. {_answers(state)}")
+    say(f"{model} version {gone.version} is rolled back. {_answers(state)}")
 
 
 @click.command(short_help="Let no version of a model answer.")
@@ -111,9 +111,9 @@ def kill(model: str, why: str, actor: str | None) -> None:
     name = model if _served_here(model) else _known(model)
     state = commands.kill(name, settings=settings.without_mlflow(), actor=actor_of(actor), why=why)
     # Told before MLflow is, which takes seconds.
-    click.echo(f"{model} is killed: its fallback answers until you `pilotage resume {model} --why …`.")
+    say(f"{model} is killed: its fallback answers until you `pilotage resume {model} --why …`.")
     if state.champion is None:
-        click.echo(f"No version of it was in production. Is {settings.home} the home that you mean?", err=True)
+        say(f"No version of it was in production. Is {settings.home} the home that you mean?", err=True)
     aliases.show(state, settings=settings)
 
 
@@ -125,7 +125,7 @@ def resume(model: str, why: str, actor: str | None) -> None:
     from pilotage.release import commands
 
     state = commands.resume(_known(model), **_by(actor, why))
-    click.echo(f"{model} is resumed. {_answers(state)}")
+    say(f"{model} is resumed. {_answers(state)}")
 
 
 @click.command(short_help="Let a version predict without being heard.")
@@ -140,7 +140,7 @@ def shadow(model: str, version: int, why: str, actor: str | None) -> None:
     from pilotage.release import commands
 
     commands.shadow(_known(model), version, **_by(actor, why))
-    click.echo(f"{model} version {version} is in shadow: its predictions are logged and never returned.")
+    say(f"{model} version {version} is in shadow: its predictions are logged and never returned.")
 
 
 @click.command(short_help="Give a version a share of the traffic, or its canary the next one.")
@@ -155,7 +155,7 @@ def canary(model: str, version: int, share: float | None, why: str, actor: str |
     state = commands.canary(model, version, share, spec=_spec(model), **_by(actor, why))
     if (running := state.canary) is not None:
         some = " of the first segment" if running.segment else ""
-        click.echo(f"{model} version {version} is a canary: it answers {percent(running.share)} of the entities{some}.")
+        say(f"{model} version {version} is a canary: it answers {percent(running.share)} of the entities{some}.")
 
 
 @click.group(short_help="Begin or end an A/B test.")
@@ -173,9 +173,7 @@ def ab_start(model: str, version: int, share: float, why: str, actor: str | None
     from pilotage.release import commands
 
     commands.start_ab(model, version, share, spec=_spec(model), **_by(actor, why))
-    click.echo(
-        f"{model} version {version} answers {percent(share)} of the entities until `pilotage ab end {model} --why …`."
-    )
+    say(f"{model} version {version} answers {percent(share)} of the entities until `pilotage ab end {model} --why …`.")
 
 
 @ab.command("end", short_help="Give all traffic back to the champion.")
@@ -186,7 +184,7 @@ def ab_end(model: str, why: str, actor: str | None) -> None:
     from pilotage.release import commands
 
     state = commands.end_ab(_known(model), **_by(actor, why))
-    click.echo(f"The A/B test of {model} has ended. {_answers(state)}")
+    say(f"The A/B test of {model} has ended. {_answers(state)}")
 
 
 ab.add_command(ab_report)

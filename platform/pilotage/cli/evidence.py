@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pilotage.cli.console import percent, print_json
+from pilotage.cli.console import percent, print_json, say
 
 if TYPE_CHECKING:
     from pilotage.policy import GuardrailMetric
@@ -37,10 +37,10 @@ def evidence(model: str, version: int | None, as_json: bool) -> None:
         return
     about = found.stage
     share = f" at {percent(about.share)}" if about.share is not None else ""
-    click.echo(f"{model} version {found.version} against {found.champion}, {about.kind}{share}:")
+    say(f"{model} version {found.version} against {found.champion}, {about.kind}{share}:")
     for guardrail in decision.payload["guardrails"]:
-        click.echo(f"  {'!' if guardrail['breached'] else ' '} {guardrail['message']}")
-    click.echo(f"{decision.kind.replace('_', ' ').capitalize()}: {decision.why}")
+        say(f"  {'!' if guardrail['breached'] else ' '} {guardrail['message']}")
+    say(f"{decision.kind.replace('_', ' ').capitalize()}: {decision.why}")
 
 
 @click.command("report", short_help="Show what an A/B test says so far.")
@@ -59,4 +59,4 @@ def ab_report(model: str, metric: GuardrailMetric, as_json: bool) -> None:
     if as_json:
         print_json(told.payload())
     else:
-        click.echo(told.message)
+        say(told.message)

@@ -48,6 +48,15 @@ def variables(settings: Settings) -> dict[str, str]:
     return {**QUIET, f"{PREFIX}HOME": str(settings.home), "DAGSTER_HOME": str(settings.dagster_home)}
 
 
+def make(settings: Settings) -> None:
+    """Makes the home if it is not there, for this user alone: it will hold data of people, and secrets.
+
+    One that somebody made has the mode that they gave it.
+    """
+    if not settings.home.exists():
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def prepare(settings: Settings) -> None:
     """Makes the folders and ``dagster.yaml``; leaves what is there.
 
@@ -55,7 +64,8 @@ def prepare(settings: Settings) -> None:
         ConfigError: The home can't be written.
     """
     try:
-        for folder in (settings.home, settings.landing, settings.dagster_home, settings.reports, logs(settings)):
+        make(settings)
+        for folder in (settings.landing, settings.dagster_home, settings.reports, logs(settings)):
             folder.mkdir(parents=True, exist_ok=True)
         target = settings.dagster_home / "dagster.yaml"
         if not target.exists():

@@ -23,8 +23,10 @@ def land(settings: Settings, source: str, first: date, last: date) -> None:
         raise ConfigError(f"--from {first} is after --to {last}.", fix="Swap them.")
     if {first.year, last.year} != {YEAR}:
         raise ConfigError(f"The sample data has no days from {first} to {last}.", fix=f"Use days of {YEAR}.")
+    from pilotage.cli import home
     from pilotage.data.sample import publish_flights, publish_weather
 
+    home.make(settings)
     publish = publish_flights if source == "flights" else publish_weather
     count = publish(settings.landing, first=first, last=last)
     asked = (last - first).days + 1

@@ -1,6 +1,6 @@
 """Runs one program so that nothing of it outlives the process that asked for it.
 
-    python -m pilotage.cli.leash [--grace SECONDS] [--set NAME=VALUE]… -- PROGRAM [ARGUMENT]…
+    python -m pilotage.cli.leash [--grace SECONDS] -- PROGRAM [ARGUMENT]…
 
 The servers and jobs that ``pilotage up`` starts have children of their own (code servers, workers, runs), which a
 signal to the first process does not reach. A leash adopts all of them (Linux: it is their subreaper) and ends them:
@@ -35,17 +35,13 @@ SWEEP_SECONDS = 2.0
 
 def main(arguments: Sequence[str]) -> int:
     """Parses the command line above and runs the program to its end."""
-    grace, variables, program = 10.0, {}, list(arguments)
+    grace, program = 10.0, list(arguments)
     while program and program[0] != "--":
         option, value = program.pop(0), program.pop(0)
         if option == "--grace":
             grace = float(value)
-        elif option == "--set":
-            name, _, text = value.partition("=")
-            variables[name] = text
         else:
             raise SystemExit(f"leash: unknown option {option}")
-    os.environ.update(variables)
     return Leash(program[1:], grace=grace).run()
 
 

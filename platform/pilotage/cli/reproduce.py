@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pilotage.cli.console import say
 from pilotage.cli.decisions import AS_JSON, MODEL, VERSION
 from pilotage.errors import ConfigError
 
@@ -77,7 +78,7 @@ def _built_again(settings: Settings, name: str, number: int, keep: Path | None) 
             lake=Lake(settings.lake),
             directory=folder,
             threads=settings.threads,
-            progress=lambda text: click.echo(f"[{time.monotonic() - began:6.1f} s] {text}", err=True),
+            progress=lambda text: say(f"[{time.monotonic() - began:6.1f} s] {text}", err=True),
         )
 
 

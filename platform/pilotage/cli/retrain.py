@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilotage.cli.actor import actor_of
+from pilotage.cli.console import say
 from pilotage.cli.decisions import MODEL, recorded
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ def retrain(model: str, withdraw: bool, why: str, actor: str | None) -> None:
     by: dict[str, Any] = {"settings": settings, "actor": actor_of(actor), "why": why}
     if withdraw:
         closed = requests.withdraw(model, **by)
-        click.echo(f"Request {closed.number} of {model} is withdrawn.")
+        say(f"Request {closed.number} of {model} is withdrawn.")
         return
     request = requests.request(model, "manual", {}, **by)
-    click.echo(_told(model, request, spec, settings))
+    say(_told(model, request, spec, settings))
 
 
 def _told(model: str, request: Request | None, spec: Any, settings: Any) -> str:

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ def address(settings: Settings, port: int) -> str:
 def dagster(settings: Settings) -> Program:
     """The Dagster web UI."""
     url = address(settings, settings.dagster_port)
-    command = _tool("dagster-webserver", "-w", str(PROJECT / "workspace.yaml"), "-h", settings.host)
-    command += ["-p", str(settings.dagster_port), "--log-level", "warning", "--code-server-log-level", "warning"]
+    command = [sys.executable, "-m", "pilotage.cli.webserver", "-w", str(PROJECT / "workspace.yaml")]
+    command += ["-h", settings.host, "-p", str(settings.dagster_port)]
+    command += ["--log-level", "warning", "--code-server-log-level", "warning"]
     check = partial(_locations, url)
     return _program(settings, name="Dagster", log="dagster", command=command, url=url, check=check)
 
@@ -63,14 +65,16 @@ def mlflow(settings: Settings) -> Program:
     url = address(settings, settings.mlflow_port)
     port = settings.mlflow_port
     hosts = sorted({"localhost", "127.0.0.1", settings.host})
-    command = _tool("mlflow", "server", "--backend-store-uri", settings.mlflow, "--registry-store-uri", settings.mlflow)
-    command += ["--default-artifact-root", str(settings.mlflow_artifacts), "--no-serve-artifacts"]
-    command += ["--host", settings.host, "--port", str(port), "--workers", "1"]
+    command = _tool("mlflow", "server", "--default-artifact-root", str(settings.mlflow_artifacts))
+    command += ["--no-serve-artifacts", "--host", settings.host, "--port", str(port), "--workers", "1"]
     # A page of another origin that resolves its name to loopback would otherwise reach the registry.
     command += ["--allowed-hosts", ",".join(f"{host}:{port}" for host in hosts)]
-    return _program(
+    program = _program(
         settings, name="MLflow", log="mlflow", command=command, url=url, check=lambda: answers(f"{url}/health")
     )
+    # Not among the arguments: see ``leashed``.
+    stores = {"MLFLOW_BACKEND_STORE_URI": settings.mlflow, "MLFLOW_REGISTRY_STORE_URI": settings.mlflow}
+    return replace(program, variables={**program.variables, **stores})
 
 
 def reports(settings: Settings) -> Program:

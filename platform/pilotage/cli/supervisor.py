@@ -6,6 +6,7 @@ Nothing here knows what the programs are (``servers.py`` does) or how they are s
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -63,9 +64,10 @@ def leashed(
         output: Where standard output and error go: a file, or ``subprocess.PIPE``.
         grace: Seconds between SIGTERM and SIGKILL when it is stopped.
     """
-    settings = [part for name, text in sorted(variables.items()) for part in ("--set", f"{name}={text}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "pilotage.cli.leash", "--grace", str(grace), *settings, "--", *program],
+        [sys.executable, "-m", "pilotage.cli.leash", "--grace", str(grace), "--", *program],
+        # Not among the arguments, where every process list would show a password.
+        env={**os.environ, **variables},
         stdin=subprocess.PIPE,  # Its closing tells the leash that we are gone.
         stdout=output,
         stderr=subprocess.STDOUT,

@@ -9,11 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-import click
-
 from pilotage.cli import declared, home, runs, servers
 from pilotage.cli.actor import actor_of
-from pilotage.cli.console import err, out
+from pilotage.cli.console import err, out, say
 from pilotage.cli.stages import stages_of
 from pilotage.cli.status import states
 from pilotage.errors import RegistryUnavailable, TrainingError
@@ -53,7 +51,7 @@ def train(settings: Settings, name: str, file: Path | None) -> int:
     began = time.monotonic()
 
     def progress(text: str) -> None:
-        click.echo(f"[{time.monotonic() - began:6.1f} s] {text}", err=True)
+        say(f"[{time.monotonic() - began:6.1f} s] {text}", err=True)
 
     work = runs.dagster_job(
         f"train_{name}",

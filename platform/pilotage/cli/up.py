@@ -17,7 +17,7 @@ import psutil
 from pilotage.cli import home, servers
 from pilotage.cli.board import Board, PlainBoard, make_board
 from pilotage.cli.bootstrap import Bootstrap
-from pilotage.cli.console import out
+from pilotage.cli.console import out, say
 from pilotage.cli.ports import require_free
 from pilotage.cli.supervisor import Lasting, Supervised, Supervisor
 from pilotage.settings import Settings
@@ -128,7 +128,7 @@ class _Up:
         if self._options.exit_when_ready:
             print(json.dumps(self._summary(failures)))
         for failure in failures:
-            print(failure, file=sys.stderr)
+            say(failure, err=True)
         return 1 if failures else 0
 
     def _failures(self) -> list[str]:

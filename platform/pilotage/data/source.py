@@ -33,6 +33,9 @@ class Files(Declaration):
     """Also inside ``.gz`` or ``.zip`` (one member)."""
     separator: str = ","
     null_values: tuple[str, ...] = ("",)
+    largest: Annotated[int, Bounded(ge=1)] = 1024**3
+    """Bytes of a file, as it lies there and unpacked; a larger one is rejected. A few kilobytes can unpack to more than
+    there is memory."""
 
     @field_validator("pattern")
     @classmethod

@@ -73,7 +73,9 @@ def _has_values(series: pl.Series) -> bool:
 def _sampled(frame: pl.DataFrame, numbers: list[str], others: list[str]) -> pd.DataFrame:
     few = frame.sample(min(MAX_ROWS, frame.height), seed=0)
     return few.select(
-        *[pl.col(name).cast(pl.Float64) for name in numbers], *[pl.col(name).cast(pl.String) for name in others]
+        *[pl.col(name).cast(pl.Float64) for name in numbers],
+        # Evidently writes values into its scripts as they are, where one could end the script and begin another.
+        *[pl.col(name).cast(pl.String).str.replace_all("<", "‹", literal=True) for name in others],
     ).to_pandas()
 
 

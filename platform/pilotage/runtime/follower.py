@@ -49,6 +49,7 @@ class Follower:
         online: Path,
         report: Callable[[str], None],
         remember: Path | None = None,
+        source: str = "ledger",
         policies: Mapping[str, Serving] | None = None,
         chores: Iterable[Callable[[], None]] = (),
         admission: Admission = admit,
@@ -62,6 +63,7 @@ class Follower:
             online: Folder of the online stores.
             report: Called with a sentence for each thing that an operator should know.
             remember: Folder of the last known plans and of kills that were noted; ``None`` for neither.
+            source: What people call where ``releases`` come from.
             policies: How each model is served; what is missing has the defaults.
             chores: Called in the background, about once a second.
             admission: Decides whether a bundle is fit to serve.
@@ -75,6 +77,7 @@ class Follower:
         self._bundles = bundles
         self._states = {model: OnlineState(online / f"{model}.db") for model in models}
         self._report = report
+        self._source = source
         self._file = PlansFile(remember) if remember is not None else None
         self._kills = HeededKills(KillNotes(remember) if remember is not None else None)
         self._policies = policies or {}
@@ -368,7 +371,7 @@ class Follower:
             "model": model,
             "ready": self._ready(model),
             "problem": self.trouble(model),
-            "plans_from": "ledger" if self._reading else "last known copy",
+            "plans_from": self._source if self._reading else "last known copy",
             "plans_as_of": self._plans.at if self._plans else None,
             **standing(self.boards.get(model)),
         }

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pilotage.cli import home
+from pilotage.cli.land import land
 from pilotage.errors import ConfigError
+from pilotage.pseudonyms import Pseudonyms
 from pilotage.run_tags import CAUSE
+from pilotage.runtime.access.keyfile import create_key
 from pilotage.settings import Settings
 
 
@@ -136,3 +140,30 @@ def test_programs_get_the_home_absolute_and_nothing_reports_anywhere(settings: S
     }
     assert told["GX_ANALYTICS_ENABLED"] == "false"
     assert told["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022])
+def test_a_home_is_made_for_its_user_alone_whichever_command_makes_it(tmp_path: Path, mask: int) -> None:
+    def make_key(settings: Settings) -> None:
+        create_key(settings.api_keys, "booking", roles=["predict"], limit=None)
+
+    def land_a_day(settings: Settings) -> None:
+        land(settings, "flights", date(2013, 1, 1), date(2013, 1, 1))
+
+    def make_pseudonyms(settings: Settings) -> None:
+        Pseudonyms.of(settings)
+
+    before = os.umask(mask)
+    try:
+        for command in (home.prepare, make_key, land_a_day, make_pseudonyms):
+            settings = Settings(home=tmp_path / command.__name__)
+            command(settings)
+            assert settings.home.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_home_that_somebody_made_keeps_its_mode(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    home.prepare(Settings(home=tmp_path))
+    assert tmp_path.stat().st_mode & 0o777 == 0o750

@@ -34,12 +34,6 @@ def test_a_program_that_dies_by_a_signal_is_told_apart_by_128_and_its_number() -
         assert process.wait(30) == 128 + signal.SIGKILL
 
 
-def test_variables_reach_the_program() -> None:
-    with leash("import os; print(os.environ['WORD'])", "--set", "WORD=a=b c") as process:
-        assert process.stdout is not None
-        assert process.stdout.read() == b"a=b c\n"
-
-
 def test_sigterm_ends_the_program_and_a_child_in_a_session_of_its_own(tmp_path: Path) -> None:
     with leash(family(tmp_path)) as process:
         parent, child = pid_in(tmp_path / "parent"), pid_in(tmp_path / "child")

@@ -204,3 +204,10 @@ def test_mlflow_listens_where_it_should_and_knows_its_names(settings: Settings) 
     assert command[command.index("--allowed-hosts") + 1] == f"127.0.0.1:{port},localhost:{port}"
     assert command[command.index("--workers") + 1] == "1"
     assert servers.mlflow(settings).variables["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_no_process_list_shows_the_password_of_a_store(settings: Settings) -> None:
+    store = "postgresql://mlflow:hunter2@db.example/mlflow"
+    program = servers.mlflow(settings.model_copy(update={"mlflow_uri": store}))
+    assert "hunter2" not in " ".join(program.command)
+    assert program.variables["MLFLOW_BACKEND_STORE_URI"] == program.variables["MLFLOW_REGISTRY_STORE_URI"] == store

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pilotage.cli.supervisor import BACK_OFF, STEADY_SECONDS, Lasting, Program, Supervised, Supervisor, tree
+from pilotage.cli.supervisor import BACK_OFF, STEADY_SECONDS, Lasting, Program, Supervised, Supervisor, leashed, tree
 from tests.unit.cli.programs import DEAF, FOREVER, family, gone, pid_in, python, says_its_pid, until
 
 
@@ -166,3 +168,14 @@ def test_nothing_starts_once_everything_is_being_stopped(tmp_path: Path, supervi
     supervisor.stop()
     supervisor.start(supervised)
     assert supervised.pid is None
+
+
+def test_variables_reach_the_program_and_no_process_list() -> None:
+    code = "import os, psutil\nfor each in (psutil.Process(), psutil.Process().parent()): print(each.cmdline())\n"
+    command = [sys.executable, "-c", f"{code}print(os.environ['WORD'])"]
+    with leashed(command, variables={"WORD": "a=b c"}, output=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        program, leash, word = started.stdout.read().decode().splitlines()
+    assert word == "a=b c"
+    assert "pilotage.cli.leash" in leash
+    assert "a=b c" not in program + leash

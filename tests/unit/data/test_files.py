@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -236,3 +237,46 @@ def test_a_file_that_is_gone_is_refused_not_empty(tmp_path: Path) -> None:
     assert isinstance(spec.read, Files)
     with pytest.raises(UnreadableFile, match="No such file"):
         FilesReader(spec, spec.read, tmp_path).fetch(Offer(name=NAME, day=MONDAY))
+
+
+def test_a_few_bytes_that_hold_more_than_there_is_memory_are_refused(tmp_path: Path) -> None:
+    declared = {"read": Files(pattern=r"trips_(?P<day>\d{4}-\d{2}-\d{2})\..*", format="csv", largest=100_000)}
+    zeros = GOOD + b"0" * 100_000
+    for data, name in ((gz(zeros), f"{NAME}.gz"), (zipped(zeros), f"{NAME}.zip"), (zeros, NAME)):
+        assert "holds more than 100,000 bytes" in refusal(tmp_path, data, name, **declared).message
+    assert read(tmp_path, gz(GOOD + b"\n" * 1000), f"{NAME}.gz", **declared).frame.height == 2
+
+
+def test_a_value_that_a_parquet_file_repeats_a_million_times_counts_as_often(tmp_path: Path) -> None:
+    spec = source(read=Files(pattern=r"trips_(?P<day>\d{4}-\d{2}-\d{2})\..*", format="parquet", largest=1_000_000))
+    pl.select(pl.repeat(1, 1_000_000).alias("delay")).write_parquet(tmp_path / "trips_2013-01-07.parquet")
+    assert (tmp_path / "trips_2013-01-07.parquet").stat().st_size < 100_000
+    assert isinstance(spec.read, Files)
+    with pytest.raises(UnreadableFile, match="holds more than 1,000,000 bytes"):
+        FilesReader(spec, spec.read, tmp_path).fetch(Offer(name="trips_2013-01-07.parquet", day=MONDAY)).rows()
+
+
+def test_a_link_does_not_have_others_read_to_who_may_land_files(tmp_path: Path) -> None:
+    (tmp_path / "ledger.key").write_bytes(GOOD)
+    folder = tmp_path / "trips"
+    folder.mkdir()
+    (folder / "current").write_bytes(GOOD)
+    (folder / "trips_2013-01-07.csv").symlink_to(tmp_path / "ledger.key")
+    (folder / "trips_2013-01-08.csv").symlink_to("nowhere")
+    (folder / "trips_2013-01-09.csv").symlink_to("current")
+    os.mkfifo(folder / "trips_2013-01-10.csv")
+    spec = source()
+    assert isinstance(spec.read, Files)
+    reader = FilesReader(spec, spec.read, folder)
+    offers, misfits = reader.listing()
+    assert [offer.name for offer in offers] == ["trips_2013-01-09.csv"]
+    assert reader.fetch(offers[0]).rows().frame.height == 2
+    told = {misfit.name: misfit.reason for misfit in misfits if misfit.name != "current"}
+    assert told == {
+        "trips_2013-01-07.csv": "it is a link to what is outside of its landing folder",
+        "trips_2013-01-08.csv": "it is no file",
+        "trips_2013-01-10.csv": "it is no file",
+    }
+    # It may have become one since the folder was listed.
+    with pytest.raises(UnreadableFile, match="a link to what is outside"):
+        reader.fetch(Offer(name="trips_2013-01-07.csv", day=MONDAY))

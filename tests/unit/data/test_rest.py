@@ -235,3 +235,20 @@ def test_changed_columns_and_no_records_are_rejected_with_the_reason(
 def test_the_reader_of_an_endpoint_waits_by_default() -> None:
     reader = readers.reader_for(trips("http://127.0.0.1:1/trips"), Settings())
     assert isinstance(reader, RestReader)
+
+
+def test_an_endpoint_can_have_no_other_server_asked(endpoint: Endpoint, tmp_path: Path, waits: list[float]) -> None:
+    """One of ours, say, which asks nobody within the network for a password."""
+    elsewhere = endpoint.url.replace("127.0.0.1", "localhost")
+    endpoint.answers["/trips"] = [(302, {"Location": f"{elsewhere}/graphql?query=mutation"}, b"")]
+    endpoint.page("/graphql?query=mutation", {"id": 1, "carrier": "UA"})
+    with pytest.raises(SourceUnavailable, match="/trips sends us on to another host, localhost"):
+        run(trips(f"{endpoint.url}/trips"), tmp_path)
+    assert endpoint.asked == ["/trips"]
+    assert waits == []
+
+
+def test_an_endpoint_may_have_moved_on_its_own_host(endpoint: Endpoint, tmp_path: Path, waits: list[float]) -> None:
+    endpoint.answers["/trips"] = [(307, {"Location": "/v2/trips"}, b"")]
+    endpoint.page("/v2/trips", {"id": 1, "carrier": "UA"})
+    assert run(trips(f"{endpoint.url}/trips"), tmp_path).rows == 1

@@ -257,6 +257,15 @@ def test_a_page_of_another_origin_can_change_nothing(proxy: Proxy, port: int, or
     assert proxy.ask(port, "/graphql", method="POST", Origin=origin)[0] == 403
 
 
+@pytest.mark.parametrize("port", [DAGSTER, REPORTS, MLFLOW, SERVICE])
+def test_a_page_of_one_of_our_servers_can_change_nothing_on_another(proxy: Proxy, port: int):
+    """Reports show what others delivered, and MLflow what notebooks logged, with the operator's password at hand."""
+    for other in {DAGSTER, REPORTS, MLFLOW, SERVICE} - {port}:
+        assert proxy.ask(port, "/graphql", method="POST", Origin=f"https://localhost:{other}")[0] == 403
+    background = {"Sec_Fetch_Site": "same-site", "Sec_Fetch_Mode": "no-cors"}
+    assert proxy.ask(port, "/logs/1", **background)[0] == 403
+
+
 def test_another_sites_page_can_link_here_but_not_fetch_in_the_background(proxy: Proxy):
     assert proxy.ask(DAGSTER, "/runs", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
     assert proxy.ask(DAGSTER, "/logs/1", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from pilotage.errors import ConfigError, LedgerUnavailable
 from pilotage.monitoring.alerts import Alert, AlertBook
 from pilotage.monitoring.alerts.alert import KINDS
 from pilotage.monitoring.alerts.notices import GIVE_UP_AFTER, Message
-from pilotage.monitoring.alerts.receivers import Receiver, log_file, read_receivers
+from pilotage.monitoring.alerts.receivers import Receiver, log_file, read_receivers, send
 from pilotage.settings import PROJECT, Settings
 from tests.unit.monitoring.alarms import Desk, critical, warning
 
@@ -356,3 +357,24 @@ def test_every_kind_has_a_page_that_says_what_to_do() -> None:
         if anchor:
             assert f"\n## {anchor}\n" in (PROJECT / page).read_text(), kind
         assert page == rule.runbook
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("pagerduty://IntegrationKey@ApiKeyInPlaceOfAHost/src/comp", "Pager Duty notification to ****"),
+        ("json://someone:sesame-open@127.0.0.1:9999/hook", "JSON notification to 127.0.0.1"),
+    ],
+)
+def test_what_a_receiver_failed_with_names_no_key_even_where_others_have_a_host(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str, told: str
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("no route")
+
+    monkeypatch.setattr(requests, "post", unreachable)
+    receiver = Receiver(name="pager", tiers=frozenset(), address=address)
+    why = send(receiver, Message(tier="critical", title="t", body="b", data=()))
+    assert why is not None
+    assert told in why
+    assert "KeyInPlace" not in why + caplog.text

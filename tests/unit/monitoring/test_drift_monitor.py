@@ -278,3 +278,13 @@ def test_a_page_without_anything_to_draw_says_so(house: House, tmp_path: Path) -
     page = (tmp_path / "page" / "drift.html").read_text()
     assert "nothing to draw" in page
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["drift.html"]
+
+
+def test_a_value_that_was_delivered_is_drawn_and_never_run(house: House, tmp_path: Path) -> None:
+    report = house.watch()
+    script = "</script><script>alert(1)</script>"
+    delivered = pl.DataFrame({"carrier": [script, "UA"] * 20})
+    write_html(replace(report, current=delivered, reference=delivered), tmp_path / "drift.html")
+    page = (tmp_path / "drift.html").read_text()
+    assert "/script>\\u2039script>alert(1)" in page
+    assert "<script>alert" not in page

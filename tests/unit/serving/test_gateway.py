@@ -135,6 +135,11 @@ def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:
     assert service.post("/tiny/predict?shadow=1", json=ORDER).status_code == 422
     many = service.post("/tiny/predict/batch?explain=true", json={"requests": [ORDER]})
     assert (many.status_code, many.json()["field"]) == (422, "explain")
+    for path in ("/v2/models/tiny/infer", "/tiny/invocations", "/tiny/outcomes", "/admin/tiny/kill"):
+        refused = service.post(f"{path}?explain=true", json={"inputs": []})
+        assert (path, "There is no parameter 'explain'" in refused.text) == (path, True)
+    asked = service.post("/v2/models/tiny/infer", json={"inputs": [], "parameters": {"explain": True}})
+    assert "The parameter explain is not supported" in asked.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["/tiny/predict", "/tiny/predict/batch", "/models", "/nothing"])
@@ -300,25 +305,40 @@ def test_a_protocol_that_answers_all_or_nothing_logs_nothing_of_a_request_with_a
     assert service.predictions("frame-1") == []
 
 
+TENSORS = {
+    "inputs": [
+        {"name": name, "shape": [1], "datatype": kind, "data": [ORDER[name]]}
+        for name, kind in (
+            ("order_id", "BYTES"),
+            ("amount", "FP64"),
+            ("items", "INT64"),
+            ("express", "BOOL"),
+            ("shop", "BYTES"),
+            ("ordered_at", "BYTES"),
+        )
+    ]
+}
+
+
 def test_a_version_is_asked_for_by_its_number(service: Hosted) -> None:
-    tensors = {
-        "inputs": [
-            {"name": name, "shape": [1], "datatype": kind, "data": [ORDER[name]]}
-            for name, kind in (
-                ("order_id", "BYTES"),
-                ("amount", "FP64"),
-                ("items", "INT64"),
-                ("express", "BOOL"),
-                ("shop", "BYTES"),
-                ("ordered_at", "BYTES"),
-            )
-        ]
-    }
-    right = service.post("/v2/models/tiny/versions/1/infer", json=tensors)
+    right = service.post("/v2/models/tiny/versions/1/infer", json=TENSORS)
     assert right.status_code == 200, right.text
-    assert service.post("/v2/models/tiny/versions/9/infer", json=tensors).status_code == 404
+    assert service.post("/v2/models/tiny/versions/9/infer", json=TENSORS).status_code == 404
     assert service.get("/v2/models/tiny/versions/1/ready").json() == {"name": "tiny", "ready": True}
     assert service.get("/v2/models/tiny/versions/9").status_code == 404
+
+
+def test_a_version_that_is_asked_for_by_its_number_is_killed_with_its_model(tmp_path: Path) -> None:
+    with hosted(tmp_path, tiny_spec("tiny")) as service:
+        assert service.post("/admin/tiny/kill", json={"why": "wrong since noon"}).status_code == 200
+        answer = service.post("/v2/models/tiny/versions/1/infer", json=TENSORS)
+        assert answer.status_code == 200, answer.text
+        told = {output["name"]: output["data"][0] for output in answer.json()["outputs"]}
+        assert (told["answered_by"], told["version"]) == ("rule", 0)
+        assert "wrong since noon" in told["reasons"]
+        assert service.get("/v2/models/tiny/versions/1/ready").json()["ready"] is True
+        assert service.post("/admin/tiny/resume", json={"why": "mended"}).status_code == 200
+        assert service.post("/v2/models/tiny/versions/9/infer", json=TENSORS).status_code == 404
 
 
 def test_outcomes_are_on_the_disk_before_they_are_accepted(service: Hosted) -> None:

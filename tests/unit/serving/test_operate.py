@@ -148,6 +148,7 @@ def test_without_a_ledger_a_kill_is_kept_on_the_disk_and_there_is_nothing_to_go_
         resumed = service.post("/admin/tiny/resume", json={"why": "mended"})
         assert (resumed.status_code, resumed.json()["killed"], resumed.json()["champion"]) == (200, None, 1)
         assert service.predict().json()["answered_by"] == "model"
+        assert service.get("/models").json()["models"][0]["plans_from"] == "bento"
         assert not (tmp_path / "alone" / "ledger.db").exists()
 
 

@@ -16,7 +16,7 @@ import polars as pl
 
 from pilotage.data import cells
 from pilotage.data.readers import Offer, Parcel, Rows
-from pilotage.data.readers.container import unpack
+from pilotage.data.readers.container import too_large, unpack
 from pilotage.data.readers.csv_text import CsvText, utf8
 from pilotage.data.schema_changes import SchemaChange, compare_names, refuse
 from pilotage.data.source import Files, SourceSpec
@@ -24,6 +24,9 @@ from pilotage.errors import UnreadableFile
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
 """Names that writers give to a file until it is whole; also those that start with a dot."""
+
+
+_LINK = ("it is a link to what is outside of its landing folder", "Land the file itself")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +63,10 @@ class FilesReader:
             return [], []
         with os.scandir(self._folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if not entry.is_file() or entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
+                if entry.is_dir() or entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
                     continue
                 match = pattern.fullmatch(entry.name)
-                problem = self._problem(match)
+                problem = self._problem(match) or self._odd(entry)
                 if match is None or problem is not None:
                     reason, fix = problem or ("", "")
                     misfits.append(Misfit(name=entry.name, reason=reason, fix=fix))
@@ -77,8 +80,13 @@ class FilesReader:
         return offers, misfits
 
     def fetch(self, offer: Offer, *, position: int | None = None) -> Parcel:  # noqa: ARG002
+        path = (self._folder / offer.name).resolve()
+        if self._leads_out(path):
+            raise UnreadableFile(f"{offer.name}: {_LINK[0]}.", fix=_LINK[1], file=offer.name)
         try:
-            data = (self._folder / offer.name).read_bytes()
+            if path.stat().st_size > self._read.largest:
+                raise too_large(offer.name, self._read.largest)
+            data = path.read_bytes()
         except OSError as error:
             raise UnreadableFile(
                 f"{offer.name} can't be read: {error.strerror}.",
@@ -86,6 +94,18 @@ class FilesReader:
                 file=offer.name,
             ) from None
         return Parcel(sha256=hashlib.sha256(data).hexdigest(), rows=lambda: self._rows(data, offer.name))
+
+    def _leads_out(self, path: Path) -> bool:
+        """Whether a path, its links followed, is none of this landing folder.
+
+        What a file says is quoted in reports. Who may land files must not have others read to them.
+        """
+        return not path.is_relative_to(self._folder.resolve())
+
+    def _odd(self, entry: os.DirEntry[str]) -> tuple[str, str] | None:
+        if entry.is_symlink() and self._leads_out(Path(entry.path).resolve()):
+            return _LINK
+        return None if entry.is_file() else ("it is no file", "Land a file of that name")
 
     def _problem(self, match: re.Match[str] | None) -> tuple[str, str] | None:
         if match is None:
@@ -108,7 +128,7 @@ class FilesReader:
         return None
 
     def _rows(self, data: bytes, name: str) -> Rows:
-        content = unpack(data, name)
+        content = unpack(data, name, largest=self._read.largest)
         match self._read.format:
             case "csv":
                 return self._csv(content, name)
@@ -132,9 +152,17 @@ class FilesReader:
         return self._typed(text.frame(columns), changes, name)
 
     def _parquet(self, content: bytes, name: str) -> Rows:
+        import pyarrow as pa
+        from pyarrow import parquet
+
         try:
+            about = parquet.read_metadata(io.BytesIO(content))
+            groups = (about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+            # A value that repeats itself takes no room in the file, and eight bytes a row in memory.
+            if max(sum(groups), about.num_rows * about.num_columns * 8) > self._read.largest:
+                raise too_large(name, self._read.largest)
             frame = pl.read_parquet(io.BytesIO(content))
-        except (pl.exceptions.PolarsError, OSError) as error:
+        except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
             raise UnreadableFile(
                 f"{name} can't be read as Parquet: {str(error).splitlines()[0]}.",
                 fix="Land it again, whole.",

@@ -69,7 +69,8 @@ class RestReader:
 
         records: list[dict[str, Any]] = []
         address, seen = httpx.URL(url), set[str]()
-        with httpx.Client(timeout=self._read.timeout.total_seconds(), follow_redirects=True) as client:
+        timeout, hooks = self._read.timeout.total_seconds(), {"request": [_only_to(address)]}
+        with httpx.Client(timeout=timeout, follow_redirects=True, event_hooks=hooks) as client:
             while True:
                 number = len(seen) + 1
                 seen.add(str(address))
@@ -167,6 +168,19 @@ class _Again(Exception):
     def __init__(self, reason: str, after: float | None) -> None:
         self.after = after
         super().__init__(reason)
+
+
+def _only_to(declared: httpx.URL) -> Callable[[httpx.Request], None]:
+    """What looks at each request before it is sent, those that a redirect asks for among them."""
+
+    def look(request: httpx.Request) -> None:
+        if request.url.host != declared.host:
+            raise SourceUnavailable(
+                f"{_shown(str(declared))} sends us on to another host, {request.url.host}.",
+                fix="Declare that address, if it is right; what is read must come from the declared host.",
+            )
+
+    return look
 
 
 def _retry_after(answer: httpx.Response) -> float | None:

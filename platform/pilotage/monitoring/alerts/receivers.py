@@ -148,6 +148,8 @@ def send(receiver: Receiver, message: Message) -> str | None:
     """Tells a receiver by Apprise. See ``Send``."""
     import apprise
 
+    # What it says has the address in it, and is told below without.
+    logging.getLogger("apprise").propagate = False
     kinds = {
         "critical": apprise.NotifyType.FAILURE,
         "warning": apprise.NotifyType.WARNING,
@@ -180,6 +182,9 @@ def _without_secrets(text: str, address: str) -> str:
     parts = urlsplit(address)
     secrets = {address, parts.username, parts.password, parts.query, *parts.path.split("/"), *parts.query.split("&")}
     secrets |= {pair.partition("=")[2] for pair in parts.query.split("&")}
+    # Where others have a host and a port, pagers and chats have a token.
+    parties = (each for each in re.split("[:@]", parts.netloc) if "." not in each and each != "localhost")
+    secrets |= {each for each in parties if not (each.isdecimal() and len(each) < 6)}
     for secret in sorted({each for each in secrets if each and len(each) > 3}, key=len, reverse=True):
         text = text.replace(secret, "****").replace(unquote(secret), "****")
     return text

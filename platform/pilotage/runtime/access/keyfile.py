@@ -227,7 +227,7 @@ def _changing(path: Path, *, create: bool = True) -> Iterator[tuple[tuple[Key, .
     """The keys as they are, and what writes them; nobody else changes them in between."""
     try:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         elif not path.exists():
             raise _unusable(path, "it is not there")
         lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
