@@ -40,8 +40,7 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         if not is_there(settings):
             return skipped("MLflow has no store yet: nothing was ever registered.")
         store, known = written(settings), states(settings=settings)
-        # MLflow's client is imported only to look at what may have changed: it takes seconds, and `pilotage up` has the
-        # daemon load the code anew each minute.
+        # MLflow's client is imported only to look at what may have changed: it takes seconds.
         if store is not None and context.cursor == _both(store, known):
             return skipped(
                 f"MLflow shows what the ledger says, and neither has changed since: {_shown(models, known)}."

@@ -144,7 +144,7 @@ def test_status_tells_what_is_in_production_and_how_it_is_doing(running: Any, ho
     told = json.loads(house.run("status", "--json").stdout)
     assert told["up"]["pid"] == running.process.pid
     assert {server["name"]: server["healthy"] for server in told["servers"]} == dict.fromkeys(
-        ("Dagster", "Dagster daemon", "Alerts watch", "MLflow", "Reports", "Prediction service"), True
+        ("Code server", "Dagster", "Dagster daemon", "Alerts watch", "MLflow", "Reports", "Prediction service"), True
     )
     flights = told["models"][0]
     assert flights["champion"]["version"] == 1
@@ -184,6 +184,25 @@ def test_a_server_that_is_killed_comes_back(running: Any, house: House) -> None:
         return False
 
     until(answers, seconds=120)
+
+
+def test_the_project_is_loaded_once_and_again_when_the_process_that_did_is_killed(running: Any, house: House) -> None:
+    def loaded() -> list[psutil.Process]:
+        everything = psutil.Process(running.process.pid).children(recursive=True)
+        return [process for process in everything if process.cmdline()[2:5] == ["dagster", "api", "grpc"]]
+
+    [alone] = loaded()
+    alone.kill()
+    running.until("Code server is restarting", seconds=60)
+    running.until("restart 1 in 1 s", seconds=60)
+
+    def answers() -> bool:
+        [location] = house.get("dagster", "/graphql", {"query": LOCATIONS})["data"]["workspaceOrError"][
+            "locationEntries"
+        ]
+        return location["loadStatus"] == "LOADED" and "message" not in location["locationOrLoadError"]
+
+    until(lambda: len(loaded()) == 1 and answers(), seconds=120)
 
 
 def test_sigterm_stops_everything_in_order(running: Any, house: House) -> None:

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pilotage.cli import home
+from pilotage.cli import code_server, home
 from pilotage.cli.runs import alive
 from pilotage.cli.supervisor import Lasting, Program
 from pilotage.run_tags import OWNER
-from pilotage.settings import PROJECT, Settings
+from pilotage.settings import Settings
 
 TIMEOUT_SECONDS = 3.0
 WORD_SECONDS = 15.0
@@ -42,19 +42,24 @@ def address(settings: Settings, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
+def code(settings: Settings) -> Program:
+    """The code server, which loads the project for the web UI and the daemon."""
+    command, check = [sys.executable, "-m", "pilotage.cli.code_server"], partial(code_server.listens, settings)
+    return _program(settings, name="Code server", log="code", command=command, url="", check=check)
+
+
 def dagster(settings: Settings) -> Program:
     """The Dagster web UI."""
     url = address(settings, settings.dagster_port)
-    command = [sys.executable, "-m", "pilotage.cli.webserver", "-w", str(PROJECT / "workspace.yaml")]
-    command += ["-h", settings.host, "-p", str(settings.dagster_port)]
-    command += ["--log-level", "warning", "--code-server-log-level", "warning"]
+    command = [sys.executable, "-m", "pilotage.cli.webserver", *code_server.workspaces(settings)]
+    command += ["-h", settings.host, "-p", str(settings.dagster_port), "--log-level", "warning"]
     check = partial(_locations, url)
     return _program(settings, name="Dagster", log="dagster", command=command, url=url, check=check)
 
 
 def daemon(settings: Settings) -> Program:
     """Dagster's daemon: schedules, sensors, the run queue. It has no address; the web UI knows how it is."""
-    command = _tool("dagster-daemon", "run", "-w", str(PROJECT / "workspace.yaml"), "--log-level", "info")
+    command = _tool("dagster-daemon", "run", *code_server.workspaces(settings), "--log-level", "info")
     url = address(settings, settings.dagster_port)
     check = partial(_daemons, url)
     return _program(settings, name="Dagster daemon", log="daemon", command=command, url="", check=check)
@@ -121,7 +126,7 @@ def served(settings: Settings) -> list[dict[str, Any]]:
 def health(settings: Settings, expected: Callable[[], Iterable[str]] = tuple) -> list[dict[str, Any]]:
     """Asks every server once; one entry a server."""
     asked = []
-    programs = [make(settings) for make in (dagster, daemon, watch, mlflow, reports)]
+    programs = [make(settings) for make in (code, dagster, daemon, watch, mlflow, reports)]
     for program in [*programs, service(settings, expected)]:
         trouble = program.check() if program.check else None
         asked.append({"name": program.name, "url": program.url, "healthy": trouble is None, "detail": trouble or ""})
@@ -330,6 +335,8 @@ def _locations(url: str) -> str | None:
         if entry["loadStatus"] != "LOADED":
             return "loading definitions"
         if "message" in (found := entry.get("locationOrLoadError") or {}):
+            if "DagsterUserCodeUnreachableError" in found["message"]:
+                return "waits for the code server"
             # Around what a file of ours says, Dagster says that loading failed.
             first = next(iter(found.get("causes") or []), found)["message"].strip().splitlines()[0]
             return Lasting(f"definitions don't load: {first[:300]}")

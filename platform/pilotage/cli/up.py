@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from pilotage.cli import home, servers
+from pilotage.cli import code_server, home, servers
 from pilotage.cli.board import Board, PlainBoard, make_board
 from pilotage.cli.bootstrap import Bootstrap
 from pilotage.cli.console import out, say
@@ -67,6 +67,7 @@ def up(settings: Settings, options: Options) -> int:
         _already(settings, running, options)
         return 0
     try:
+        code_server.prepare(settings)
         # Programs of a start that was killed end by themselves, within seconds.
         require_free(settings, patience=ENDING_SECONDS if lock.unclean else 0, given_up=lambda: orders.count > 0)
         return 0 if orders.count else _Up(settings, options, orders, lock).run()
@@ -99,6 +100,7 @@ class _Up:
         )
         self._supervisor = Supervisor()
         add = self._supervisor.add
+        self._code = add(servers.code(settings))
         self._dagster = add(servers.dagster(settings))
         self._mlflow = add(servers.mlflow(settings))
         self._reports = add(servers.reports(settings))
@@ -146,6 +148,7 @@ class _Up:
         """The order of things: what others wait for first, what competes with the first lineage last."""
         start = self._supervisor.start
         fresh = not servers.has_store(self._settings)
+        start(self._code)
         start(self._dagster)
         start(self._reports)
         if fresh:

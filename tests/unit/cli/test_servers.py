@@ -82,14 +82,19 @@ def location(status: str, message: str | None = None) -> dict[str, Any]:
 
 
 def test_dagster_is_well_once_the_definitions_are_loaded(answers: Answers, settings: Settings) -> None:
+    unreachable = location("LOADED", "gRPC")
+    [entry] = unreachable["data"]["workspaceOrError"]["locationEntries"]
+    entry["locationOrLoadError"]["message"] = "dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach …"
     answers.prepared["/graphql"] = [
         (200, location("LOADING")),
+        (200, unreachable),
         (200, location("LOADED", "DeclarationError: assets/models/x.py: no such source\n  stack")),
         (200, location("LOADED")),
     ]
     dagster = servers.dagster(settings)
-    assert [check(dagster) for _ in range(3)] == [
+    assert [check(dagster) for _ in range(4)] == [
         "loading definitions",
+        "waits for the code server",
         "definitions don't load: DeclarationError: assets/models/x.py: no such source",
         None,
     ]

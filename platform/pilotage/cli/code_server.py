@@ -1,0 +1,126 @@
+"""The code server of ``pilotage up``: it alone loads the project, and Dagster's web server and daemon ask it.
+
+Left to themselves each of them loads the project, the daemon anew every minute. *Reload definitions* in the UI has this
+one load it again, for both.
+
+    python -m pilotage.cli.code_server
+
+runs Dagster's own, which serves a process that has loaded the code. Should that one die, Dagster's goes on without it;
+this program ends then, and whoever watches starts it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import psutil
+
+from pilotage.errors import ConfigError
+from pilotage.settings import PROJECT, Settings
+
+LOCATION = "pilotage"
+"""Name of the code location in the project's ``workspace.yaml``."""
+MODULE = "definitions"
+"""What it loads."""
+LOAD_SECONDS = 180
+"""Seconds that loading the project may take."""
+_LONGEST = 80
+"""Bytes of the path of a socket's folder: with its name, the kernel takes no more than 103 (macOS) or 107 (Linux)."""
+_LOOK_SECONDS = 1.0
+
+
+def prepare(settings: Settings) -> None:
+    """Chooses a socket, and tells Dagster's web server and daemon of it. In the home, which only its user may enter; if
+    that has too long a name, in a folder that is made for this user alone.
+
+    Raises:
+        ConfigError: That folder is somebody else's.
+    """
+    # Of its own for each start: the server of one that was killed may still be ending, and takes its socket away then.
+    name = f"code-{os.getpid()}.sock"
+    folder = settings.dagster_home
+    if len(os.fsencode(folder)) > _LONGEST:
+        about = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"pilotage-{os.getuid()}-{about}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"{folder} is somebody else's.", fix="Choose a shorter path for the home, PILOTAGE_HOME.")
+    for left in folder.glob("code-*.sock"):
+        left.unlink(missing_ok=True)
+    target = {"grpc_server": {"socket": str(folder / name), "location_name": LOCATION}}
+    # JSON is YAML, too.
+    _workspace(settings).write_text(json.dumps({"load_from": [target]}), encoding="utf-8")
+
+
+def workspaces(settings: Settings) -> list[str]:
+    """Options that tell Dagster's web server and daemon of the project's ``workspace.yaml``, and that its location is
+    served here: what the last file says of a location holds."""
+    return ["-w", str(PROJECT / "workspace.yaml"), "-w", str(_workspace(settings))]
+
+
+def socket_of(settings: Settings) -> Path:
+    """Where it listens since the last ``prepare``.
+
+    Raises:
+        OSError, ValueError, LookupError: There was none.
+    """
+    [location] = json.loads(_workspace(settings).read_text(encoding="utf-8"))["load_from"]
+    return Path(location["grpc_server"]["socket"])
+
+
+def listens(settings: Settings) -> str | None:
+    """``None`` if it has loaded the code and takes questions, else what is wrong in a few words."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1)
+        try:
+            asking.connect(str(socket_of(settings)))
+        except (OSError, ValueError, LookupError):
+            return "loading the code"
+    return None
+
+
+def main() -> int:
+    """Runs Dagster's code server for as long as it serves anything."""
+    dagster = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket_of(Settings.load()))]
+    dagster += ["--module-name", MODULE, "--working-directory", str(PROJECT), "--location-name", LOCATION]
+    dagster += ["--use-python-environment-entry-point", "--inject-env-vars-from-instance", "--log-level", "warning"]
+    ended = threading.Event()
+    signal.signal(signal.SIGCHLD, lambda *_: ended.set())
+    server = subprocess.Popen([*dagster, "--startup-timeout", str(LOAD_SECONDS)])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda asked, _: server.send_signal(asked))
+    served = False
+    while (code := server.poll()) is None:
+        ended.wait(_LOOK_SECONDS)
+        alive = _has_living_child(server.pid)
+        if served and not alive and server.poll() is None:
+            print("The process that had loaded the code has died.", file=sys.stderr, flush=True)
+            server.terminate()
+            server.wait()
+            return 1
+        served = served or alive
+    return code if code >= 0 else 128 - code
+
+
+def _workspace(settings: Settings) -> Path:
+    return settings.dagster_home / "workspace.yaml"
+
+
+def _has_living_child(pid: int) -> bool:
+    try:
+        return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
+    except psutil.NoSuchProcess:
+        return False
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
