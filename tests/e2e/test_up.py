@@ -193,8 +193,7 @@ def test_the_project_is_loaded_once_and_again_when_the_process_that_did_is_kille
 
     [alone] = loaded()
     alone.kill()
-    running.until("Code server is restarting", seconds=60)
-    running.until("restart 1 in 1 s", seconds=60)
+    alone.wait()
 
     def answers() -> bool:
         [location] = house.get("dagster", "/graphql", {"query": LOCATIONS})["data"]["workspaceOrError"][

@@ -5,8 +5,8 @@ one load it again, for both.
 
     python -m pilotage.cli.code_server
 
-runs Dagster's own, which serves a process that has loaded the code. Should that one die, Dagster's goes on without it;
-this program ends then, and whoever watches starts it again.
+runs Dagster's own, which stands before a process that has loaded the code. Should that one die, Dagster's goes on
+without it; this program has it load the code again then, and runs that are under way go on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from pilotage.cli.asking import address, graphql
 from pilotage.errors import ConfigError
 from pilotage.settings import PROJECT, Settings
 
@@ -33,6 +34,9 @@ MODULE = "definitions"
 """What it loads."""
 LOAD_SECONDS = 180
 """Seconds that loading the project may take."""
+RELOAD = """mutation($location: String!) { reloadRepositoryLocation(repositoryLocationName: $location) {
+  __typename } }"""
+"""What *Reload definitions* asks in the UI."""
 _LONGEST = 80
 """Bytes of the path of a socket's folder: with its name, the kernel takes no more than 103 (macOS) or 107 (Linux)."""
 _LOOK_SECONDS = 1.0
@@ -90,7 +94,8 @@ def listens(settings: Settings) -> str | None:
 
 def main() -> int:
     """Runs Dagster's code server for as long as it serves anything."""
-    dagster = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket_of(Settings.load()))]
+    settings = Settings.load()
+    dagster = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket_of(settings))]
     dagster += ["--module-name", MODULE, "--working-directory", str(PROJECT), "--location-name", LOCATION]
     dagster += ["--use-python-environment-entry-point", "--inject-env-vars-from-instance", "--log-level", "warning"]
     ended = threading.Event()
@@ -103,12 +108,17 @@ def main() -> int:
         ended.wait(_LOOK_SECONDS)
         alive = _has_living_child(server.pid)
         if served and not alive and server.poll() is None:
-            print("The process that had loaded the code has died.", file=sys.stderr, flush=True)
-            server.terminate()
-            server.wait()
-            return 1
+            print("The process that had loaded the code has died; another one loads it.", file=sys.stderr, flush=True)
+            _load_again(settings)
         served = served or alive
     return code if code >= 0 else 128 - code
+
+
+def _load_again(settings: Settings) -> None:
+    try:
+        graphql(address(settings, settings.dagster_port), RELOAD, timeout=LOAD_SECONDS, location=LOCATION)
+    except (OSError, ValueError) as error:
+        print(f"Dagster's web server can't have it loaded: {error}", file=sys.stderr, flush=True)
 
 
 def _workspace(settings: Settings) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import sys
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -15,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pilotage.cli import code_server, home
+from pilotage.cli.asking import address, answers, get, graphql, reason, unreachable
 from pilotage.cli.runs import alive
 from pilotage.cli.supervisor import Lasting, Program
 from pilotage.run_tags import OWNER
 from pilotage.settings import Settings
 
-TIMEOUT_SECONDS = 3.0
 WORD_SECONDS = 15.0
 """Seconds for which a worker of the service is believed; it says how it is every second."""
 SWEEP_SECONDS = 60.0
@@ -34,12 +32,6 @@ CANCEL = """mutation($runs: [String!]!) { terminateRuns(runIds: $runs,
 DAEMONS = """query { instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } } }"""
 LOCATIONS = """query { workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { ... on PythonError { message causes { message } } } } } } }"""
-
-
-def address(settings: Settings, port: int) -> str:
-    """Where a server is reached from this machine."""
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::", "") else settings.host  # noqa: S104 - compared, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def code(settings: Settings) -> Program:
@@ -195,21 +187,6 @@ def end_lost_runs(settings: Settings) -> list[str]:
     return lost
 
 
-def graphql(url: str, query: str, *, timeout: float = TIMEOUT_SECONDS, **variables: Any) -> dict[str, Any]:
-    """One query to the Dagster web server. ``timeout`` in seconds.
-
-    Raises:
-        OSError: It can't be reached.
-        ValueError: It answers something else than data.
-    """
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    answer = _get(f"{url}/graphql", body, timeout=timeout)
-    if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
-        raise ValueError(f"Dagster answered {answer!r}")
-    data: dict[str, Any] = answer["data"]
-    return data
-
-
 def _program(
     settings: Settings, *, name: str, log: str, command: list[str], url: str, check: Callable[[], str | None]
 ) -> Program:
@@ -228,56 +205,9 @@ def _tool(name: str, *arguments: str) -> list[str]:
     return [str(Path(sys.executable).parent / name), *arguments]
 
 
-def _get(url: str, body: bytes | None = None, *, timeout: float = TIMEOUT_SECONDS) -> Any:
-    """What a server answers: JSON, or text.
-
-    Raises:
-        OSError: It can't be reached, or its answer is cut off or no HTTP.
-        ValueError: It says that it is JSON, and is not.
-    """
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})  # noqa: S310
-    # No proxy of the environment has a say in what is on this machine.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=timeout) as response:
-            text = response.read()
-            kind = response.headers.get("Content-Type") or ""
-    except http.client.HTTPException as error:
-        raise OSError(f"it is cut off, or no HTTP: {error!r}") from error
-    return json.loads(text) if "json" in kind else text.decode(errors="replace")
-
-
-def answers(url: str) -> str | None:
-    """``None`` if a GET succeeds, else what is wrong in a few words."""
-    try:
-        _get(url)
-    except urllib.error.HTTPError as error:
-        return _reason(error)
-    except (OSError, ValueError) as error:
-        return _unreachable(error)
-    return None
-
-
-def _reason(error: urllib.error.HTTPError) -> str:
-    """What a server that answers with an error says about it."""
-    try:
-        told = json.loads(error.read(2_000))
-    except (OSError, ValueError, http.client.HTTPException):
-        told = None
-    text = ""
-    if isinstance(told, dict):
-        text = str(told.get("message") or told.get("error") or told.get("detail") or "")
-    return text[:120] or f"answers {error.code}"
-
-
-def _unreachable(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    return "no answer yet" if isinstance(reason, ConnectionRefusedError) else f"no answer: {reason}"
-
-
 def _models(settings: Settings) -> list[dict[str, Any]]:
     try:
-        answer = _get(f"{address(settings, settings.service_port)}/models")
+        answer = get(f"{address(settings, settings.service_port)}/models")
     except urllib.error.HTTPError as error:
         if error.code != 401:
             raise
@@ -310,9 +240,9 @@ def _serves(settings: Settings, expected: Callable[[], Iterable[str]]) -> str | 
     try:
         return _ready(_models(settings), expected)
     except urllib.error.HTTPError as error:
-        return _reason(error)
+        return reason(error)
     except (OSError, ValueError) as error:
-        return _unreachable(error)
+        return unreachable(error)
 
 
 def _ready(told: Iterable[dict[str, Any]], expected: Callable[[], Iterable[str]]) -> str | None:
@@ -330,7 +260,7 @@ def _locations(url: str) -> str | None:
     try:
         entries = graphql(url, LOCATIONS)["workspaceOrError"].get("locationEntries", [])
     except (OSError, ValueError) as error:
-        return _unreachable(error)
+        return unreachable(error)
     for entry in entries:
         if entry["loadStatus"] != "LOADED":
             return "loading definitions"
@@ -347,6 +277,6 @@ def _daemons(url: str) -> str | None:
     try:
         statuses = graphql(url, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     except (OSError, ValueError) as error:
-        return _unreachable(error)
+        return unreachable(error)
     ill = [status["daemonType"].lower() for status in statuses if status["required"] and not status["healthy"]]
     return f"no heartbeat of {', '.join(ill)}" if ill else None

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from pilotage.cli import code_server, home, servers
+from pilotage.cli.asking import answers
 from pilotage.cli.board import Board, PlainBoard, make_board
 from pilotage.cli.bootstrap import Bootstrap
 from pilotage.cli.console import out, say
@@ -175,7 +176,7 @@ class _Up:
         The first time, it also ends the runs that an earlier instance left behind.
         """
         while not self._orders.count:
-            if servers.answers(f"{self._dagster.program.url}/server_info") is None:
+            if answers(f"{self._dagster.program.url}/server_info") is None:
                 if not self._swept:
                     servers.end_lost_runs(self._settings)
                     self._swept = True
