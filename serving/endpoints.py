@@ -235,7 +235,7 @@ def version_named(core: Core, model: str, asked: str) -> int | None:
         UnknownModel: It is not served.
     """
     board = core.follower.boards.get(model)
-    if board is not None and board.killed is not None:
+    if board is not None and board.killed is not None and oip.VERSION.fullmatch(asked):
         return None
     return oip.check_version(model, asked, versions(core, model))
 

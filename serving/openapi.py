@@ -7,6 +7,7 @@ from importlib.metadata import version as installed
 from typing import Any
 
 from pilotage.spec import ModelSpec
+from serving.protocols.oip import VERSION
 from serving.schemas import (
     ERROR,
     LONGEST_WHY,
@@ -145,7 +146,7 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
     common = ("401", "403", "409", "413", "415", "429", "500", "503", "504")
     of_protocol = ("400", *common)
     v2 = f"/v2/models/{name}"
-    number = {"type": "string", "pattern": "^[1-9][0-9]*$", "example": "1"}
+    number = {"type": "string", "pattern": f"^{VERSION.pattern}$", "example": "1"}
     version = {"name": "version", "in": "path", "required": True, "schema": number}
     infer = _post(
         "Open Inference Protocol",

@@ -16,6 +16,7 @@ What the protocol leaves open, and what is decided here:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version as installed
@@ -32,6 +33,8 @@ from serving.protocols.tensors import Tensor, check_datatype, datatype_of, pack,
 HEADER_LENGTH = "inference-header-content-length"
 NULL = ".null"
 """Ending of the name of the tensor that says which values of a field are null."""
+VERSION = re.compile("[1-9][0-9]*")
+"""How an address names a version."""
 _UNSUPPORTED = {
     **dict.fromkeys(
         ("sequence_id", "sequence_start", "sequence_end", "shared_memory_region", "classification"),

@@ -337,6 +337,8 @@ def test_a_version_that_is_asked_for_by_its_number_is_killed_with_its_model(tmp_
         assert (told["answered_by"], told["version"]) == ("rule", 0)
         assert "wrong since noon" in told["reasons"]
         assert service.get("/v2/models/tiny/versions/1/ready").json()["ready"] is True
+        for none in ("0", "x", "%C2%84"):
+            assert service.get(f"/v2/models/tiny/versions/{none}").status_code == 404
         assert service.post("/admin/tiny/resume", json={"why": "mended"}).status_code == 200
         assert service.post("/v2/models/tiny/versions/9/infer", json=TENSORS).status_code == 404
 
