@@ -232,7 +232,7 @@ def version_named(core: Core, model: str, asked: str) -> int | None:
     """The version that an address names; ``None`` while the model is killed: its rule answers, whoever is asked.
 
     Raises:
-        UnknownModel: It is not served.
+        UnknownModel: It names none, or one that is not served.
     """
     board = core.follower.boards.get(model)
     if board is not None and board.killed is not None and oip.VERSION.fullmatch(asked):

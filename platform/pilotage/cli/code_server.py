@@ -56,7 +56,7 @@ def prepare(settings: Settings) -> None:
         about = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
         folder = Path(tempfile.gettempdir()) / f"pilotage-{os.getuid()}-{about}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.stat().st_uid != os.getuid():
+        if folder.lstat().st_uid != os.getuid():
             raise ConfigError(f"{folder} is somebody else's.", fix="Choose a shorter path for the home, PILOTAGE_HOME.")
     for left in folder.glob("code-*.sock"):
         left.unlink(missing_ok=True)
@@ -98,14 +98,15 @@ def main() -> int:
     dagster = [sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket_of(settings))]
     dagster += ["--module-name", MODULE, "--working-directory", str(PROJECT), "--location-name", LOCATION]
     dagster += ["--use-python-environment-entry-point", "--inject-env-vars-from-instance", "--log-level", "warning"]
-    ended = threading.Event()
-    signal.signal(signal.SIGCHLD, lambda *_: ended.set())
+    told = threading.Event()
+    signal.signal(signal.SIGCHLD, lambda *_: told.set())
     server = subprocess.Popen([*dagster, "--startup-timeout", str(LOAD_SECONDS)])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda asked, _: server.send_signal(asked))
     served = False
     while (code := server.poll()) is None:
-        ended.wait(_LOOK_SECONDS)
+        told.wait(_LOOK_SECONDS)
+        told.clear()
         alive = _has_living_child(server.pid)
         if served and not alive and server.poll() is None:
             print("The process that had loaded the code has died; another one loads it.", file=sys.stderr, flush=True)

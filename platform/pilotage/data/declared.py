@@ -34,12 +34,14 @@ def fingerprint(spec: SourceSpec) -> str:
 
 def rules(spec: SourceSpec) -> str:
     """Of what ``prepare`` makes of delivered columns, and the text of the contract: with others, a day validated before
-    means something else than one validated now. Names of variables and comments in ``prepare`` change nothing."""
+    means something else than one validated now. Names of variables and comments in ``prepare`` change nothing,
+    nor does the text of a Python function that it has Polars call."""
     delivered = pl.LazyFrame(schema={raw_name(name): dtype for name, dtype in spec.columns.items()})
     try:
         plan = spec.prepare(delivered).explain(optimized=False)
-    except pl.exceptions.PolarsError:
-        # It asks for what only real rows have, or is wrong: a validation says so.
+    except Exception:
+        # It asks for what only real rows have, or is wrong: `pilotage check` and a validation say so, and the other
+        # sources have nothing to do with it.
         plan = _text(spec.prepare)
     return hashlib.sha256(f"{plan}\n{_text(spec.contract)}".encode()).hexdigest()[:16]
 

@@ -342,6 +342,13 @@ def test_other_names_and_comments_in_prepare_change_no_rules() -> None:
     assert rules(source(prepare=lambda rows: prepare(rows).drop("twice"))) != rules(source())
 
 
+def test_a_prepare_that_fails_still_has_rules_so_that_the_other_sources_load() -> None:
+    def broken(raw: pl.LazyFrame) -> pl.LazyFrame:
+        raise TypeError(raw)
+
+    assert rules(source(prepare=broken)) != rules(source())
+
+
 def test_a_source_without_expectations_needs_no_great_expectations(lake: Lake, reports: Path) -> None:
     land(lake, {day(0): ordinary(day(0))})
 
