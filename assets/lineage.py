@@ -336,7 +336,13 @@ def workspace(platform: PlatformHome, spec: ModelSpec, run_id: str) -> Path:
     folder = platform.settings.candidates / spec.name / run_id
     if not folder.exists():
         folder.mkdir(parents=True)
-        newest_first = sorted(folder.parent.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)
-        for old in newest_first[KEPT:]:
+        for old in sorted(folder.parent.iterdir(), key=_changed_at, reverse=True)[KEPT:]:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _changed_at(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:  # Another run that begins now has taken it away.
+        return 0.0
