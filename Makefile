@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test faults lint fmt bench replays replay-year lock screenshots reset clean distclean install
+.PHONY: help up test faults soak lint fmt bench replays replay-year lock screenshots reset clean distclean install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ test: install ## run the tests, in two processes (in one, for a debugger: make t
 
 faults: install ## break the running service in every way we know (minutes). One: make faults ARGS='-k disk --seed 7'
 	@$(BIN)/pytest tests/faults -s $(ARGS)
+
+soak: install ## use the service, and then a whole platform, for half an hour each, and see that nothing grows. ARGS='--minutes 5'
+	@$(BIN)/pytest tests/soak -s $(ARGS)
 
 lint: install ## ruff, mypy and the import layers
 	@$(BIN)/ruff check .

@@ -37,9 +37,10 @@ class Checked:
     """What became of the segments of dead workers → how many."""
 
     def __str__(self) -> str:
+        said = "".join(f" ({error}: {words})" for error, words in self.reasons.items())
         return (
             f"{self.requests} requests: {self.acknowledged} acknowledged, {self.unlogged} unlogged, refused"
-            f" {self.refused or 0}, {self.broken} broken; {self.rows} rows in the log; segments taken over:"
+            f" {self.refused or 0}{said}, {self.broken} broken; {self.rows} rows in the log; segments taken over:"
             f" {self.repairs or 0}"
         )
 
