@@ -59,6 +59,16 @@ class Bootstrap:
         self._lock = threading.Lock()
         self._running: set[Work] = set()
 
+    def make_dagster_store(self) -> bool:
+        """Makes Dagster's databases, once, and by one process: two that open new ones at once break them for good."""
+        mark = home.dagster_mark(self._settings)
+        if mark.exists():
+            return True
+        made = self.perform([Task(name="Dagster store", make=lambda _: runs.dagster_store(self._settings))])
+        if made:
+            mark.touch()
+        return made
+
     def furnish(self, *, sample: bool) -> bool:
         """Makes what a new home lacks: MLflow's store, and the sample data in its landing folder.
 

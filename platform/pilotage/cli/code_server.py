@@ -6,11 +6,14 @@ one load it again, for both.
     python -m pilotage.cli.code_server
 
 runs Dagster's own, which stands before a process that has loaded the code. Should that one die, Dagster's goes on
-without it; this program has it load the code again then, and runs that are under way go on.
+without it; this program has it load the code again then, and runs that are under way go on. It does the same when that
+process has grown large: Dagster opens its databases anew for each tick of a sensor, and each time Alembic keeps a
+little for ever, a quarter of a gigabyte a day.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -40,6 +44,10 @@ RELOAD = """mutation($location: String!) { reloadRepositoryLocation(repositoryLo
 _LONGEST = 80
 """Bytes of the path of a socket's folder: with its name, the kernel takes no more than 103 (macOS) or 107 (Linux)."""
 _LOOK_SECONDS = 1.0
+LARGEST_MB = 1024
+"""Memory of the process that has loaded the code at which another one takes over; it begins with a third of this."""
+STEADY_SECONDS = 3600
+"""How long it is left alone in any case: a project that is so large from the beginning is not loaded for ever."""
 
 
 def prepare(settings: Settings) -> None:
@@ -101,21 +109,61 @@ def main() -> int:
     told = threading.Event()
     signal.signal(signal.SIGCHLD, lambda *_: told.set())
     server = subprocess.Popen([*dagster, "--startup-timeout", str(LOAD_SECONDS)])
+    ending = threading.Event()
+
+    def end(asked: int, _: object) -> None:
+        ending.set()
+        server.send_signal(asked)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda asked, _: server.send_signal(asked))
-    served = False
+        signal.signal(number, end)
+    served: psutil.Process | None = None
+    loaded, since = code_files(), time.monotonic()
     while (code := server.poll()) is None:
         told.wait(_LOOK_SECONDS)
         told.clear()
-        alive = _has_living_child(server.pid)
-        if served and not alive and server.poll() is None:
-            print("The process that had loaded the code has died; another one loads it.", file=sys.stderr, flush=True)
-            _load_again(settings)
-        served = served or alive
+        newest = _newest_child(server.pid)
+        if ending.is_set():
+            continue
+        if newest is None:
+            if served is not None and server.poll() is None:
+                _load_again(settings, "The process that had loaded the code has died; another one loads it.")
+        elif newest != served:
+            served, loaded, since = newest, code_files(), time.monotonic()
+        # Code that was changed since is loaded when somebody says so, and at no other time.
+        elif time.monotonic() - since > STEADY_SECONDS and is_large(newest) and code_files() == loaded:
+            since = time.monotonic()
+            _load_again(settings, "The process that has loaded the code has grown large; another one takes over.")
     return code if code >= 0 else 128 - code
 
 
-def _load_again(settings: Settings) -> None:
+def is_large(process: psutil.Process) -> bool:
+    """Whether another process should take over from one that has loaded the code."""
+    try:
+        return bool(process.memory_info().rss > LARGEST_MB * 2**20)
+    except psutil.NoSuchProcess:
+        return False
+
+
+Files = frozenset[tuple[str, int]]
+"""Files of Python, with the times of their last changes in nanoseconds."""
+
+
+def code_files(project: Path = PROJECT) -> Files:
+    """What the project's code is at this moment."""
+    found = [project / "definitions.py"]
+    for folder in ("assets", "jobs", "sensors", "resources", "platform"):
+        found += (project / folder).rglob("*.py")
+    with_times = set()
+    for file in found:
+        # An editor may be replacing it.
+        with contextlib.suppress(FileNotFoundError):
+            with_times.add((str(file), file.stat().st_mtime_ns))
+    return frozenset(with_times)
+
+
+def _load_again(settings: Settings, why: str) -> None:
+    print(why, file=sys.stderr, flush=True)
     try:
         graphql(address(settings, settings.dagster_port), RELOAD, timeout=LOAD_SECONDS, location=LOCATION)
     except (OSError, ValueError) as error:
@@ -126,11 +174,16 @@ def _workspace(settings: Settings) -> Path:
     return settings.dagster_home / "workspace.yaml"
 
 
-def _has_living_child(pid: int) -> bool:
-    try:
-        return any(child.status() != psutil.STATUS_ZOMBIE for child in psutil.Process(pid).children())
-    except psutil.NoSuchProcess:
-        return False
+def _newest_child(pid: int) -> psutil.Process | None:
+    """The living child that was started last; the one before it may still wait for its runs."""
+    living = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    living.append(child)
+    # Known since it was found, so nothing fails here.
+    return max(living, key=lambda child: child.create_time(), default=None)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,11 @@ def logs(settings: Settings) -> Path:
     return settings.home / "logs"
 
 
+def dagster_mark(settings: Settings) -> Path:
+    """What ``pilotage up`` leaves beside Dagster's databases once they are complete."""
+    return settings.dagster_home / "store.ready"
+
+
 def variables(settings: Settings) -> dict[str, str]:
     """Environment variables for a program that works on this home, on top of our own."""
     # Programs run in the checkout, so a home that was given relative to our folder must reach them absolute.

@@ -149,13 +149,16 @@ class _Up:
         """The order of things: what others wait for first, what competes with the first lineage last."""
         start = self._supervisor.start
         fresh = not servers.has_store(self._settings)
-        start(self._code)
-        start(self._dagster)
-        start(self._reports)
         if fresh:
             self._board.headlined("Setting up")
-            if not self._bootstrap.furnish(sample=self._options.sample):
-                return
+        start(self._reports)
+        # Before the code server and the web server, which open its databases at the same moment.
+        if not self._bootstrap.make_dagster_store():
+            return
+        start(self._code)
+        start(self._dagster)
+        if fresh and not self._bootstrap.furnish(sample=self._options.sample):
+            return
         start(self._mlflow)
         # On a new home there is nothing to serve yet, and the first lineage needs the cores.
         if not fresh or not self._options.sample:
@@ -171,10 +174,7 @@ class _Up:
             start(self._alerts)
 
     def _runs_may_begin(self) -> bool:
-        """Waits until the web server answers: before that, it may still be making Dagster's database.
-
-        The first time, it also ends the runs that an earlier instance left behind.
-        """
+        """Waits until the web server answers. The first time, it also ends the runs that an earlier instance left."""
         while not self._orders.count:
             if answers(f"{self._dagster.program.url}/server_info") is None:
                 if not self._swept:

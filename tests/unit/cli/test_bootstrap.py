@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pilotage.cli import home
 from pilotage.cli.board import PlainBoard
 from pilotage.cli.bootstrap import Bootstrap, Task
 from pilotage.cli.runs import Transcript, Work
+from pilotage.cli.supervisor import Supervisor
+from pilotage.cli.up import Options, Orders, _Up
 from pilotage.settings import Settings
 from tests.unit.cli.programs import gone, pid_in, python, says_its_pid
 
@@ -166,6 +171,37 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(
     assert gone(pid)
     assert [step.name for step in board.steps] == ["long"]
     assert bootstrap.outcome.failures == []
+
+
+@pytest.mark.slow
+def test_dagsters_databases_are_made_once_and_again_if_the_first_time_was_interrupted(
+    bootstrap: Bootstrap, board: PlainBoard, settings: Settings
+) -> None:
+    home.prepare(settings)
+    half_made = settings.dagster_home / "schedules" / "schedules.db"
+    half_made.parent.mkdir()
+    half_made.touch()
+    assert bootstrap.make_dagster_store()
+    for file in ("schedules/schedules.db", "history/runs.db", "history/runs/index.db"):
+        with closing(sqlite3.connect(settings.dagster_home / file)) as connection:
+            assert len(connection.execute("select version_num from alembic_version").fetchall()) == 1
+    assert bootstrap.make_dagster_store()
+    assert [step.name for step in board.steps] == ["Dagster store"]
+
+
+def test_no_server_opens_dagsters_databases_before_they_are_made(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def fails(_: Bootstrap) -> bool:
+        told.append("Dagster store")
+        return False
+
+    monkeypatch.setattr(Bootstrap, "make_dagster_store", fails)
+    monkeypatch.setattr(Supervisor, "start", lambda _, server: told.append(server.program.name))
+    _Up(settings, Options(plain=True), Orders(), home.HomeLock(settings))._start()
+    assert told == ["Reports", "Dagster store"]
 
 
 def test_nothing_is_run_on_a_home_whose_dagster_may_not_be_used_yet(settings: Settings, board: PlainBoard) -> None:

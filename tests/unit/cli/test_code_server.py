@@ -81,3 +81,19 @@ def test_it_is_well_once_somebody_listens(settings: Settings) -> None:
         serving.listen()
         assert code_server.listens(settings) is None
     assert json.loads((settings.dagster_home / "workspace.yaml").read_text())["load_from"]
+
+
+def test_code_that_was_changed_added_or_removed_is_other_code(tmp_path: Path) -> None:
+    (tmp_path / "assets" / "models").mkdir(parents=True)
+    for name in ("definitions.py", "assets/models/one.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    before = code_server.code_files(tmp_path)
+    assert code_server.code_files(tmp_path) == before
+    (tmp_path / "assets" / "notes.md").write_text("no code")
+    assert code_server.code_files(tmp_path) == before
+    os.utime(tmp_path / "assets" / "models" / "one.py", ns=(1, 1))
+    changed = code_server.code_files(tmp_path)
+    (tmp_path / "assets" / "models" / "two.py").write_text("x = 2\n")
+    added = code_server.code_files(tmp_path)
+    (tmp_path / "definitions.py").unlink()
+    assert len({before, changed, added, code_server.code_files(tmp_path)}) == 4
