@@ -9,7 +9,7 @@ from datetime import datetime
 
 from pilotage.errors import ReleaseError
 from pilotage.release.events import Event
-from pilotage.release.ledger import Ledger
+from pilotage.release.ledger import Ledger, read_on
 from pilotage.release.stages import ModelState, Release, Version
 from pilotage.release.state import fold
 from pilotage.runtime.plan import Assignment, Plan, Role
@@ -65,8 +65,8 @@ class PlanFeed:
         self._plans: dict[str, Plan] = {}
         self._senseless: dict[str, str] = {}
         """Models whose events can't be understood from some event on, and why."""
-        self._head: tuple[int, str] | None = None
-        """Number and hash of the last event that was read."""
+        self._last: Event | None = None
+        """The last event that was read."""
 
     def __call__(self) -> dict[str, Plan]:
         """What to serve, now, for every model that the ledger knows.
@@ -77,18 +77,13 @@ class PlanFeed:
         Raises:
             LedgerUnavailable: The ledger can't be read.
         """
-        # With the last one that is known: a ledger that was replaced, by a backup say, has another there, or none.
-        events = self._ledger.events(after=self._head[0] - 1 if self._head else 0)
-        if self._head is not None:
-            if events and (events[0].sequence, events[0].hash) == self._head:
-                del events[0]
-            else:
-                events = self._ledger.events()
-                self._states, self._plans, self._senseless = {}, {}, {}
+        events, all_of_them = read_on(self._ledger, self._last)
+        if all_of_them:
+            self._states, self._plans, self._senseless = {}, {}, {}
         for event in events:
             self._apply(event)
         if events:
-            self._head = events[-1].sequence, events[-1].hash
+            self._last = events[-1]
         for name in {event.model for event in events}:
             plan = plan_of(self._states.get(name, ModelState(model=name)))
             self._plans[name] = replace(plan, problem=self._senseless.get(name))

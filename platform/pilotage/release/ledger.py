@@ -51,6 +51,28 @@ class Ledger(Protocol):
         """Events with a higher sequence number than ``after``, in order."""
 
 
+def read_on(ledger: Ledger, last: Event | None) -> tuple[list[Event], bool]:
+    """The events after one that is known already, as long as the ledger still holds it; otherwise all of them.
+
+    Args:
+        ledger: The ledger.
+        last: The last event that was read; ``None`` to begin.
+
+    Returns:
+        The events, and whether they are all of them: what came of those before no longer counts.
+
+    Raises:
+        LedgerUnavailable: The ledger can't be read.
+    """
+    if last is not None:
+        # With the one that is known: a ledger that was replaced, by a backup say, has another there, or none. Its hash
+        # stands for all that came before it.
+        events = ledger.events(after=last.sequence - 1)
+        if events and (events[0].sequence, events[0].hash) == (last.sequence, last.hash):
+            return events[1:], False
+    return ledger.events(), True
+
+
 class SqlLedger:
     """A ledger in SQLite (write-ahead logging), PostgreSQL, or any other database that SQLAlchemy knows."""
 
