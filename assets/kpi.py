@@ -91,20 +91,21 @@ def target_check(spec: ModelSpec, values: "list[KpiValue]") -> dg.AssetCheckResu
     """Warns when the target is missed by more than the days' scatter explains."""
     window = values[-1] if values else None
     if window is None or window.value is None:
-        passed, said = True, "No answer of the last 28 days has a label: nothing was judged."
+        missed, said = None, "No answer of the last 28 days has a label: nothing was judged."
     else:
-        passed = not window.misses_target(spec.kpi)
+        missed = window.misses_target(spec.kpi)
         between = f" ({window.low:.4g} to {window.high:.4g})" if window.low is not None else ""
         target = "no target" if window.target is None else f"the target is {window.target:.4g}"
         baseline = "" if window.baseline is None else f", {window.baseline:.4g} without the model"
-        said = f"{window.value:.4g}{between} {spec.kpi.unit}; {target}{baseline}."
+        early = " These are too few days to judge by." if missed is None and window.target is not None else ""
+        said = f"{window.value:.4g}{between} {spec.kpi.unit}; {target}{baseline}.{early}"
     return dg.AssetCheckResult(
         check_name="meets_target",
-        passed=passed,
+        passed=not missed,
         severity=dg.AssetCheckSeverity.WARN,
         description=said,
         metadata={
-            JUDGED: window is not None and window.value is not None and window.target is not None,
+            JUDGED: missed is not None,
             "answers": 0 if window is None else window.answers,
             "what_to_do": "docs/how-to/read-performance.md",
         },

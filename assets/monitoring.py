@@ -1,5 +1,7 @@
 """A ModelSpec → its drift report: what the newest window is beside what the champion learned from."""
 
+from datetime import date
+
 import dagster as dg
 from pydantic import Field
 
@@ -17,6 +19,7 @@ from assets.drift import (
 )
 from assets.lineage import model_asset, model_key
 from assets.metadata import Materialized
+from pilotage.errors import ConfigError
 from pilotage.spec import Drift, ModelSpec
 from resources.platform_home import PlatformHome
 
@@ -26,6 +29,21 @@ class DriftWindow(dg.Config):
 
     last: str | None = Field(default=None, description="Last day of the window, ISO; empty for the newest with rows.")
     report: bool = Field(default=True, description="Whether Evidently draws the page; it takes about ten seconds.")
+
+    def day(self) -> date | None:
+        """The last day.
+
+        Raises:
+            ConfigError: It is none.
+        """
+        try:
+            return date.fromisoformat(self.last) if self.last else None
+        except ValueError:
+            raise ConfigError(
+                f"last is {self.last!r}, which is no day.",
+                fix="Fill in one such as 2013-07-10 in the launchpad, or leave it empty for the newest.",
+                field="last",
+            ) from None
 
 
 def monitoring_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
@@ -65,8 +83,6 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
         ],
     )
     def drift_report(context: dg.AssetExecutionContext, platform: PlatformHome, config: DriftWindow) -> Materialized:
-        from datetime import date
-
         from pilotage.monitoring.drift import watch
         from pilotage.release.champions import champion
 
@@ -79,7 +95,7 @@ def _drift_report(spec: ModelSpec, drift: Drift) -> dg.AssetsDefinition:
             spec,
             settings=settings,
             lake=platform.lake,
-            last=date.fromisoformat(config.last) if config.last else None,
+            last=config.day(),
             progress=context.log.info,
         )
         verdict = report.verdict

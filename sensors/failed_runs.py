@@ -13,7 +13,7 @@ import dagster as dg
 from pilotage.run_tags import RANGE_FIRST, RANGE_LAST
 from pilotage.settings import Settings
 from resources.failures import what_failed
-from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again
+from sensors.failures import PARTITION, RUN_FAILED, failure, named, tried_again, withdrawn
 
 if TYPE_CHECKING:
     from pilotage.monitoring.alerts import Alarm, Alert, AlertBook
@@ -73,7 +73,9 @@ class FailedRunsWatch:
             return []
         known = {alarm.key: alarm.occurrences for alarm in self.book.alarms(open_only=False)}
         alerts = [
-            failure(run, what_failed(self.instance, run.run_id), self.settings) for run in runs if not tried_again(run)
+            failure(run, what_failed(self.instance, run.run_id), self.settings)
+            for run in runs
+            if not tried_again(run) and not withdrawn(run, self.settings)
         ]
         return [alert for alert in alerts if alert.occurrence not in known.get(alert.key, ())]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster_shared.record import replace
 
-from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST
+from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST, REQUEST
 from pilotage.settings import Settings
 from resources.failures import in_a_line, what_failed
 from resources.platform_home import PlatformHome
@@ -40,6 +40,8 @@ def run_failures_sensor() -> dg.SensorDefinition:
         if tried_again(run):
             return dg.SkipReason(f"Run {run.run_id[:8]} of {run.job_name} crashed, and Dagster tries it again.")
         settings = platform.settings
+        if withdrawn(run, settings):
+            return dg.SkipReason(f"The request that run {run.run_id[:8]} of {run.job_name} was of is withdrawn.")
         with AlertBook.of(settings) as book:
             book.raise_(failure(run, what_failed(context.instance, run.run_id), settings))
         return None
@@ -129,6 +131,17 @@ def named(run: dg.DagsterRun) -> bool:
 def tried_again(run: dg.DagsterRun) -> bool:
     """Whether Dagster itself tries a run again that crashed."""
     return run.tags.get(_WILL_RETRY) == "true"
+
+
+def withdrawn(run: dg.DagsterRun, settings: Settings) -> bool:
+    """Whether a run carried out a request to retrain that somebody took back: it fails since it may record nothing."""
+    from pilotage.release.champions import states
+
+    if REQUEST not in run.tags:
+        return False
+    state = states(settings=settings).get(run.tags[MODEL])
+    request = state.retraining.find(int(run.tags[REQUEST])) if state is not None else None
+    return request is not None and request.outcome == "withdrawn"
 
 
 def _sources(run: dg.DagsterRun) -> list[str]:

@@ -172,7 +172,9 @@ class Exchange:
         if unknown := found.keys() - set(known):
             name = min(unknown)[:100]
             raise InvalidRequest(
-                f"There is no parameter {name!r}.", fix=f"Use only: {', '.join(known) or 'none'}.", field=name
+                f"There is no parameter {name!r}.",
+                fix=f"Use only: {', '.join(known)}." if known else "Leave it out; there is none here.",
+                field=name,
             )
         return found
 

@@ -132,6 +132,8 @@ class ServiceMetrics:
         self._counted: dict[str, dict[tuple[str, ...], float]] = {
             name: {} for name, family in FAMILIES.items() if family.kind == "counter"
         }
+        # From the start on: of a counter that appears later, Prometheus' increase() does not see the first step.
+        self._counted["pilotage_unlogged_answers_total"] = {(model,): 0 for model in self._phases}
         self._watchers: list[Callable[[Gauges], None]] = [_process]
         self._failing: set[Callable[[Gauges], None]] = set()
         self._lock = threading.Lock()

@@ -62,9 +62,12 @@ class Operate(Endpoint):
         Raises:
             InvalidRequest: The body is something else.
         """
-        allowed = {"why", "to", "version"} if self.action == "rollback" else {"why"}
-        if not isinstance(content, dict) or not content.keys() <= allowed:
-            raise InvalidRequest("The body is no object of why.", fix=_FIX)
+        fields = ("why", "to", "version") if self.action == "rollback" else ("why",)
+        if not isinstance(content, dict):
+            raise InvalidRequest("The body is no object.", fix=_FIX)
+        if unknown := content.keys() - set(fields):
+            name = min(unknown)[:100]
+            raise InvalidRequest(f"There is no field {name!r}.", fix=f"Use only: {', '.join(fields)}.", field=name)
         why = content.get("why")
         if not isinstance(why, str) or not why.strip():
             raise InvalidRequest("A decision is recorded with its reason; why is missing.", fix=_FIX, field="why")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -19,3 +20,14 @@ def _dagster_forgets_the_instance() -> Iterator[None]:
     yield
     if (state := sys.modules.get("dagster._core.storage.defs_state.base")) is not None:
         state._current_storage.set(None)
+
+
+@pytest.fixture(autouse=True)
+def _dagster_gives_sigterm_back() -> Iterator[None]:
+    """Dagster has SIGTERM do what SIGINT does, which is nothing where a shell runs the tests in its background.
+
+    Programs that a later test starts would ignore it, too, until they have a handler of their own.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)

@@ -24,6 +24,7 @@ from assets.skew import FEATURES
 from assets.sources import load_sources
 from jobs.alerts import DELIVER, alerts_job
 from pilotage.cli.main import cli
+from pilotage.errors import ConfigError
 from pilotage.monitoring.alerts import Alert, AlertBook
 from pilotage.run_tags import ATTEMPT, CAUSE
 from pilotage.settings import Settings
@@ -335,6 +336,11 @@ def test_an_operator_lists_takes_on_silences_and_tests(settings: Settings, hook:
     assert silenced.exit_code == 0, silenced.output
     mistyped = run(cli, ["alerts", "silence", "--kind", "drfit", "--for", "2h", "--why", "known", "--actor", "ada"])
     assert "No kind of alarm fits 'drfit'" in str(mistyped.exception)
+    elsewhere = run(cli, ["alerts", "silence", "--model", "fligth_delay", "--for", "2h", "--why", "known"])
+    assert "No model fits 'fligth_delay'" in str(elsewhere.exception)
+    forever = run(cli, ["alerts", "silence", "--kind", "drift", "--for", "9w", "--why", "known"]).exception
+    assert isinstance(forever, ConfigError)
+    assert "30 days at most" in forever.fix
     told = json.loads(run(cli, ["alerts", "list", "--json"]).output)
     assert told["alarms"][0]["looked_after_by"] == "ada"
     assert told["silences"][0]["kind"] == "drift"

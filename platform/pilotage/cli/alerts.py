@@ -104,15 +104,18 @@ def close(number: int, why: str, actor: str | None) -> None:
 @recorded
 def silence(kind: str, model: str, subject: str, lasts: str, why: str, actor: str | None) -> None:
     """Tell nobody of alarms that fit, for a while. They are recorded; critical ones are told afterwards."""
+    from pilotage.cli import declared
     from pilotage.cli.keys import duration
-    from pilotage.errors import ConfigError
     from pilotage.monitoring.alerts.alert import KINDS
+    from pilotage.monitoring.alerts.book import LONGEST_SILENCE
 
-    until = datetime.now(UTC) + duration(lasts, option="--for")
+    most = f"{LONGEST_SILENCE.days} days"
+    until = datetime.now(UTC) + duration(lasts, option="--for", longest=LONGEST_SILENCE, most=most)
     with _book() as book:
-        kinds = {*KINDS, *(alarm.alert.kind for alarm in book.alarms())}
-        if not any(fnmatchcase(each, kind) for each in kinds):
-            raise ConfigError(f"No kind of alarm fits {kind!r}.", fix=f"Use one of: {', '.join(sorted(kinds))}.")
+        alerts = [alarm.alert for alarm in book.alarms()]
+        _require_fit("kind of alarm", kind, {*KINDS, *(each.kind for each in alerts)})
+        # Some alarms are about no model.
+        _require_fit("model", model, {"", *declared.names(), *(each.model or "" for each in alerts)})
         made = book.silence(until=until, who=actor_of(actor), why=why, kind=kind, model=model, subject=subject)
     say(f"Silence {made.number} until {made.until:%Y-%m-%d %H:%M} UTC.")
 
@@ -239,6 +242,15 @@ def _silence(silence: Silence) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(silence)
+
+
+def _require_fit(what: str, pattern: str, names: set[str]) -> None:
+    """A silence that no alarm can ever fit would be noticed by whoever is called at night."""
+    from pilotage.errors import ConfigError
+
+    if not any(fnmatchcase(each, pattern) for each in names):
+        known = ", ".join(sorted(names - {""}))
+        raise ConfigError(f"No {what} fits {pattern!r}.", fix=f"Use one of: {known}.")
 
 
 def _worst_first(alarm: Alarm) -> tuple[bool, int, datetime]:

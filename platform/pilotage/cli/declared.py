@@ -62,6 +62,11 @@ def model(name: str) -> ModelSpec:
     return load_declaration(_MODELS, "MODEL", ModelSpec, path=files[name])
 
 
+def names() -> list[str]:
+    """Every declared model, whether or not its file loads."""
+    return list(_model_files())
+
+
 def each_model() -> tuple[dict[str, ModelSpec], dict[str, DeclarationError]]:
     """Every model whose file loads, and what is wrong with the other files, by name."""
     specs: dict[str, ModelSpec] = {}

@@ -21,6 +21,8 @@ from pilotage.settings import Settings
 
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 _LONGEST = timedelta(days=3650)
+USUAL_RATE = 100.0
+"""Requests a second of a key that nothing else is said of."""
 SOON = timedelta(days=14)
 """How long before its end a key is shown as ending soon."""
 
@@ -30,7 +32,7 @@ def create(
     name: str,
     *,
     roles: Sequence[str],
-    rate: float,
+    rate: float | None,
     burst: int | None,
     unlimited: bool,
     expires: str | None,
@@ -41,7 +43,9 @@ def create(
     Raises:
         ConfigError: Something of it does not fit, or the file can't be changed.
     """
-    limit = None if unlimited else limit_of(rate, burst)
+    if unlimited and (rate is not None or burst is not None):
+        raise ConfigError("--unlimited is no limit, and --rate and --burst are one.", fix="Give the one or the other.")
+    limit = None if unlimited else limit_of(USUAL_RATE if rate is None else rate, burst)
     lasts = None if expires is None else duration(expires)
     key, text = keyfile.create_key(settings.api_keys, name, roles=roles, limit=limit, lasts=lasts)
     if as_json:
@@ -124,17 +128,25 @@ def limit_of(rate: float, burst: int | None) -> Limit:
         raise ConfigError(f"--rate and --burst don't fit: {error}.", fix="Give other ones, or --unlimited.") from None
 
 
-def duration(text: str, *, option: str = "--expires") -> timedelta:
+def duration(
+    text: str, *, option: str = "--expires", longest: timedelta = _LONGEST, most: str = "ten years"
+) -> timedelta:
     """``12h``, ``90d`` or ``4w`` as a time span.
 
+    Args:
+        text: What was given.
+        option: By which option.
+        longest: What it may be at most.
+        most: The same in words.
+
     Raises:
-        ConfigError: It is something else, or more than ten years.
+        ConfigError: It is something else, or longer.
     """
     found = re.fullmatch(r"([1-9][0-9]{0,5})([hdw])", text)
     span = int(found[1]) * _UNITS[found[2]] if found else timedelta(0)
-    if not timedelta(0) < span <= _LONGEST:
+    if not timedelta(0) < span <= longest:
         raise ConfigError(
-            f"{option} {text!r} is no time span.", fix="Give hours, days or weeks, ten years at most: 12h, 90d, 4w."
+            f"{option} {text!r} is no time span.", fix=f"Give hours, days or weeks, {most} at most: 12h, 7d, 4w."
         )
     return span
 

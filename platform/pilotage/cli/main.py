@@ -253,7 +253,7 @@ def keys() -> None:
     help="What it may do; can be given more than once.",
 )
 @click.option(
-    "--rate", default=100.0, show_default=True, help="Requests a second, on average; a batch counts its rows."
+    "--rate", default=None, type=float, help="Requests a second, on average; a batch counts its rows. Default: 100."
 )
 @click.option("--burst", default=None, type=int, help="Requests at once, and the largest batch. Default: 2 x rate.")
 @click.option("--unlimited", is_flag=True, help="No limit.")
@@ -262,7 +262,7 @@ def keys() -> None:
 def keys_create(
     name: str,
     roles: tuple[str, ...],
-    rate: float,
+    rate: float | None,
     burst: int | None,
     unlimited: bool,
     expires: str | None,
@@ -292,7 +292,7 @@ def keys_list(as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @click.option("--why", required=True, help="The reason, for the record.")
 def keys_revoke(key_id: str, why: str) -> None:
-    """Refuse the key with this ID for good. Running services know within a second."""
+    """Refuse the key with this ID for good; all of a key will do as well. Running services know within a second."""
     from pilotage.cli.keys import revoke
 
     revoke(_settings(), key_id, why=why)

@@ -84,6 +84,7 @@ def replay(
         headers=headers,
     )
     archive = archive_of(spec, sources)
+    archive.require(first, last)
     platform.require()
     progress = Progress(progress_file(settings, name, label), model=name, first=first, last=last)
     orders = Orders()

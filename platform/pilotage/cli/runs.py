@@ -262,6 +262,15 @@ def dagster_job(
     )
 
 
+def dagster_store(settings: Settings) -> Work:
+    """Makes those of Dagster's databases that are not there yet."""
+    # Whatever opens them makes them. This prints what they are, which is for the log; unlike `migrate` it does not go
+    # through every run of a home that has some.
+    command = [sys.executable, "-W", "ignore", "-m", "dagster", "instance", "info"]
+    transcript = Transcript(lambda _: None)
+    return Work(command, settings=settings, log=home.logs(settings) / "dagster_store.log", transcript=transcript)
+
+
 def pilotage(*arguments: str, settings: Settings, log: str, progress: Callable[[str], None]) -> Work:
     """Another ``pilotage`` command in a process of its own: it frees its memory, and it can be stopped."""
     command = [sys.executable, "-W", "ignore", "-m", "pilotage.cli.main", *arguments]

@@ -82,7 +82,7 @@ def ingest(
         asked
     )
     misfits = [
-        RejectedFile(name=misfit.name, day=None, reason=f"{misfit.name}: {misfit.reason}.", fix=f"{misfit.fix}.")
+        RejectedFile(name=misfit.name, day=None, reason=f"{misfit.name}: {misfit.reason}.", fix=misfit.fix)
         for misfit in unmatched(spec, settings)
     ]
     table = f"raw/{spec.name}"

@@ -346,9 +346,12 @@ class Lake:
             room, name = table.split("/")
             # A model's assets are called by the model first.
             asset = f"{name}/{room}" if room == "features" else table
+            newest = self._open(table) if version is not None else None
             raise UnpublishedData(
                 f"There is no {which} in the lake {self.uri}.",
-                fix=f"Materialise the asset {asset} first; `pilotage up` does it for the sample data.",
+                fix=f"Its newest version is {newest.version()}; one that is gone can come back from a backup only."
+                if newest is not None
+                else f"Materialise the asset {asset} first; `pilotage up` does it for the sample data.",
                 table=table,
             )
         if version is not None:

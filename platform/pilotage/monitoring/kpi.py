@@ -50,12 +50,11 @@ class KpiValue:
             return None
         return self.value - self.baseline if kpi.higher_is_better else self.baseline - self.value
 
-    def misses_target(self, kpi: Kpi) -> bool:
-        """Whether the target is missed by more than the days' scatter explains."""
-        if self.target is None or self.value is None:
-            return False
-        bound = self.high if kpi.higher_is_better else self.low
-        best = self.value if bound is None else bound
+    def misses_target(self, kpi: Kpi) -> bool | None:
+        """Whether the target is missed by more than the days' scatter explains; ``None`` if that can't be told."""
+        best = self.high if kpi.higher_is_better else self.low
+        if self.target is None or best is None:
+            return None
         return best < self.target if kpi.higher_is_better else best > self.target
 
 

@@ -120,8 +120,9 @@ def gather(
     events = (ledger or SqlLedger.to_read(settings)).events()
     stages = stages_of(events, state, about) if about is not None else ()
     if about is None or not stages or state.champion is None:
+        of = spec.name if version is None else f"{spec.name} version {version}"
         raise ReleaseError(
-            f"No rollout of {spec.name} is under way that evidence could be about.",
+            f"No rollout of {of} is under way that evidence could be about.",
             fix=f"See pilotage status {spec.name}.",
             model=spec.name,
         )

@@ -24,6 +24,9 @@ UNKNOWN = "NA"
 class Archive(Protocol):
     """History that can be landed."""
 
+    def require(self, first: date, last: date) -> None:
+        """Makes sure that the history has these days; ``ConfigError`` if not."""
+
     def land(self, landing: Path, day: date, *, known_by: datetime) -> int:
         """Lands a day's files with what was known at a moment (UTC); returns how many were written."""
 
@@ -41,6 +44,11 @@ class Flights:
         self._departure = [columns.index(name) for name in ("dep_time", "dep_delay")]
         self._arrival = [columns.index(name) for name in ("arr_time", "arr_delay", "air_time")]
         self._at = {name: columns.index(name) for name in ("time_hour", "minute", "dep_delay", "air_time")}
+
+    def require(self, first: date, last: date) -> None:
+        """See ``Archive``."""
+        for day in (first, last):
+            _of(self._flights, day)
 
     def land(self, landing: Path, day: date, *, known_by: datetime) -> int:
         """See ``Archive``."""

@@ -65,14 +65,26 @@ def merged_params(spec: ModelSpec, config: TrainConfig, extra: Mapping[str, Scal
 
 
 def check_params(spec: ModelSpec, config: TrainConfig) -> None:
-    """Whether LightGBM has every parameter that a run gives or searches, and a run may set it. Loads LightGBM.
+    """Whether LightGBM has every parameter that a run gives or searches, takes its value, and a run may set it.
+
+    Loads LightGBM, and has it begin with a few rows of numbers.
 
     Raises:
-        ConfigError: As ``main_names``.
+        ConfigError: As ``main_names``, or LightGBM refuses a value.
     """
-    merged_params(spec, config)
+    params = merged_params(spec, config)
     if config.tuning is not None:
         main_names(config.tuning.space, where="tuning.space")
+    lgb = lightgbm()
+    full = {**params, "objective": "binary", "num_threads": 1, "verbosity": -1}
+    rows = np.tile(np.arange(8.0)[:, None], len(spec.features))
+    try:
+        lgb.Booster(full, lgb.Dataset(rows, np.arange(8) % 2, params=full))
+    except lgb.basic.LightGBMError as error:
+        raise ConfigError(
+            f"LightGBM refuses {_given(config.params or params)} (params): {_said(error)}.",
+            fix="See LightGBM's list of parameters for the values that it takes.",
+        ) from error
 
 
 def main_names(params: Iterable[str], *, where: str) -> dict[str, str]:
@@ -177,9 +189,8 @@ def fit(
     try:
         booster = lgb.train(full, data, rounds, valid_sets=watched, callbacks=callbacks)
     except lgb.basic.LightGBMError as error:
-        said = str(error).rstrip(" .\n")
         raise TrainingError(
-            f"LightGBM can't train {spec.name} on {len(labels):,} rows with {dict(params)}: {said}.",
+            f"LightGBM can't train {spec.name} on {len(labels):,} rows with {_given(params)}: {_said(error)}.",
             fix=f"Correct params in assets/models/{spec.name}.py, or those that the run was given.",
         ) from error
     gain = booster.feature_importance("gain")
@@ -196,6 +207,15 @@ def fit(
         rounds=best,
         gain={name: float(value) for name, value in zip(columns, gain, strict=True)},
     )
+
+
+def _given(params: Mapping[str, Scalar]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in params.items())
+
+
+def _said(error: Exception) -> str:
+    """What LightGBM says, without the place in its own source."""
+    return str(error).partition(" at /")[0].rstrip(" .\n")
 
 
 def _useful_threads(threads: int, rows: int) -> int:

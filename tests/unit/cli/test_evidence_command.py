@@ -73,6 +73,12 @@ def test_the_evidence_shows_every_guardrail_and_what_would_be_decided_without_de
     assert len(SqlLedger(settings.ledger).events()) == before
 
 
+def test_a_version_that_no_rollout_is_of_is_named(settings: Settings) -> None:
+    began(settings, "canaried")
+    refused = CliRunner().invoke(cli, ["evidence", MODEL, "--version", "9"])
+    assert "No rollout of loan_approval version 9 is under way" in str(refused.exception)
+
+
 def test_the_report_of_an_ab_test_says_its_effect_and_interval(settings: Settings) -> None:
     answered(settings, began(settings, "ab_started"), worse=False)
     assert run("ab", "report", MODEL).startswith("Version 2 is better than 1 in cost: -")

@@ -102,6 +102,20 @@ def test_a_revoked_key_gets_nobody_in(settings: Settings, capsys: pytest.Capture
         KeyRing(settings.api_keys).authenticate(f"Bearer {text}")
 
 
+def test_who_has_a_leaked_key_need_not_take_it_apart_to_revoke_it(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+):
+    keys("create", "booking", "--role", "predict")
+    text = capsys.readouterr().out.strip()
+    assert keys("revoke", text, "--why", "in a public repository") == 0
+    assert [key.why for key in read_keys(settings.api_keys)] == ["in a public repository"]
+    secret = text.split("_", 2)[2]
+    assert keys("revoke", f"plt_unknown_{secret}", "--why", "in a public repository") == 2
+    said = capsys.readouterr()
+    assert "no key with the id 'unknown'" in said.err
+    assert secret[:10] not in said.out + said.err
+
+
 def test_keys_made_elsewhere_are_taken_over(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -126,6 +140,8 @@ def test_keys_made_elsewhere_are_taken_over(
         ["create", "x", "--role", "read", "--rate", "nan"],
         ["create", "x", "--role", "read", "--rate", "inf"],
         ["create", "x", "--role", "read", "--burst", "0"],
+        ["create", "x", "--role", "read", "--rate", "5", "--unlimited"],
+        ["create", "x", "--role", "read", "--burst", "5", "--unlimited"],
         ["create", "x", "--role", "read", "--expires", "soon"],
         ["create", "x", "--role", "read", "--expires", "-1d"],
         ["revoke", "x", "--why", "y"],

@@ -165,3 +165,21 @@ def test_a_replay_that_could_not_go_on_is_not_begun(
     asked = ["replay", "flight_delay", "--from", "2013-03-01", "--to", "2013-03-02", *option]
     assert run(lambda: cli.main(asked, standalone_mode=False)) == 2
     assert option[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "missing"), [("2012-12-31", "2013-03-02", 2012), ("2013-12-31", "2014-01-01", 2014)]
+)
+def test_a_replay_of_days_that_there_are_none_of_is_not_begun(
+    first: str,
+    last: str,
+    missing: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PILOTAGE_HOME", str(tmp_path))
+    asked = ["replay", "flight_delay", "--from", first, "--to", last]
+    assert run(lambda: cli.main(asked, standalone_mode=False)) == 2
+    assert f"The sample data has no flights of {missing}-" in capsys.readouterr().err
+    assert not (tmp_path / "replay").exists()

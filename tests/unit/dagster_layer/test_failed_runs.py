@@ -11,10 +11,11 @@ import pytest
 
 from pilotage.monitoring.alerts import AlertBook
 from pilotage.monitoring.alerts.watches import carry_out
-from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, RANGE_FIRST, RANGE_LAST
+from pilotage.release.retraining import requests
+from pilotage.run_tags import ATTEMPT, CAUSE, LANDING, MODEL, RANGE_FIRST, RANGE_LAST, REQUEST
 from pilotage.settings import Settings
 from sensors.failed_runs import FIRST_LOOK, FailedRunsWatch
-from sensors.failures import failure
+from sensors.failures import failure, withdrawn
 
 BROKEN: set[str] = set()
 """Assets that can't be made now."""
@@ -131,6 +132,32 @@ def test_a_crash_that_dagster_tries_again_and_one_of_long_ago_are_not_told(desk:
     desk.seen = None
     desk.look(later=FIRST_LOOK + timedelta(minutes=5))
     assert desk.clears() == {}
+
+
+def test_a_training_whose_request_was_withdrawn_may_fail_without_an_alarm(desk: Desk) -> None:
+    by = {"settings": desk.settings, "actor": "ada", "why": "wrong day"}
+    wanted = [requests.request("flight_delay", "manual", {}, **by)]
+    requests.withdraw("flight_delay", **by)
+    wanted.append(requests.request("flight_delay", "manual", {}, **by))
+    BROKEN.add("flight_delay/online_state")
+    runs = [desk.run(ONLINE, **{MODEL: "flight_delay", REQUEST: str(each.number)}) for each in wanted if each]
+    assert [withdrawn(run, desk.settings) for run in runs] == [True, False]
+    desk.look()
+    with desk.book() as book:
+        [alarm] = book.alarms()
+        assert alarm.occurrences == (runs[1].run_id,)
+
+
+def test_a_training_that_failed_is_told_when_no_ledger_can_say_whether_it_was_withdrawn(desk: Desk) -> None:
+    by = {"settings": desk.settings, "actor": "ada", "why": "wrong day"}
+    wanted = requests.request("flight_delay", "manual", {}, **by)
+    assert wanted is not None
+    requests.withdraw("flight_delay", **by)
+    BROKEN.add("flight_delay/online_state")
+    run = desk.run(ONLINE, **{MODEL: "flight_delay", REQUEST: str(wanted.number)})
+    for file in desk.settings.home.glob("ledger.db*"):
+        file.unlink()
+    assert not withdrawn(run, desk.settings)
 
 
 def test_assets_that_failed_are_not_made_good_by_a_run_of_others(desk: Desk) -> None:

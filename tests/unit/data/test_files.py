@@ -207,13 +207,15 @@ def test_a_listing_opens_nothing_and_leaves_unfinished_files_alone(tmp_path: Pat
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "trips_2013-01-32.csv").touch()
     (tmp_path / "trips_2014-01-01.csv").touch()
-    (tmp_path / "folder").mkdir()
+    for name in ("folder", "trips_2013-01-09.csv"):
+        (tmp_path / name).mkdir()
     spec = source()
     assert isinstance(spec.read, Files)
     offers, misfits = FilesReader(spec, spec.read, tmp_path).listing()
     assert [(offer.name, offer.day) for offer in offers] == [("trips_2013-01-07.csv", MONDAY)]
     assert {misfit.name: misfit.reason for misfit in misfits} == {
         "notes.txt": f"its name does not match {spec.read.pattern}",
+        "trips_2013-01-09.csv": "it is no file",
         "trips_2013-01-32.csv": "2013-01-32 in its name is no day",
         "trips_2014-01-01.csv": "2014-01-01 is outside the days of the source, 2013-01-01 to 2013-12-31",
     }

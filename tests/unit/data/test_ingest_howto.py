@@ -27,6 +27,7 @@ def test_the_commands_of_the_page_work_as_they_stand(
     exec(compile(program, "land-data.md", "exec"), {})
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("notes.txt: its name does not match")
+    assert said[0].endswith("Rename it, or correct read.pattern of the source flights.")
     assert said[1] == "958 [datetime.date(2013, 3, 1)] [] []"
     [sql] = re.findall(r'pilotage sql "(.*?)"', PAGE)
     assert query(Lake(settings.lake), sql).select("source_file", "rows").rows() == [("flights_2013-03-01.csv.gz", 958)]

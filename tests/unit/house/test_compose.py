@@ -166,8 +166,11 @@ def test_the_script_makes_every_variable_and_secret_that_is_required(tmp_path: P
     assert people.startswith("ada:$6$")
     secrets = {file.name: file.read_bytes() for file in (tmp_path / "deploy/secrets").iterdir()}
 
-    again = subprocess.run([script, "elsewhere.example"], capture_output=True, text=True, check=True)
+    again = subprocess.run([script], capture_output=True, text=True, check=True)
     assert again.stdout == "", "a second run must leave everything as it is"
+    other = subprocess.run([script, "elsewhere.example"], capture_output=True, text=True, check=False)
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "'pilotage.example' in .env, not 'elsewhere.example'. Nothing was written.\nFix: " in other.stderr
     assert {file.name: file.read_bytes() for file in (tmp_path / "deploy/secrets").iterdir()} == secrets
 
     text = re.search(r"^application: API key (\S+) ", done.stdout, re.MULTILINE).group(1)
@@ -180,6 +183,20 @@ def test_the_script_makes_every_variable_and_secret_that_is_required(tmp_path: P
     assert len(read_ledger_key(tmp_path / "deploy/secrets/ledger.key") or b"") == 64
     assert Pseudonyms.of(Settings(pseudonym_key_file=tmp_path / "deploy/secrets/pseudonym.key")).apply("a", "b")
     assert secrets["ledger.key"] != secrets["pseudonym.key"]
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["https://pilotage.example"], ["pilotage.example:3000"], ["pilotage.example", "ada:admin"]]
+)
+def test_the_script_writes_nothing_for_what_is_no_name(words: list[str], tmp_path: Path):
+    (tmp_path / "deploy").mkdir()
+    script = tmp_path / "deploy" / "make-secrets"
+    script.write_bytes((PROJECT / "deploy" / "make-secrets").read_bytes())
+    script.chmod(0o755)
+    done = subprocess.run([script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.match(rf"Error: '{re.escape(words[-1])}' is no .+ Nothing was written\.\nFix: ", done.stderr)
+    assert [path.name for path in tmp_path.rglob("*")] == ["deploy", "make-secrets"]
 
 
 def test_settings_know_every_variable_that_they_are_given():

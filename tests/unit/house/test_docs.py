@@ -104,6 +104,13 @@ def test_a_new_stack_approves_by_name_what_needs_it_before_it_promotes_it():
         assert sum(bool(re.search(approved, line)) for line in lines[:place]) == needed[name]
 
 
+def test_every_command_that_exists_is_on_the_page_of_the_command_line():
+    from pilotage.cli.main import cli
+
+    told = commands((HOW_TO / "command-line.md").read_text(encoding="utf-8"))
+    assert {name for name, each in cli.commands.items() if not each.hidden} - {words[1] for words in told} == set()
+
+
 @pytest.mark.parametrize("page", sorted(pages()))
 def test_every_setting_in_it_exists(page: str):
     known = {PREFIX + name.upper() for name in Settings.model_fields}

@@ -7,9 +7,12 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
+import pytest
 
-from assets.monitoring import monitoring_assets
+from assets.monitoring import DriftWindow, monitoring_assets
+from pilotage.errors import ConfigError, DataError
 from pilotage.monitoring.alerts import Alarm, AlertBook
+from pilotage.monitoring.drift import watch
 from resources.platform_home import PlatformHome
 from tests.unit.monitoring.drift_house import REFERENCE, WINDOW, House, day_of, dearer
 
@@ -40,6 +43,23 @@ def test_a_night_before_the_first_release_judges_nothing_and_fails_nothing(tmp_p
         ("stable_inputs", "stable_predictions_and_labels", "expected_performance", "no_incident")
     )
     assert known_alarms(house) == {}
+
+
+@pytest.mark.parametrize("day", ["yesterday", "2013-13-01"])
+def test_a_last_day_that_is_none_is_named(day: str) -> None:
+    with pytest.raises(ConfigError, match=f"last is '{day}', which is no day"):
+        DriftWindow(last=day).day()
+
+
+def test_a_window_that_has_no_rows_is_not_passed_off_as_another_one(house: House) -> None:
+    house.watch(REFERENCE - 1)
+    with pytest.raises(DataError, match="no rows up to 2023-12-31; its features begin 2024-01-01"):
+        house.watch(-1)
+    said: list[str] = []
+    late = day_of(REFERENCE + 300)
+    watch(house.spec, settings=house.settings, lake=house.lake, last=late, progress=said.append)
+    [told] = [each for each in said if "has no rows" in each]
+    assert told.startswith(f"{late} has no rows: this is the window that ends with ")
 
 
 def test_an_alarm_is_in_the_book_from_the_window_that_opens_it_to_the_one_that_closes_it(house: House) -> None:

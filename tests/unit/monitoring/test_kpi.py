@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from assets.kpi import target_check
 from assets.models import load_models
 from pilotage.errors import ConfigError
 from pilotage.monitoring.answers import read_answers
@@ -125,7 +126,7 @@ def test_a_target_is_missed_only_by_more_than_the_scatter_of_days(higher_is_bett
     kpi = used_spec().kpi.model_copy(update={"higher_is_better": higher_is_better})
     better = 1 if higher_is_better else -1
 
-    def missed(target: float | None, *, known: bool = True) -> bool:
+    def missed(target: float | None, *, known: bool = True) -> bool | None:
         low, high = (9.0, 11.0) if known else (None, None)
         value = KpiValue(
             day=date(2024, 1, 1), days=28, answers=1, value=10.0, low=low, high=high, baseline=None, target=target
@@ -133,5 +134,17 @@ def test_a_target_is_missed_only_by_more_than_the_scatter_of_days(higher_is_bett
         return value.misses_target(kpi)
 
     assert [missed(10 + better * beyond) for beyond in (-0.5, 0.5, 1.5)] == [False, False, True]
-    assert missed(10 + better * 0.5, known=False), "of one or two days nothing is known of their scatter"
-    assert not missed(None)
+    assert missed(10 + better * 0.5, known=False) is None, "of one or two days nothing is known of their scatter"
+    assert missed(None) is None
+
+
+def test_the_first_outcomes_of_a_model_are_no_missed_target_and_change_no_alarm(
+    used: Used, answers: pl.DataFrame
+) -> None:
+    spec = used_spec(kpi=kpi(target=0))
+    first = [used.day(0), used.day(1)]
+    early = target_check(spec, kpi_values(answers.filter(pl.col("day").is_in(first)), spec))
+    assert (early.passed, early.metadata["judged"].value) == (True, False)
+    assert "too few days to judge by" in str(early.description)
+    later = target_check(spec, kpi_values(answers, spec))
+    assert (later.passed, later.metadata["judged"].value) == (False, True)

@@ -135,6 +135,7 @@ def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:
     assert service.post("/tiny/predict?shadow=1", json=ORDER).status_code == 422
     many = service.post("/tiny/predict/batch?explain=true", json={"requests": [ORDER]})
     assert (many.status_code, many.json()["field"]) == (422, "explain")
+    assert many.json()["fix"] == "Leave it out; there is none here."
     for path in ("/v2/models/tiny/infer", "/tiny/invocations", "/tiny/outcomes", "/admin/tiny/kill"):
         refused = service.post(f"{path}?explain=true", json={"inputs": []})
         assert (path, "There is no parameter 'explain'" in refused.text) == (path, True)

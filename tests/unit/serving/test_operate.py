@@ -35,6 +35,8 @@ def test_a_kill_and_a_resume_are_events_of_the_ledger_and_hold_at_once(tmp_path:
         headers = {"authorization": f"Bearer {key}"}
         for body in ({}, {"why": ""}, {"why": " "}, {"why": 7}, {"why": "x", "more": 1}, [], "x"):
             assert service.post("/admin/tiny/kill", json=body, headers=headers).status_code == 422
+        mistyped = service.post("/admin/tiny/rollback", json={"why": "x", "versoin": 2}, headers=headers).json()
+        assert (mistyped["field"], mistyped["fix"]) == ("versoin", "Use only: why, to, version.")
         for why in ("w" * 1001, "two\nlines", "\x1b[31mred", "\u202ebackwards", "\x00"):
             refused = service.post("/admin/tiny/kill", json={"why": why}, headers=headers)
             assert (refused.status_code, refused.json()["field"]) == (422, "why"), why

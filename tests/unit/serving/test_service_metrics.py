@@ -145,6 +145,10 @@ def test_even_a_mistake_can_not_make_more_series_than_there_is_room_for(metrics:
     assert value(metrics.page(), "pilotage_auth_failures_total", reason="other") == 100
 
 
+def test_unlogged_answers_are_on_the_page_from_the_start_so_that_the_first_one_is_an_increase(metrics: ServiceMetrics):
+    assert value(metrics.page(), "pilotage_unlogged_answers_total", model="tiny") == 0
+
+
 def test_the_rarer_things_are_counted_too(metrics: ServiceMetrics):
     metrics.turned_away("expired")
     metrics.rate_limited()

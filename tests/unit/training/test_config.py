@@ -10,9 +10,9 @@ import yaml
 
 from pilotage.errors import ConfigError
 from pilotage.settings import PROJECT
-from pilotage.spec import Gate
+from pilotage.spec import Gate, Scalar
 from pilotage.training.config import TrainConfig
-from pilotage.training.fit import main_names, merged_params
+from pilotage.training.fit import check_params, main_names, merged_params
 from tests.unit.training.conftest import parcel_spec, untimed_spec
 
 
@@ -145,6 +145,27 @@ def test_a_parameter_that_lightgbm_does_not_have_is_refused_not_ignored() -> Non
     config = TrainConfig(params={"num_leafs": 9})
     with pytest.raises(ConfigError, match=r"no parameter num_leafs \(params\)\. Fix: Did you mean num_leaves\?"):
         merged_params(parcel_spec(), config)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"num_leaves": 1}, r"LightGBM refuses num_leaves=1 \(params\): Check failed: \(num_leaves\) > \(1\)\. Fix: "),
+        ({"learning_rate": "fast"}, "LightGBM refuses learning_rate='fast' .params.: Unknown token fast"),
+        ({"boosting": "dartt"}, "LightGBM refuses boosting='dartt' .params.: Unknown boosting type dartt"),
+        ({"is_unbalance": True, "scale_pos_weight": 2.0}, "is_unbalance and scale_pos_weight at the same time"),
+    ],
+)
+def test_a_value_that_lightgbm_refuses_starts_nothing(params: dict[str, Scalar], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        check_params(parcel_spec(), TrainConfig(params=params))
+
+
+def test_what_lightgbm_takes_is_fine_before_there_are_rows() -> None:
+    features = len(parcel_spec().features)
+    taken: dict[str, Scalar] = {"boosting": "dart", "min_data_in_leaf": 5_000, "num_leaves": 63}
+    taken["monotone_constraints"] = ",".join(["0"] * features)
+    check_params(parcel_spec(), TrainConfig(params=taken))
 
 
 @pytest.mark.parametrize("name", ["seed", "random_state", "n_jobs", "nthread", "objective", "num_boost_round"])

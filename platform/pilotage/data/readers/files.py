@@ -26,7 +26,7 @@ _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
 """Names that writers give to a file until it is whole; also those that start with a dot."""
 
 
-_LINK = ("it is a link to what is outside of its landing folder", "Land the file itself")
+_LINK = ("it is a link to what is outside of its landing folder", "Land the file itself.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,11 @@ class FilesReader:
             return [], []
         with os.scandir(self._folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.is_dir() or entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
-                    continue
                 match = pattern.fullmatch(entry.name)
+                # A folder may be somebody's own, unless it has the name of a file.
+                left_alone = match is None and entry.is_dir()
+                if left_alone or entry.name.startswith(".") or entry.name.endswith(_UNFINISHED):
+                    continue
                 problem = self._problem(match) or self._odd(entry)
                 if match is None or problem is not None:
                     reason, fix = problem or ("", "")
@@ -105,7 +107,7 @@ class FilesReader:
     def _odd(self, entry: os.DirEntry[str]) -> tuple[str, str] | None:
         if entry.is_symlink() and self._leads_out(Path(entry.path).resolve()):
             return _LINK
-        return None if entry.is_file() else ("it is no file", "Land a file of that name")
+        return None if entry.is_file() else ("it is no file", "Land a file of that name.")
 
     def _problem(self, match: re.Match[str] | None) -> tuple[str, str] | None:
         if match is None:

@@ -98,7 +98,7 @@ def watch(
     Raises:
         NotReleasable: There is no champion.
         UnpublishedData: There are no features.
-        DataError: The features are not what the champion reads.
+        DataError: The features are not what the champion reads, or there are none so early.
     """
     policy = spec.drift or Drift(window=timedelta(days=7))
     release = champion(spec.name, settings=settings)
@@ -132,6 +132,8 @@ class _Look:
         bins, past = reference.bins, reference.counted()
         used = past.without(reference.thresholds.learned.left_out)
         source, why, frames_of, days = self._source(last)
+        if last is not None and days[-1] not in (last, UNDATED):
+            self.progress(f"{last} has no rows: this is the window that ends with {days[-1]}.")
         begin = len(days) - self.policy.days
         window_days = days[begin:]
         samples: list[tuple[date, pl.DataFrame]] = []
@@ -205,7 +207,14 @@ class _Look:
         else:
             why = "no predictions were logged"
         table = f"features/{self.spec.name}"
-        there = [day for day in self.lake.days(table) if day <= min(self.today, last or self.today)]
+        known = self.lake.days(table)
+        there = [day for day in known if day <= min(self.today, last or self.today)]
+        if known and last is not None and not there:
+            raise DataError(
+                f"{self.spec.name}: no rows up to {last}; its features begin {known[0]}.",
+                fix="Choose days that have rows.",
+                model=self.spec.name,
+            )
         if not there:
             return "features", f"{why}, and the features have no days", self._undated, [UNDATED] * self.policy.days
 

@@ -60,7 +60,7 @@ def objection(model: str, state: RetrainingState, event: Draft | Event) -> Relea
     match kind:
         case "retrain_requested":
             known = facts["cause"] in CAUSES
-            return None if known else _no(model, f"{facts['cause']!r} is no cause of a retraining")
+            return None if known else _no(model, f"{facts['cause']!r} is none of its causes: {', '.join(CAUSES)}")
         case "attempt_started" | "attempt_failed":
             return _next_attempt(model, state, facts)
         case "person_called":
@@ -77,9 +77,13 @@ def _stale(model: str, state: RetrainingState, fence: object) -> LedgerConflict 
     if running is not None and running.fence == fence:
         return None
     holder = f"attempt {running.number} (run {running.run[:8]}) does" if running else "no attempt runs"
+    after = "and the request is carried out by another attempt"
+    for request in state.requests():
+        if request.outcome == "withdrawn" and any(attempt.fence == fence for attempt in request.attempts):
+            after = f"since request {request.number} was withdrawn"
     return LedgerConflict(
         f"The attempt that began with event {fence} no longer holds the lease of {model}'s retraining: {holder}.",
-        fix="Let it go: what it made is not recorded, and the request is carried out by another attempt.",
+        fix=f"Let it go: what it made is not recorded, {after}.",
         model=model,
         fence=fence,
     )

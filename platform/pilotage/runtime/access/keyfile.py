@@ -182,11 +182,18 @@ def create_key(
 def revoke_key(path: Path, key_id: str, *, why: str, now: datetime | None = None) -> Key:
     """Revokes a key for good. One that is revoked already stays as it is.
 
+    Args:
+        path: The file.
+        key_id: Its id, or all of the key: who finds one that leaked has that.
+        why: The reason, for the record.
+        now: UTC.
+
     Raises:
         ConfigError: There is no such key, no reason, or the file can't be changed.
     """
     if not why.strip() or len(why) > _LONGEST_TEXT:
         raise ConfigError("Revoking a key needs a reason of 1 to 200 characters.", fix="Say why.")
+    key_id = key_id.removeprefix(f"{PREFIX}_").partition("_")[0]
     with _changing(path, create=False) as (keys, write):
         found = next((key for key in keys if key.id == key_id), None)
         if found is None:
