@@ -134,12 +134,19 @@ def tried_again(run: dg.DagsterRun) -> bool:
 
 
 def withdrawn(run: dg.DagsterRun, settings: Settings) -> bool:
-    """Whether a run carried out a request to retrain that somebody took back: it fails since it may record nothing."""
+    """Whether a run carried out a request to retrain that somebody took back: it fails since it may record nothing.
+
+    Where no ledger can say so, it counts as not withdrawn: its failure is told.
+    """
+    from pilotage.errors import PilotageError
     from pilotage.release.champions import states
 
     if REQUEST not in run.tags:
         return False
-    state = states(settings=settings).get(run.tags[MODEL])
+    try:
+        state = states(settings=settings).get(run.tags[MODEL])
+    except PilotageError:
+        return False
     request = state.retraining.find(int(run.tags[REQUEST])) if state is not None else None
     return request is not None and request.outcome == "withdrawn"
 
