@@ -1,18 +1,23 @@
 """A person's kill: in force on this host first, then on record. See ``runtime/kill_notes.py`` for the notes.
 
 The ledger gets each kill once, from whoever reaches it first: who killed, or any worker of the host that reads the
-ledger. Its event names the note, so that one which was left behind is known for what it is.
+ledger. Its event names the note, so that one which was left behind is known for what it is. The note goes when
+the kill is among the host's last known plans, too: a service that is started before any worker has read the ledger
+again, and finds no ledger, knows of it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from pilotage.errors import KillNotRecorded, LedgerUnavailable, PilotageError
 from pilotage.release.decide import decide, drafted
+from pilotage.release.feed import plan_of
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ModelState
+from pilotage.release.state import fold_model
 from pilotage.runtime.kill_notes import KillNote, KillNotes
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.settings import Settings
@@ -48,7 +53,7 @@ def kill(model: str, *, settings: Settings, actor: str, why: str) -> ModelState:
             "a resume needs the ledger.",
             model=model,
         ) from error
-    notes.remove(note)
+    _settle(note, state, settings)
     return state
 
 
@@ -69,8 +74,8 @@ def record(settings: Settings, *, ledger: Ledger | None = None, report: Callable
         book = ledger or SqlLedger.of(settings)
         try:
             events = book.events()
-            if not any(event.kind == "killed" and event.payload.get("note") == note.id for event in events):
-                _recorded(note, settings, ledger=book)
+            known = any(event.kind == "killed" and event.payload.get("note") == note.id for event in events)
+            state = fold_model(note.model, events) if known else _recorded(note, settings, ledger=book)
         except LedgerUnavailable:
             raise
         except PilotageError as error:
@@ -80,7 +85,19 @@ def record(settings: Settings, *, ledger: Ledger | None = None, report: Callable
         finally:
             if ledger is None and isinstance(book, SqlLedger):
                 book.close()
-        notes.remove(note)
+        _settle(note, state, settings)
+
+
+def _settle(note: KillNote, state: ModelState, settings: Settings) -> None:
+    """Takes a note away that is in the ledger; before, its kill is remembered for a restart, if it is in force still.
+
+    What can't be done now, on a full disk say, is done by the next worker that reads the ledger. Until then it
+    holds by its note.
+    """
+    with suppress(OSError):
+        if state.killed is not None:
+            PlansFile(settings.service_state).update(plan_of(state))
+        KillNotes(settings.service_state).remove(note)
 
 
 def _recorded(note: KillNote, settings: Settings, *, ledger: Ledger | None = None) -> ModelState:

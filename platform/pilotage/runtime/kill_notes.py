@@ -158,7 +158,7 @@ class HeededKills:
         """That one holds for a model, in a sentence."""
         if (note := self.of(model)) is None:
             return None
-        return f"killed on this host by {note.actor} ({note.at:%F %T} UTC); that is in no ledger"
+        return f"killed on this host by {note.actor} ({note.at:%F %T} UTC), by a note on its disk"
 
     def applied(self, model: str, plan: Plan | None) -> Plan | None:
         """What to do for a model that the ledger gives this plan."""

@@ -71,13 +71,32 @@ class PlansFile:
         at = at or datetime.now(UTC)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            merged = {**plans, **self._ahead(plans, at)}
-            work = self._path.with_suffix(f".{os.getpid()}")
-            with work.open("wb") as file:
-                file.write(msgspec.json.encode(LastKnown(at=at, plans=merged)))
-                file.flush()
-                os.fsync(file.fileno())
-            work.replace(self._path)
+            self._replace(LastKnown(at=at, plans={**plans, **self._ahead(plans, at)}))
+
+    def update(self, plan: Plan) -> None:
+        """Takes up the plan of one model at once, before any worker has read it; those of the others stay as they are.
+
+        Raises:
+            OSError: As for ``write``.
+        """
+        with self._alone():
+            now = datetime.now(UTC)
+            try:
+                there = self.read()
+            except ValueError:
+                # Workers write all of them anew when they have read this one.
+                there = None
+            plans = there.plans if there is not None else {}
+            if plan.model not in plans or plans[plan.model].sequence < plan.sequence:
+                self._replace(LastKnown(at=now, plans={**plans, plan.model: plan}))
+
+    def _replace(self, known: LastKnown) -> None:
+        work = self._path.with_suffix(f".{os.getpid()}")
+        with work.open("wb") as file:
+            file.write(msgspec.json.encode(known))
+            file.flush()
+            os.fsync(file.fileno())
+        work.replace(self._path)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

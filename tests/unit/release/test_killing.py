@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,27 @@ def outage(settings: Settings) -> Iterator[None]:
     file.with_name("away.db").rename(file)
 
 
+@contextmanager
+def no_room(settings: Settings) -> Iterator[None]:
+    """The last known plans can't be written."""
+    (settings.service_state / "plans.lock").unlink()
+    (settings.service_state / "plans.lock").mkdir()
+    yield
+    (settings.service_state / "plans.lock").rmdir()
+
+
 def kills(settings: Settings) -> list[Event]:
     ledger = SqlLedger.of(settings)
     try:
         return [event for event in ledger.events() if event.kind == "killed"]
     finally:
         ledger.close()
+
+
+def known(settings: Settings) -> dict[str, Plan]:
+    there = PlansFile(settings.service_state).read()
+    assert there is not None
+    return there.plans
 
 
 def noted(settings: Settings) -> list[str]:
@@ -107,6 +124,43 @@ def test_a_resume_ends_a_kill_that_waits_for_the_ledger(settings: Settings) -> N
     with outage(settings), pytest.raises(KillNotRecorded):
         commands.kill("m", settings=settings, **ADA)
     assert commands.resume("m", settings=settings, actor="bob", why="mended").killed is None
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
+def test_a_service_that_starts_before_any_worker_read_of_a_kill_knows_of_it(settings: Settings) -> None:
+    read_before = Plan(model="m", sequence=1), Plan(model="other", sequence=1)
+    file = PlansFile(settings.service_state)
+    file.write({plan.model: plan for plan in read_before})
+    at = datetime.now(UTC)
+    commands.kill("m", settings=settings, **ADA)
+    with outage(settings), pytest.raises(KillNotRecorded):
+        commands.kill("other", settings=settings, **ADA)
+    # A worker that was slow to write what it had read.
+    file.write({plan.model: plan for plan in read_before}, at=at)
+    assert [(model, plan.killed) for model, plan in known(settings).items()] == [("m", ADA["why"]), ("other", None)]
+    assert noted(settings) == ["other"], "by its note"
+    killing.record(settings)
+    assert [plan.killed for plan in known(settings).values()] == [ADA["why"]] * 2
+    commands.resume("m", settings=settings, actor="bob", why="mended")
+    file.write({"m": replace(read_before[0], sequence=5), "other": known(settings)["other"]})
+    assert [plan.killed for plan in known(settings).values()] == [None, ADA["why"]]
+
+
+def test_a_kill_that_can_not_be_remembered_for_a_restart_holds_by_its_note_until_it_can(settings: Settings) -> None:
+    with no_room(settings):
+        assert commands.kill("m", settings=settings, **ADA).killed is not None
+        killing.record(settings)
+        assert (noted(settings), known(settings)["m"].killed) == (["m"], None)
+    killing.record(settings)
+    assert (noted(settings), known(settings)["m"].killed) == ([], ADA["why"])
+    assert len(kills(settings)) == 1
+
+
+def test_a_kill_that_was_never_remembered_can_be_resumed(settings: Settings) -> None:
+    with no_room(settings):
+        commands.kill("m", settings=settings, **ADA)
+        assert commands.resume("m", settings=settings, actor="bob", why="mended").killed is None
+        killing.record(settings)
     assert (len(kills(settings)), noted(settings)) == (1, [])
 
 
