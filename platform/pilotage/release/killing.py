@@ -12,12 +12,14 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from pilotage.errors import KillNotRecorded, LedgerUnavailable, PilotageError
-from pilotage.release.decide import decide, drafted
+from pilotage.errors import KillNotRecorded, LedgerConflict, LedgerUnavailable, PilotageError
+from pilotage.release.aliases import show
+from pilotage.release.decide import drafted
 from pilotage.release.feed import plan_of
-from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.ledger import Ledger
+from pilotage.release.retraining.book import opened
 from pilotage.release.stages import ModelState
-from pilotage.release.state import fold_model
+from pilotage.release.state import fold, fold_model
 from pilotage.runtime.kill_notes import KillNote, KillNotes
 from pilotage.runtime.plans_file import PlansFile
 from pilotage.settings import Settings
@@ -71,20 +73,14 @@ def record(settings: Settings, *, ledger: Ledger | None = None, report: Callable
     """
     notes = KillNotes(settings.service_state)
     for note in notes.read():
-        book = ledger or SqlLedger.of(settings)
         try:
-            events = book.events()
-            known = any(event.kind == "killed" and event.payload.get("note") == note.id for event in events)
-            state = fold_model(note.model, events) if known else _recorded(note, settings, ledger=book)
+            state = _recorded(note, settings, ledger=ledger)
         except LedgerUnavailable:
             raise
         except PilotageError as error:
             # It holds here, whatever the ledger has of this model that nobody understands.
             report(f"The kill of {note.model} can't be recorded: {error}")
             continue
-        finally:
-            if ledger is None and isinstance(book, SqlLedger):
-                book.close()
         _settle(note, state, settings)
 
 
@@ -92,17 +88,31 @@ def _settle(note: KillNote, state: ModelState, settings: Settings) -> None:
     """Takes a note away that is in the ledger; before, its kill is remembered for a restart, if it is in force still.
 
     What can't be done now, on a full disk say, is done by the next worker that reads the ledger. Until then it
-    holds by its note.
+    holds by its note. So it does where the plan that is remembered is of a later event and of no kill: the ledger is an
+    older one that was put back, or somebody has resumed the model since.
     """
     with suppress(OSError):
-        if state.killed is not None:
-            PlansFile(settings.service_state).update(plan_of(state))
+        if state.killed is not None and PlansFile(settings.service_state).update(plan_of(state)).killed is None:
+            return
         KillNotes(settings.service_state).remove(note)
 
 
 def _recorded(note: KillNote, settings: Settings, *, ledger: Ledger | None = None) -> ModelState:
+    """The model's state with this kill in the ledger. Whoever else may have recorded it meanwhile, it is there once:
+    somebody may have resumed the model since."""
     payload = {"note": note.id, "since": note.at.isoformat()}
     draft = drafted(note.model, "killed", None, note.actor, note.why, payload)
-    return decide(
-        note.model, lambda state: None if state.killed else draft, settings=settings, ledger=ledger, insist=True
-    )
+    with opened(settings, ledger) as book:
+        while True:
+            events = book.events()
+            state = fold_model(note.model, events)
+            if state.killed is not None or any(event.payload.get("note") == note.id for event in events):
+                return state
+            try:
+                event = book.append(draft, expected=events[-1].sequence if events else 0)
+            except LedgerConflict:
+                continue
+            state = fold([event], {note.model: state})[note.model]
+            break
+    show(state, settings=settings)
+    return state

@@ -1,16 +1,18 @@
 """Keeps a serving process in line with what was decided: follows the plans, loads versions, and swaps boards.
 
 One thread follows the plans, and carries out at once what needs no loading: a kill, a rollback to a version that is
-loaded, another share. Another one heeds kills that were noted on this host, as the plans may be out of reach. A third
-loads, which takes seconds; a version that can't be served is refused and remembered with its reason, and the version
-before goes on answering. A fourth tends the online state. A fifth remembers the plans: what holds it up, a disk or
-another worker, holds up no kill. Where plans are read from is handed in, so that this file knows no database.
+loaded, another share. Another one heeds what is on this host's disk, as the plans may be out of reach: kills that were
+noted, and what other workers read. A third loads, which takes seconds; a version that can't be served is refused and
+remembered with its reason, and the version before goes on answering. A fourth tends the online state. A fifth remembers
+the plans: what holds it up, a disk or another worker, holds up no kill. Where plans are read from is handed in, so that
+this file knows no database.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from pilotage.policy import Serving
 from pilotage.runtime.board import Admission, Board, Key, Loaded, arrange, load
 from pilotage.runtime.kill_notes import HeededKills, KillNotes
 from pilotage.runtime.plan import Assignment, Plan
-from pilotage.runtime.plans_file import LastKnown, PlansFile
+from pilotage.runtime.plans_file import HostsPlans, LastKnown, PlansFile
 from pilotage.runtime.probe import admit
+from pilotage.runtime.problems import Problems
 from pilotage.runtime.refusals import Refusals
 from pilotage.runtime.standing import changes, misunderstood, standing, state_through
 from pilotage.runtime.state import OnlineState
@@ -33,8 +36,8 @@ _TEND_S = 1.0
 """Seconds between two looks at the online state."""
 _BREATH_S = 0.005
 """Seconds between two chores: who answers gets its turn."""
-_NOTES, _KILLS = "plans.json", "kills"
-"""Stand for the last known plans, and for the kills that were noted, among the problems."""
+_NOTES, _KILLS, _HOST = "plans.json", "kills", "last known plans"
+"""Stand for plans to be remembered, kills that were noted, and plans that others remember, among the problems."""
 
 
 class Follower:
@@ -80,21 +83,23 @@ class Follower:
         self._source = source
         self._file = PlansFile(remember) if remember is not None else None
         self._kills = HeededKills(KillNotes(remember) if remember is not None else None)
+        self._host = HostsPlans(self._file)
         self._policies = policies or {}
         self._chores = tuple(chores)
         self._admission = admission
         self._plans: LastKnown | None = None
-        """What is carried out: what was read last, or else recalled."""
+        """What is carried out, as of when its reading began: what was read last, or else recalled; or others read
+        since."""
         self._read: LastKnown | None = None
         self._written: dict[str, Plan] | None = None
-        """What is remembered of what was read."""
+        """What is remembered."""
         self._reading = True
         """Whether the last attempt to read the plans went well."""
         self._looked = False
         """Whether there was one."""
         self._known: dict[str, dict[Key, Loaded]] = {model: {} for model in models}
         self._refusals = Refusals()
-        self._problems: dict[str, str] = {}
+        self._problems = Problems(report)
         """Model → what an operator should know; the empty name stands for the plans themselves."""
         self._stateless: dict[str, str] = {}
         """Model → why its online state can't answer."""
@@ -155,10 +160,10 @@ class Follower:
         by_ledger = misunderstood(self.boards.get(model))
         found = (
             self._kills.told(model),
-            self._problems.get(model),
+            self._problems.about(model),
             self._stateless.get(model),
             by_ledger,
-            *map(self._problems.get, ("", _NOTES, _KILLS)),
+            *map(self._problems.about, ("", _NOTES, _KILLS, _HOST)),
         )
         return next(filter(None, found), None)
 
@@ -185,32 +190,33 @@ class Follower:
         self.tend()
 
     def heed(self) -> None:
-        """Carries out kills that were noted on this host. Any thread may; it waits for nobody but the disk."""
-        try:
-            new = self._kills.look()
-        except OSError as error:
-            self._problem(_KILLS, f"Kills that were noted on this host can't be read: {error}")
-            return
-        self._solved(_KILLS)
-        if new:
+        """Carries out kills that were noted on this host, and what its other workers read and this one did not.
+
+        Any thread may; it waits for nobody but the disk.
+        """
+        noted = self._problems.looked(_KILLS, self._kills.look, "Kills that were noted on this host")
+        if self._problems.looked(_HOST, self._host.look, "The last known plans") or noted:
             self._arrange_all()
+        if self._host.known is None:
+            # It is gone, or damaged: it is to be written again.
+            self._written = None
 
     def follow(self) -> None:
         """Reads the plans, and carries out what needs no loading. Any thread may; it waits for the ledger alone."""
         with self._following:
             try:
-                gone = self._kills.gone()
+                gone, began = self._kills.gone(), datetime.now(UTC)
                 read = LastKnown(plans=dict(self._releases()), at=datetime.now(UTC))
             except Exception as error:
                 # The ledger may be down for a while; what is loaded goes on answering.
                 self._reading = False
-                self._problem("", f"The releases can't be read: {error}")
+                self._problems.tell("", f"The releases can't be read: {error}")
                 if self._plans is None:
                     self._recall(f"The releases can't be read: {error}")
             else:
                 with self._lock:
-                    self._solved("")
-                    self._plans, self._read, self._reading = read, read, True
+                    self._problems.solved("")
+                    self._plans, self._read, self._reading = replace(read, at=began), read, True
                     self._kills.let_go(gone)
             self._looked = True
             self._arrange_all()
@@ -222,12 +228,11 @@ class Follower:
         if self._file is None or read is None or read.plans == self._written:
             return
         try:
-            self._file.write(read.plans, at=read.at)
+            self._written = self._file.write(read.plans, at=read.at)
         except OSError as error:
-            self._problem(_NOTES, f"The plans can't be remembered for a restart: {error}")
+            self._problems.tell(_NOTES, f"The plans can't be remembered for a restart: {error}")
         else:
-            self._written = read.plans
-            self._solved(_NOTES)
+            self._problems.solved(_NOTES)
 
     def load_missing(self) -> None:
         """Loads every version that has a role, the most important first, until none is left to try."""
@@ -248,7 +253,7 @@ class Follower:
                 chore()
             except Exception as error:
                 # The others have nothing to do with it.
-                self._problem("chore", f"{type(error).__name__}: {error}")
+                self._problems.tell("chore", f"{type(error).__name__}: {error}")
 
     def _wanted(self) -> Iterable[tuple[str, Assignment]]:
         for turn in range(4):
@@ -283,10 +288,11 @@ class Follower:
 
     def _arrange_all(self) -> None:
         with self._lock:
+            self._plans = self._host.over(self._plans)
             for model in self.models:
                 plan = self._kills.applied(model, self._plans.plans.get(model) if self._plans else None)
                 if self._looked and (plan is None or (plan.champion is None and not plan.killed)):
-                    self._problem(model, "none was promoted yet")
+                    self._problems.tell(model, "none was promoted yet")
                 if plan is not None:
                     self._arrange(plan)
         # Also if nothing is: the loader says when all is there.
@@ -298,7 +304,7 @@ class Follower:
         try:
             board = arrange(plan, self._known[model], before, self._states[model])
         except PilotageError as error:
-            self._problem(model, f"the plan can't be carried out: {error}")
+            self._problems.tell(model, f"the plan can't be carried out: {error}")
             return
         if before is not None and before.plan == plan and before.loaded().keys() == board.loaded().keys():
             self._report_refusals(model)
@@ -308,14 +314,14 @@ class Follower:
         self._known[model] = board.loaded()
         self._refusals.keep(model, {(each.version, each.bundle_sha256) for each in plan.assignments()})
         if board.champion is not None or board.killed:
-            self._solved(model)
+            self._problems.solved(model)
         self._report_refusals(model)
         for change in changes(before, board):
             self._report(change)
 
     def _report_refusals(self, model: str) -> None:
         if reasons := self._refusals.reasons(model):
-            self._problem(model, reasons)
+            self._problems.tell(model, reasons)
 
     def _refresh_state(self, model: str, loaded: Loaded | None) -> None:
         """Takes up a replaced online store, and notes whether it can answer: a missing one is found before the first
@@ -345,16 +351,13 @@ class Follower:
 
     def _recall(self, why: str) -> None:
         """Goes by the last known plans, as there is no other way to know; unless there are newer ones by now."""
-        try:
-            known = self._file.read() if self._file else None
-        except (OSError, ValueError) as error:
-            self._problem(_NOTES, f"The last known plans can't be read: {error}")
-            return
+        self.heed()
         with self._lock:
+            known = self._host.known
             if known is None or self._plans is not None:
                 return
             self._plans, self._reading, self._looked = known, False, True
-            self._problem("", why)
+            self._problems.tell("", why)
             self._report(f"The releases can't be read; going by those that were last known, of {known.at:%F %T} UTC")
             self._arrange_all()
 
@@ -384,14 +387,6 @@ class Follower:
                 # These threads end with the process and not before.
                 self._report(f"{threading.current_thread().name}: {type(error).__name__}: {error}")
             pause()
-
-    def _solved(self, model: str) -> None:
-        self._problems.pop(model, None)
-
-    def _problem(self, model: str, what: str) -> None:
-        if self._problems.get(model) != what:
-            self._problems[model] = what
-            self._report(f"{model}: {what}" if model else what)
 
 
 def _until(happened: threading.Event) -> None:

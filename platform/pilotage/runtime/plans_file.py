@@ -58,12 +58,15 @@ class PlansFile:
         except msgspec.DecodeError as error:
             raise ValueError(f"{self._path} holds no plans: {error}") from error
 
-    def write(self, plans: Mapping[str, Plan], *, at: datetime | None = None) -> None:
+    def write(self, plans: Mapping[str, Plan], *, at: datetime | None = None) -> dict[str, Plan]:
         """Replaces the file, whole or not at all. Waits for the disk, and a little for another worker.
 
         Args:
             plans: Model → its plan.
             at: When they were seen to be in force, UTC; ``None`` for now.
+
+        Returns:
+            What it holds now. Newer plans of another worker stay in it for a while.
 
         Raises:
             OSError: There is no room, or no right to write there, or another worker does not let go of it.
@@ -71,10 +74,17 @@ class PlansFile:
         at = at or datetime.now(UTC)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            self._replace(LastKnown(at=at, plans={**plans, **self._ahead(plans, at)}))
+            there = self._ahead(plans, at)
+            # Another worker's were seen when it saw them, however often they are written here.
+            now = LastKnown(at=there.at if there.plans else at, plans={**plans, **there.plans})
+            self._replace(now)
+        return now.plans
 
-    def update(self, plan: Plan) -> None:
+    def update(self, plan: Plan) -> Plan:
         """Takes up the plan of one model at once, before any worker has read it; those of the others stay as they are.
+
+        Returns:
+            The plan of this model that it holds now: another one, if that has a higher number.
 
         Raises:
             OSError: As for ``write``.
@@ -87,8 +97,22 @@ class PlansFile:
                 # Workers write all of them anew when they have read this one.
                 there = None
             plans = there.plans if there is not None else {}
-            if plan.model not in plans or plans[plan.model].sequence < plan.sequence:
-                self._replace(LastKnown(at=now, plans={**plans, plan.model: plan}))
+            if plan.model in plans and plans[plan.model].sequence >= plan.sequence:
+                return plans[plan.model]
+            self._replace(LastKnown(at=now, plans={**plans, plan.model: plan}))
+            return plan
+
+    def identity(self) -> tuple[int, int, int] | None:
+        """Tells the file from the one that replaces it; ``None`` if there is none.
+
+        Raises:
+            OSError: It can't be told.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _replace(self, known: LastKnown) -> None:
         work = self._path.with_suffix(f".{os.getpid()}")
@@ -113,16 +137,61 @@ class PlansFile:
                 time.sleep(_LOOK_S)
             yield
 
-    def _ahead(self, plans: Mapping[str, Plan], at: datetime) -> dict[str, Plan]:
+    def _ahead(self, plans: Mapping[str, Plan], at: datetime) -> LastKnown:
         """Plans of a worker that read the ledger later than this one did."""
         try:
             there = self.read()
         except ValueError:
-            return {}
+            there = None
         if there is None or at - there.at > _AHEAD:
-            return {}
-        return {
-            model: plan
-            for model, plan in there.plans.items()
-            if model in plans and plan.sequence > plans[model].sequence
-        }
+            return LastKnown(at=at, plans={})
+        return LastKnown(at=there.at, plans={model: plan for model, plan in newer(there, plans) if model in plans})
+
+
+class HostsPlans:
+    """What the workers of this host have read, as its file has it. A worker whose own ledger says nothing goes by what
+    another one read after it: what was decided holds for all of them, or else it would hold for a share of the
+    requests."""
+
+    def __init__(self, file: PlansFile | None) -> None:
+        """Knows nothing yet.
+
+        Args:
+            file: ``None`` to know nothing ever.
+        """
+        self._file = file
+        self._identity: tuple[int, int, int] | None = None
+        self.known: LastKnown | None = None
+        """What the file held at the last look."""
+
+    def look(self) -> bool:
+        """Whether it is another file than at the last look.
+
+        Raises:
+            ValueError: What is there is no such file.
+            OSError: It can't be read.
+        """
+        identity = self._file.identity() if self._file is not None else None
+        if identity == self._identity:
+            return False
+        self._identity, self.known = None, None
+        self.known = self._file.read() if self._file is not None else None
+        self._identity = identity
+        return True
+
+    def over(self, own: LastKnown | None) -> LastKnown | None:
+        """The plans that a process goes by, with those that others read since.
+
+        Args:
+            own: Its own, and when it began to read them; ``None`` before the first.
+        """
+        if own is None or self.known is None or self.known.at <= own.at:
+            return own
+        return LastKnown(at=own.at, plans={**own.plans, **dict(newer(self.known, own.plans))})
+
+
+def newer(known: LastKnown, plans: Mapping[str, Plan]) -> Iterator[tuple[str, Plan]]:
+    """Those of some plans that are of a later event than others, by model."""
+    for model, plan in known.plans.items():
+        if model not in plans or plan.sequence > plans[model].sequence:
+            yield model, plan

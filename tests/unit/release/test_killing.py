@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilotage.errors import ConfigError, KillNotRecorded, LedgerConflict, LedgerUnavailable
-from pilotage.release import commands, killing
-from pilotage.release.events import Event
+from pilotage.release import champions, commands, killing
+from pilotage.release.events import Draft, Event
+from pilotage.release.feed import plan_of
 from pilotage.release.ledger import SqlLedger
 from pilotage.runtime.kill_notes import KillNote, KillNotes
 from pilotage.runtime.plan import Plan
@@ -162,6 +163,48 @@ def test_a_kill_that_was_never_remembered_can_be_resumed(settings: Settings) -> 
         assert commands.resume("m", settings=settings, actor="bob", why="mended").killed is None
         killing.record(settings)
     assert (len(kills(settings)), noted(settings)) == (1, [])
+
+
+@pytest.mark.parametrize("recorded_by", ["the killer", "a worker"])
+def test_a_kill_that_another_one_recorded_and_that_is_over_by_now_is_not_recorded_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, recorded_by: str
+) -> None:
+    append = SqlLedger.append
+
+    def slow(self: SqlLedger, draft: Draft, **more: Any) -> Event:
+        """Between this one's look and its event, another one records the kill, and bob resumes the model."""
+        monkeypatch.setattr(SqlLedger, "append", append)
+        killing.record(settings)
+        commands.resume("m", settings=settings, actor="bob", why="mended")
+        return append(self, draft, **more)
+
+    if recorded_by == "a worker":
+        KillNotes(settings.service_state).write(KillNote.of("m", **ADA))
+    monkeypatch.setattr(SqlLedger, "append", slow)
+    if recorded_by == "a worker":
+        killing.record(settings)
+    else:
+        assert commands.kill("m", settings=settings, **ADA).killed is None
+    assert (len(kills(settings)), noted(settings)) == (1, [])
+    assert champions.states(settings=settings)["m"].killed is None
+
+
+def test_a_kill_holds_by_its_note_while_plans_of_a_ledger_that_was_put_back_are_remembered(settings: Settings) -> None:
+    # A backup is put back while no service runs: what it remembers is of later events than the ledger has.
+    file = PlansFile(settings.service_state)
+    ago = datetime.now(UTC) - timedelta(days=1)
+    file.write({"m": Plan(model="m", sequence=500), "other": Plan(model="other", sequence=2)}, at=ago)
+    assert commands.kill("m", settings=settings, **ADA).killed is not None
+    assert commands.kill("other", settings=settings, **ADA).killed is not None
+    assert (noted(settings), known(settings)["m"].killed) == (["m"], None)
+    killing.record(settings)
+    assert noted(settings) == ["m"]
+    # A worker follows the ledger for some seconds.
+    plans = {model: plan_of(state) for model, state in champions.states(settings=settings).items()}
+    file.write(plans, at=datetime.now(UTC) + timedelta(seconds=20))
+    killing.record(settings)
+    assert (len(kills(settings)), noted(settings)) == (2, [])
+    assert [plan.killed for plan in known(settings).values()] == [ADA["why"]] * 2
 
 
 def test_a_kill_that_is_refused_holds_nowhere(settings: Settings) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import threading
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,95 @@ def test_last_known_plans_that_are_found_after_the_ledger_answered_are_not_gone_
     restarted._recall("too late")
     [entry] = restarted.status()
     assert (entry["killed"], entry["plans_from"], entry["problem"]) == ("wrong", "ledger", None)
+
+
+def test_what_another_worker_read_holds_here_too_while_the_ledger_is_down(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one", "two")
+    for name in ("one", "two"):
+        world.release(name, 1)
+    other = world.another_follower()
+    world.decide("one", look=False, killed="wrong")
+    world.release("two", 2, look=False)
+    other.look()
+    world.down = True
+    world.follower.look()
+    assert world.follower.boards["one"].killed == "wrong"
+    assert (world.champion("two"), world.status("two")["plans_from"]) == (2, "last known copy")
+    world.down = False
+    world.decide("one", killed=None)
+    assert world.follower.boards["one"].killed is None
+
+
+def test_a_kill_whose_note_came_and_went_between_two_looks_waits_for_no_ledger_that_hangs(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    plan = world.plans["one"]
+    hangs, goes = threading.Event(), threading.Event()
+
+    def hanging() -> dict[str, Plan]:
+        hangs.set()
+        assert goes.wait(60)
+        return {"one": plan}
+
+    world.follower._releases = hanging
+    reading = threading.Thread(target=world.follower.follow)
+    reading.start()
+    assert hangs.wait(60)
+    # As whoever kills leaves it, when the kill is in the ledger and its note is gone.
+    PlansFile(tmp_path / "service").update(replace(plan, sequence=plan.sequence + 1, killed="wrong"))
+    world.follower.heed()
+    assert world.follower.boards["one"].killed == "wrong"
+    goes.set()
+    reading.join(60)
+    assert world.follower.boards["one"].killed == "wrong", "what was read is from before it"
+
+
+def test_plans_that_another_worker_read_before_this_one_are_not_gone_by(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.decide("one", killed="wrong")
+    # The ledger is an older one that was put back.
+    world.plans["one"] = replace(world.plans["one"], sequence=1, killed=None)
+    world.follower.look()
+    world.follower.look()
+    assert world.follower.boards["one"].killed is None
+
+
+def test_plans_of_a_ledger_that_was_put_back_just_after_a_decision_are_remembered_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PlansFile(tmp_path / "alone")
+    decided = datetime.now(UTC)
+    file.write({"m": Plan(model="m", sequence=5)}, at=decided)
+    for seconds, sequence in ((6, 5), (9, 5), (12, 4)):
+        now = file.write({"m": Plan(model="m", sequence=4)}, at=decided + timedelta(seconds=seconds))
+        assert now["m"].sequence == sequence
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    world.decide("one", killed="wrong")
+    world.plans["one"] = replace(world.plans["one"], sequence=1, killed=None)
+    world.follower.look()
+    monkeypatch.setattr(plans_file, "_AHEAD", timedelta(0))
+    world.follower.look()
+    world.down = True
+    restarted = world.another_follower()
+    restarted.look()
+    assert restarted.boards["one"].killed is None
+
+
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_plans_that_are_no_longer_on_the_disk_are_remembered_again(tmp_path: Path, damage: str) -> None:
+    world = world_of(tmp_path, "one")
+    world.release("one", 1)
+    file = tmp_path / "service" / "plans.json"
+    world.follower.look()
+    file.unlink()
+    if damage == "damaged":
+        file.write_bytes(b"{")
+    world.follower.look()
+    world.follower.look()
+    assert world.status("one")["problem"] is None
+    world.down = True
+    restarted = world.another_follower()
+    restarted.look()
+    assert restarted.ready()
