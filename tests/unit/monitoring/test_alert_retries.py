@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from pilotage.monitoring.alerts.notices import GIVE_UP_AFTER
+from pilotage.monitoring.alerts import AlertBook, Delivered, deliver
+from pilotage.monitoring.alerts.delivery import AT_MOST
+from pilotage.monitoring.alerts.notices import GIVE_UP_AFTER, Message
+from pilotage.monitoring.alerts.receivers import Receiver
 from tests.unit.monitoring.alarms import RECEIVERS, Desk, critical, warning
 
 
@@ -95,3 +98,59 @@ def test_what_was_tried_for_three_days_is_given_up_by_an_unreadable_file_too(des
         desk.deliver()
     gone = [row for row in desk.book.history() if row["happened"] == "given_up" and row["kind"] == "freshness"]
     assert [row["detail"]["why"] for row in gone] == ["unknown receivers could not be told"]
+
+
+def another(desk: Desk) -> Delivered:
+    """Another process comes to tell people: the watch from outside, say."""
+    with AlertBook.of(desk.settings, clock=lambda: desk.now) as book:
+        return deliver(book, desk.settings, tell=desk.tell)
+
+
+def test_nobody_is_told_twice_by_a_second_process_while_a_long_delivery_goes_on(desk: Desk) -> None:
+    others: list[bool] = []
+
+    def slow(receiver: Receiver, message: Message) -> str | None:
+        desk.wait(minutes=9, look=False)
+        others.append(another(desk).busy)
+        return desk.tell(receiver, message)
+
+    for model in ("one", "two"):
+        desk.book.raise_(critical(model=model))
+    assert not deliver(desk.book, desk.settings, tell=slow).busy
+    assert others == [True] * 4
+    assert len(desk.got) == 4
+    assert not another(desk).busy, "it let go at the end"
+
+
+def test_a_process_that_was_taken_for_dead_leaves_the_rest_to_who_took_over(desk: Desk) -> None:
+    stopped = []
+
+    def stops(receiver: Receiver, message: Message) -> str | None:
+        desk.tell(receiver, message)
+        if not stopped:
+            stopped.append(receiver.name)
+            desk.wait(minutes=1 + AT_MOST.total_seconds() / 60, look=False)
+            with AlertBook.of(desk.settings, clock=lambda: desk.now) as book:
+                assert book.claim(AT_MOST) is not None
+        return None
+
+    for model in ("one", "two"):
+        desk.book.raise_(critical(model=model))
+    assert deliver(desk.book, desk.settings, tell=stops).busy
+    assert [name for name, _ in desk.got] == ["oncall"]
+    assert another(desk).busy, "the claim of who took over stays"
+
+
+def test_a_clock_that_is_set_back_keeps_nobody_from_being_told(desk: Desk) -> None:
+    desk.book.raise_(critical())
+    desk.deliver()
+    for _ in range(5):
+        desk.book.clear("service_on_fallback", "tiny")
+        desk.wait(minutes=5)
+    desk.deliver()
+    desk.got.clear()
+    desk.book.raise_(critical())
+    assert desk.book.claim(AT_MOST) is not None, "who dies with it leaves it there"
+    desk.wait(hours=-3, look=False)
+    desk.deliver()
+    assert desk.titles("oncall") == ["[CRITICAL] service on fallback (tiny)"]

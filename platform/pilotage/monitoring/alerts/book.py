@@ -38,6 +38,8 @@ class Batch:
     """Number → every alarm that they are about."""
     moot: Sequence[Notice] = ()
     """What nobody need be told any more."""
+    claimed: datetime | None = None
+    """Until when it is this process's alone to tell."""
 
 
 class AlertBook:
@@ -237,12 +239,18 @@ class AlertBook:
         """
         with self._rows.writing() as rows:
             at = self._clock()
-            return self._batch(rows) if rows.claim(at + lasts, at=at) else None
+            return replace(self._batch(rows), claimed=at + lasts) if rows.claim(at + lasts, at=at) else None
 
-    def release(self) -> None:
+    def prolong(self, claimed: datetime, lasts: timedelta) -> datetime | None:
+        """Until when what was claimed is this process's alone now; ``None`` if another one is at it by now."""
+        with self._rows.writing() as rows:
+            until = self._clock() + lasts
+            return until if rows.prolong(claimed, until) else None
+
+    def release(self, claimed: datetime) -> None:
         """Lets another process deliver."""
         with self._rows.writing() as rows:
-            rows.release()
+            rows.release(claimed)
 
     def note(self, notice: Notice, happened: Happened, *, receiver: str = "", why: str = "") -> None:
         """Writes down how it went with a notice."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from pilotage.errors import ConfigError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pilotage.settings import Settings
 
 AT_MOST = timedelta(minutes=10)
-"""How long one delivery may take; then another process may begin."""
+"""How long one message may take; then whoever sends it counts as dead, and another process may begin."""
 FILE = "receivers"
 """Subject of the alarm about a file of receivers that can't be read."""
 _UNKNOWN = "unknown receivers"
@@ -56,18 +56,22 @@ def deliver(book: AlertBook, settings: Settings, *, tell: Send = send) -> Delive
     if not book.waiting():
         return Delivered()
     batch = book.claim(AT_MOST)
-    if batch is None:
+    if batch is None or batch.claimed is None:
         return Delivered(busy=True)
+    round_ = _Round(book, settings, tell, batch.claimed)
     try:
-        return _Round(book, settings, tell).deliver(batch)
+        return round_.deliver(batch)
     finally:
-        book.release()
+        if round_.claimed is not None:
+            book.release(round_.claimed)
 
 
 class _Round:
     """One delivery."""
 
-    def __init__(self, book: AlertBook, settings: Settings, tell: Send) -> None:
+    def __init__(self, book: AlertBook, settings: Settings, tell: Send, claimed: datetime) -> None:
+        self.claimed: datetime | None = claimed
+        """Until when nobody else delivers; ``None`` once another process does."""
         self._book = book
         self._settings = settings
         self._tell = tell
@@ -87,12 +91,14 @@ class _Round:
         for notice in batch.moot:
             self._settle(notice, "silenced")
         for notices in batch.groups.values():
-            self._group(notices, batch)
+            if self.claimed is not None:
+                self._group(notices, batch)
         self._raise_or_clear()
         return Delivered(
             messages=self._messages,
             notices=self._settled,
             failures=tuple(f"{name}: {why}" for name, why in self._failures.items()),
+            busy=self.claimed is None,
         )
 
     def _group(self, notices: Sequence[Notice], batch: Batch) -> None:
@@ -106,6 +112,9 @@ class _Round:
                 if (receiver is log or receiver.gets(notice, last_resort=last_resort))
                 and _untold(notice, receiver.name, self._book)
             ]
+            if wanting and not self._still():
+                # Whoever is at it by now knows who was told, and goes on.
+                return
             if wanting:
                 for notice in self._to(receiver, wanting, batch):
                     told[notice.number] = notice
@@ -115,6 +124,12 @@ class _Round:
                 self._settle_if_done(notice, names)
             else:
                 self._settle_if_done(self._put_off(notice), [*names, _UNKNOWN])
+
+    def _still(self) -> bool:
+        """Whether it is this process's to go on, with another message's time to do it in."""
+        if self.claimed is not None:
+            self.claimed = self._book.prolong(self.claimed, AT_MOST)
+        return self.claimed is not None
 
     def _without_gone(self, notice: Notice) -> Notice:
         """Forgets failed attempts with receivers that are no longer in the file: nothing waits for them."""

@@ -186,9 +186,10 @@ def _due(group: Group, notices: Sequence[Notice], last: datetime | None, at: dat
     # A retry is about its receiver, and waits for nobody.
     if any(notice.waits_for() <= at for notice in notices if notice.attempts):
         return True
-    if group.what == "opened" and last is not None and at - last < PAUSE[group.tier]:
+    # What is of later than now is from before the clock was set back; nobody waits until it is there again.
+    if group.what == "opened" and last is not None and timedelta(0) <= at - last < PAUSE[group.tier]:
         return False
-    return any(notice.due_at <= at for notice in fresh)
+    return any(notice.due_at <= at or notice.made_at > at for notice in fresh)
 
 
 _HEADS: Mapping[What, str] = {

@@ -213,15 +213,23 @@ class Transaction:
         """Takes the right to deliver, for one process at a time; ``False`` if another one has it."""
         table = self._tables["claims"]
         held = self._connection.execute(table.select()).mappings().first()
-        if held is not None and held["until"] > stamp(at):
+        # One that lasts longer than this one would was made before the clock was set back.
+        if held is not None and stamp(at) < held["until"] <= stamp(until):
             return False
-        self.release()
+        self._connection.execute(table.delete())
         self._connection.execute(table.insert().values(number=1, until=stamp(until)))
         return True
 
-    def release(self) -> None:
-        """Gives it back."""
-        self._connection.execute(self._tables["claims"].delete())
+    def prolong(self, claimed: datetime, until: datetime) -> bool:
+        """Puts a claim's end off; ``False`` if it is another one's by now."""
+        table = self._tables["claims"]
+        mine = table.c.until == stamp(claimed)
+        return bool(self._connection.execute(table.update().where(mine).values(until=stamp(until))).rowcount)
+
+    def release(self, claimed: datetime) -> None:
+        """Gives a claim back, if it is not another one's by now."""
+        table = self._tables["claims"]
+        self._connection.execute(table.delete().where(table.c.until == stamp(claimed)))
 
     def append(self, **values: Any) -> None:
         """A row of the history."""
