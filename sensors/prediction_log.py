@@ -26,7 +26,7 @@ SILENT = timedelta(minutes=10)
 
 
 def prediction_log_sensor() -> dg.SensorDefinition:
-    """Lists the folder of the log, and nothing else."""
+    """Lists the folder of the log, reads the plan of its move, and nothing else."""
 
     @dg.sensor(
         name="prediction_log",
@@ -39,6 +39,7 @@ def prediction_log_sensor() -> dg.SensorDefinition:
         ),
     )
     def prediction_log(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
+        from pilotage.monitoring.move_plan import unfinished
         from pilotage.runtime.log import segments
 
         folder, now = platform.settings.prediction_log, datetime.now(UTC)
@@ -60,13 +61,15 @@ def prediction_log_sensor() -> dg.SensorDefinition:
         attempt = 1
         if last:
             run, ended = last[0].dagster_run, datetime.fromtimestamp(last[0].end_time or now.timestamp(), UTC)
-            if run.status is dg.DagsterRunStatus.SUCCESS:
+            worked = run.status is dg.DagsterRunStatus.SUCCESS
+            if worked and not unfinished(folder):
                 return skipped(f"{told}; run {run.run_id[:8]} had to leave them: see its check of the prediction log.")
             attempt = int(run.tags.get(ATTEMPT, "1")) + 1
             pause = pause_before(attempt)
             if now - ended < pause:
+                failed = "could not end its move yet" if worked else "failed to move them"
                 return skipped(
-                    f"{told}; run {run.run_id[:8]} failed to move them, and they are tried again "
+                    f"{told}; run {run.run_id[:8]} {failed}, and they are tried again "
                     f"{pause.total_seconds() / 60:.0f} min after it."
                 )
         return dg.SensorResult(

@@ -43,6 +43,15 @@ def read_plan(folder: Path) -> MovePlan:
         ) from error
 
 
+def unfinished(folder: Path) -> bool:
+    """Whether a move was begun that is not at its end. Changes nothing.
+
+    Raises:
+        LakeError: It can't be told.
+    """
+    return (folder / NAME).exists() and bool(read_plan(folder).segments)
+
+
 def write_plan(folder: Path, plan: MovePlan) -> MovePlan:
     """Puts it on the disk, whole; returns it."""
     aside = folder / f".{NAME}.{os.getpid()}"

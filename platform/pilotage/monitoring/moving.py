@@ -115,8 +115,8 @@ def move_log(
     types = {name: declared_types(spec) for name, spec in (models or {}).items()}
     tally = _Tally()
 
-    def settle() -> bool:
-        return _settle_requests(settings, progress)
+    def settle(before: float) -> bool:
+        return _settle_requests(settings, before, progress)
 
     with FileLock(folder / _LOCK):
         adopted = [each for each in adopt_orphans(folder, report=progress, quiet_s=quiet_s) if each.outcome != "empty"]
@@ -203,8 +203,13 @@ def _app(folder_id: str) -> str:
     return f"prediction-log/{folder_id}"
 
 
-def _settle_requests(settings: Settings, progress: Callable[[str], None]) -> bool:
-    """Looks up what dead workers had answered under a client's own id, before the segments that tell it are gone.
+def _settle_requests(settings: Settings, before: float, progress: Callable[[str], None]) -> bool:
+    """Sees that what workers had answered under a client's own id is noted, before the segments that tell it are gone.
+
+    Args:
+        settings: Where the requests are.
+        before: When the segments were last written, seconds since 1970.
+        progress: Called with what is in the way.
 
     Returns:
         Whether that went well.
@@ -215,9 +220,9 @@ def _settle_requests(settings: Settings, progress: Callable[[str], None]) -> boo
 
     requests = Idempotency.of(settings, report=progress)
     try:
-        requests.maintain(sync=True)
+        requests.settle(before)
     except (PilotageError, OSError, msgspec.MsgspecError) as error:
-        progress(f"What dead workers had answered can't be looked up, so that their log stays: {error}")
+        progress(f"What workers had answered can't be noted yet, so that their log stays: {error}")
         return False
     finally:
         requests.close()
@@ -260,7 +265,7 @@ def _carry_out(
     types: Mapping[str, Mapping[str, pl.DataType]],
     tally: _Tally,
     step: Callable[[str], None],
-    settle: Callable[[], bool],
+    settle: Callable[[float], bool],
 ) -> MovePlan:
     """Puts what was found into its tables, and removes the segments.
 
@@ -276,7 +281,8 @@ def _carry_out(
         lake.sync()
     step("synced")
     # Not before: workers die, and their segments are sealed, while others are being moved.
-    if not settle() and not all(_forgotten(path) for path, _ in found.done):
+    newest = max((path.stat().st_mtime for path, _ in found.done), default=0.0)
+    if not settle(newest) and not all(_forgotten(path) for path, _ in found.done):
         return plan
     step("settled")
     for path, damaged in found.done:

@@ -47,6 +47,8 @@ _AT_ONCE = 100
 """Answers that the thread stores in one transaction: requests wait for it, a millisecond or two."""
 _RETRY_S = 0.05
 """How long the thread waits when others were in its way; doubled each time."""
+_SETTLING_S = 2.0
+"""How long is waited until others have stored what they answered. They need milliseconds for it."""
 _QUIET = 8
 """Times that they may be before an operator is told; five seconds."""
 
@@ -233,6 +235,19 @@ class Idempotency:
             if sync or self._requests.crowded():
                 self._requests.sync()
 
+    def settle(self, before: float) -> None:
+        """To be called before what was logged up to then is taken out of the log: what dead workers were at is noted,
+        and nothing that a living one has still to store is told by the log alone.
+
+        Args:
+            before: Seconds since 1970.
+
+        Raises:
+            LogUnavailable: It is not so yet, or the table can't be used.
+        """
+        self.maintain()
+        _patiently(partial(self._requests.settle, before), _SETTLING_S)
+
     def _existing(
         self, table: sqlite3.Connection, life: Lifeline, request: Request, content: bytes
     ) -> Logged | Stored | Pending | None:
@@ -341,9 +356,9 @@ class Idempotency:
             self._poke.wait(max(0.0, due - time.monotonic()))
 
 
-def _patiently(step: Callable[[], None]) -> None:
+def _patiently(step: Callable[[], None], patience_s: float = BUSY_S) -> None:
     """Does it again while others have the table, for a while."""
-    deadline = time.monotonic() + BUSY_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return step()

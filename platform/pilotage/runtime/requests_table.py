@@ -51,6 +51,9 @@ DELETE FROM requests WHERE id IN (
 )
 """
 _UNDER_WAY = "SELECT DISTINCT owner FROM requests WHERE status IS NULL AND owner != ?"
+_UNTOLD = """
+SELECT EXISTS (SELECT 1 FROM requests WHERE status IS NULL AND logged IS NULL AND owner != ? AND began_at <= ?)
+"""
 _OLDEST_UNDER_WAY = """
 SELECT DISTINCT owner FROM (SELECT owner, status FROM requests ORDER BY id LIMIT ?)
 WHERE status IS NULL AND owner NOT IN (?, ?)
@@ -60,6 +63,8 @@ _SYNC_S = 60.0
 """Longest time between two checkpoints: after a crash of the machine, that much of the log is read."""
 _STEP_S = 3600.0
 """How far the clock may have been set back while a request was under way: its name tells its record, not the time."""
+_TICK_S = 0.05
+"""File times tick coarser than the clock."""
 _CHUNK = 500
 """Rows that one transaction deletes: it keeps the other workers waiting for a millisecond."""
 _CHUNKS = 20
@@ -218,9 +223,34 @@ class RequestsTable:
         wal = self._wal
         return wal is not None and wal.too_large()
 
-    def sync(self) -> None:
+    def settle(self, before: float) -> None:
+        """Sees that whatever was logged up to then is told by the table, and on the disk there.
+
+        Args:
+            before: Seconds since 1970.
+
+        Raises:
+            LogUnavailable: A worker has still to store what it answered, another one is at the disk, or the table can't
+                be used.
+        """
+        with self.use() as _:
+            wal = self._wal
+        with self._telling():
+            if wal is not None:
+                # Without the lock: it reads the whole table.
+                with closing(wal.connect()) as connection:
+                    [untold] = connection.execute(_UNTOLD, (NOBODY, before + _TICK_S)).fetchone()
+                if untold:
+                    raise BlockingIOError("a worker has still to store what it answered")
+            if not self.sync():
+                raise BlockingIOError("another worker puts it on the disk")
+
+    def sync(self) -> bool:
         """Puts on the disk what was changed, and empties the write-ahead log. Waits for the disk, and lets requests go
         on while it does.
+
+        Returns:
+            Whether all that was changed is on the disk; not if another worker is at it.
 
         Raises:
             LogUnavailable: The table can't be used, or others are in the way.
@@ -230,10 +260,11 @@ class RequestsTable:
             changes = table.total_changes
             wal = self._wal
         if wal is None or (changes == self._synced[0] and now - self._synced[1] < _SYNC_S and not wal.too_large()):
-            return
+            return True
         with self._telling():
-            if wal.empty(now):
+            if emptied := wal.empty(now):
                 self._synced = (changes, now)
+        return emptied
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

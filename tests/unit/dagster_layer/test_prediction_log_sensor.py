@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from jobs.serving import MOVE
+from pilotage.monitoring.move_plan import MovePlan, write_plan
 from pilotage.run_tags import ATTEMPT, LANDING
 from pilotage.settings import Settings
 from resources.platform_home import PlatformHome
@@ -105,6 +106,19 @@ def test_what_a_move_had_to_leave_is_not_asked_for_again(desk: Desk) -> None:
     desk.ran(request, dg.DagsterRunStatus.SUCCESS)
     requests, reason = desk.tick()
     assert requests == []
+    assert "had to leave them" in reason
+
+
+def test_a_move_that_could_not_end_is_asked_for_again_though_its_run_succeeded(desk: Desk) -> None:
+    desk.wait(1, since=MOVE_AFTER * 2)
+    [request], _ = desk.tick()
+    desk.ran(request, dg.DagsterRunStatus.SUCCESS)
+    write_plan(desk.settings.prediction_log, MovePlan(id="log", number=1, segments=("w1.sealed",)))
+    requests, reason = desk.tick()
+    assert requests == []
+    assert "could not end its move yet, and they are tried again" in reason
+    write_plan(desk.settings.prediction_log, MovePlan(id="log", number=1))
+    _, reason = desk.tick()
     assert "had to leave them" in reason
 
 

@@ -11,8 +11,10 @@ import pytest
 
 from pilotage.errors import LogUnavailable
 from pilotage.features.state import microseconds
+from pilotage.runtime import idempotency
 from pilotage.runtime.idempotency import Fresh, Idempotency, Logged
 from pilotage.runtime.requests_table import LIFETIME_S
+from pilotage.runtime.requests_wal import WriteAheadLog
 from tests.unit.monitoring.logs import prediction, write_segment
 from tests.unit.monitoring.test_moving import Desk
 
@@ -111,3 +113,63 @@ def test_a_table_of_requests_that_stays_unusable_holds_the_log_up_for_no_longer_
     desk.move()
     assert desk.left() == []
     assert desk.counts() == {"predictions/tiny": 1}
+
+
+def test_a_segment_stays_while_a_living_worker_has_still_to_store_what_it_answered(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_SETTLING_S", 0.0)
+    answering = worker(desk)
+    claim = ask(answering)
+    assert isinstance(claim, Fresh)
+    path = write_segment(desk.folder, [prediction(1, at=microseconds(datetime.now(UTC)))])
+    with monkeypatch.context() as patched:
+        # Out of file descriptors, say: this worker can't use the table, and keeps the answer.
+        patched.setattr(answering._requests, "use", busy)
+        answering.finish(claim, b"answer", 200)
+    desk.move()
+    assert desk.counts() == {"predictions/tiny": 1}
+    assert desk.left() == [path.name]
+    answering._unsaved.clear()
+    answering.close()  # It is killed before it could.
+    desk.move()
+    assert desk.left() == []
+    assert desk.counts() == {"predictions/tiny": 1}, "in the lake, once"
+    assert remembers(desk)
+
+
+def test_what_begins_after_a_segment_was_sealed_holds_it_up_no_longer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "_SETTLING_S", 0.0)
+    path = write_segment(desk.folder, [prediction(1)])
+    ago = time.time() - 1
+    os.utime(path, (ago, ago))
+    answering = worker(desk)
+    assert isinstance(ask(answering), Fresh)
+    desk.move()
+    assert desk.left() == []
+    answering.close()
+
+
+def test_a_segment_stays_until_what_was_noted_is_on_the_disk(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = worker(desk)
+    ask(dying)
+    path = dies_with_a_request(desk, dying, sealed=True)
+    emptied: list[bool] = []
+    empty = WriteAheadLog.empty
+
+    def another_is_at_it(self: WriteAheadLog, now: float) -> bool:
+        emptied.append(len(emptied) > 1 and empty(self, now))
+        return emptied[-1]
+
+    def looks(step: str) -> None:
+        if step == "settled":
+            assert emptied == [False, False, True]
+            assert path.exists()
+
+    monkeypatch.setattr(WriteAheadLog, "empty", another_is_at_it)
+    monkeypatch.setattr(idempotency, "_SETTLING_S", 60.0)
+    desk.move(step=looks)
+    assert desk.left() == []
+    assert remembers(desk)
