@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
+from filelock import FileLock, Timeout
 
 from pilotage.data import erasing
 from pilotage.data.lake import Lake
@@ -20,7 +23,7 @@ from pilotage.runtime.idempotency import Idempotency
 from tests.object_store import ObjectStore
 from tests.unit.cli.ledgers import append
 from tests.unit.governance.erasure_world import DAYS, NAME, NUMBERS, WHY, World
-from tests.unit.monitoring.logs import write_segment
+from tests.unit.monitoring.logs import prediction, shadow, write_segment
 from tests.unit.release.lives import registered
 
 
@@ -198,6 +201,51 @@ def test_what_is_still_in_the_services_log_is_waited_for_and_nothing_is_touched(
         local.erasure().carry_out(**WHY)
     assert [name for name in local.telling() if not name.startswith("prediction-log/")] == told
     assert local.erasure().look().earlier == ()
+
+
+@pytest.mark.parametrize("moved", ["before the log was looked at", "after it"])
+def test_what_is_moved_while_it_is_looked_for_is_found(
+    local: World, monkeypatch: pytest.MonkeyPatch, moved: str
+) -> None:
+    write_segment(local.settings.prediction_log, local.records())
+    look = room.unmoved
+
+    def moving(*about: Any) -> dict[str, int]:
+        seen = look(*about) if moved == "after it" else {}
+        local.move()
+        return seen or look(*about)
+
+    monkeypatch.setattr(room, "unmoved", moving)
+    assert found(local)["predictions/tiny"] == 2
+
+
+def test_what_would_be_moved_while_it_runs_waits_and_is_erased_with_its_shadow(
+    local: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local.live()
+    asked = [
+        prediction(90, entity={"order_id": NUMBERS[2]}, request={"order_id": NUMBERS[2], "amount": 1.5}),
+        shadow(90),
+    ]
+    erase = room.Table.erase
+
+    def moving(self: room.Table, note: dict[str, str]) -> None:
+        """When shadows are erased, and predictions are not yet, he asks again, and a mover comes."""
+        erase(self, note)
+        if self.name == "quarantine/tiny_outcomes":
+            write_segment(local.settings.prediction_log, asked, number=90)
+            with suppress(Timeout):
+                FileLock(local.settings.prediction_log / "mover.lock").acquire(timeout=0).lock.release()
+                local.move()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(room.Table, "erase", moving)
+        with pytest.raises(NotErased, match=r"still in the service's log.*move_prediction_log"):
+            local.erasure(order_id=NUMBERS[2]).carry_out(**WHY)
+    local.move()
+    local.erasure(order_id=NUMBERS[2]).carry_out(**WHY)
+    for table in ("predictions/tiny", "shadows/tiny"):
+        assert "p00090" not in local.lake.scan(table).collect()["prediction_id"]
 
 
 def test_answers_go_while_the_service_has_its_table_open(local: World) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from pilotage.governance.places import (
 )
 from pilotage.governance.whom import Known, Person, as_delivered, as_logged, by_columns, identifying, in_sources
 from pilotage.monitoring.log_frames import entity_key
+from pilotage.monitoring.move_plan import nobody_else_moves
 from pilotage.pseudonyms import Pseudonyms
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft, Event
@@ -119,10 +121,12 @@ class Erasure:
         """What is held of the person. Changes nothing."""
         events = [each for each in self._events() if each.payload.get("person") == self.person.pseudonym]
         written, unsearched = still_written(self.settings, self.person.key)
+        # The log before the lake: what goes from one into the other meanwhile is seen there.
+        unmoved = self._unmoved()
         return Picture(
             person=self.person,
             found=tuple(found for place in self._places() if (found := place.look())),
-            unmoved=self._unmoved(),
+            unmoved=unmoved,
             kept=self._all_kept(events),
             elsewhere=tuple(self._elsewhere()),
             written=tuple(written),
@@ -146,7 +150,7 @@ class Erasure:
 
         signed(actor, why)
         self._refuse_naming(actor, why)
-        with FileLock(self.settings.home / "erasure.lock"):
+        with FileLock(self.settings.home / "erasure.lock"), self._log_stays():
             before = self.look()
             self._require_moved(before)
             if before.nothing and before.unfinished is None:
@@ -314,6 +318,13 @@ class Erasure:
         return {}
 
     # The record
+
+    def _log_stays(self) -> AbstractContextManager[None]:
+        """Nothing comes from the service's log into the lake meanwhile: a prediction of which the shadow or the outcome
+        had been looked for before it came would be erased without them, and nobody could tell any more whose they are.
+        """
+        folder = self.settings.prediction_log
+        return nobody_else_moves(folder) if folder.is_dir() else nullcontext()
 
     def _require_moved(self, picture: Picture) -> None:
         if picture.unmoved:

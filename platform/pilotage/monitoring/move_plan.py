@@ -1,8 +1,10 @@
-"""The plan of a move: what a mover is at, on the disk before it begins. Only the file lives here."""
+"""The plan of a move: what a mover is at, on the disk before it begins; and who may move. Only the files live here."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +13,7 @@ import msgspec
 from pilotage.errors import LakeError
 
 NAME = "mover.json"
+_LOCK = "mover.lock"
 
 
 class MovePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +25,15 @@ class MovePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of the newest move."""
     segments: tuple[str, ...] = ()
     """The files that it takes up; empty once it is done."""
+
+
+@contextmanager
+def nobody_else_moves(folder: Path) -> Iterator[None]:
+    """Nothing goes from the log into the lake meanwhile but by whoever asked for it. Waits for who is at it."""
+    from filelock import FileLock
+
+    with FileLock(folder / _LOCK):
+        yield
 
 
 def read_plan(folder: Path) -> MovePlan:

@@ -27,7 +27,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import LakeError, PilotageError, UnreadableFile
 from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
 from pilotage.monitoring.log_lines import Lines, read_lines
-from pilotage.monitoring.move_plan import MovePlan, read_plan, sync_folder, write_plan
+from pilotage.monitoring.move_plan import MovePlan, nobody_else_moves, read_plan, sync_folder, write_plan
 from pilotage.runtime.answer import Record, StateRecord
 from pilotage.runtime.log import Damage, Segment, adopt_orphans, segments
 from pilotage.runtime.requests_table import LIFETIME_S
@@ -38,7 +38,7 @@ BATCH_BYTES = 24 * 2**20
 """Segments that one move takes up, bytes. In memory their rows are five times as large, those of batches twenty."""
 QUIET_S = 60.0
 """A worker that comes back answers repeated requests from what its predecessor logged, and reads that first."""
-_LOCK, _DAMAGED = "mover.lock", ".damaged"
+_DAMAGED = ".damaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +106,6 @@ def move_log(
         CommitConflict: Other writers of a table kept winning; the next call goes on.
         LakeError: ``mover.json`` is damaged, or a table can't be written.
     """
-    from filelock import FileLock
-
     started = time.monotonic()
     folder = settings.prediction_log
     if not folder.is_dir():
@@ -118,7 +116,7 @@ def move_log(
     def settle(before: float) -> bool:
         return _settle_requests(settings, before, progress)
 
-    with FileLock(folder / _LOCK):
+    with nobody_else_moves(folder):
         adopted = [each for each in adopt_orphans(folder, report=progress, quiet_s=quiet_s) if each.outcome != "empty"]
         tally.problems += [
             f"{each.path.name}: {each.lost_bytes} bytes in its middle are no record; see {each.evidence}"

@@ -178,9 +178,13 @@ class World:
         """Logs what was answered, and remembers one of the answers under the client's id."""
         write_segment(self.settings.prediction_log, self.records())
         if move:
-            move_log(self.settings, self.lake, models={"tiny": self.spec}, quiet_s=0)
+            self.move()
         self.remember("his", b'{"prediction_id":"p00000","entity":{"order_id":"' + NUMBERS[0].encode() + b'"}}')
         self.remember("another's", b'{"prediction_id":"p00002","entity":{"order_id":"A-01-0"}}')
+
+    def move(self) -> None:
+        """Moves what was logged into the lake."""
+        move_log(self.settings, self.lake, models={"tiny": self.spec}, quiet_s=0)
 
     def remember(self, request_id: str, body: bytes) -> None:
         requests = Idempotency.of(self.settings, report=lambda _: None)
