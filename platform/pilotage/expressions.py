@@ -25,7 +25,8 @@ def to_json(expr: pl.Expr, *, name: str) -> str:
         name: What the expression is, for the error.
 
     Raises:
-        DeclarationError: The expression holds a Python function, a plugin, or something Polars can't write.
+        DeclarationError: The expression holds a Python function, a plugin, or something Polars can't write, or can't
+            read again.
     """
     try:
         text = expr.meta.serialize(format="json")
@@ -34,6 +35,15 @@ def to_json(expr: pl.Expr, *, name: str) -> str:
             f"The expression of {name} can't be written down: {error}.", fix="Use Polars expressions only.", name=name
         ) from error
     _refuse_code(text, name)
+    try:
+        pl.Expr.deserialize(text.encode(), format="json")
+    except Exception as error:
+        # JSON has one word for NaN and the infinities, and it is none of theirs.
+        raise DeclarationError(
+            f"The expression of {name} can't be read again once it is written down: {error}.",
+            fix='Write a number that is not finite as a text: pl.lit("nan").cast(pl.Float64), or "inf".',
+            name=name,
+        ) from error
     return text
 
 

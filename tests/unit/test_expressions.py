@@ -49,6 +49,15 @@ def test_a_python_function_anywhere_in_it_is_refused_when_writing_and_when_readi
         from_json(expr.meta.serialize(format="json"), name="bad")
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_literal_that_no_text_brings_back_is_refused_when_it_is_declared_and_there_is_a_way(number: float) -> None:
+    for expr in (pl.col("x").fill_null(number), pl.col("x") < pl.lit(number, pl.Float64)):
+        with pytest.raises(DeclarationError, match="wind can't be read again once it is written down"):
+            to_json(expr, name="wind")
+    again = from_json(to_json(pl.lit(str(number)).cast(pl.Float64), name="wind"), name="wind")
+    assert repr(pl.select(again).item()) == repr(number)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"Column": 3}', "null"])
 def test_text_that_is_no_expression_is_an_error_that_names_the_expression(text: str) -> None:
     with pytest.raises(DeclarationError, match="wind"):

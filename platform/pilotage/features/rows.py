@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import polars as pl
-from polars.exceptions import InvalidOperationError, PolarsError
+from polars.exceptions import InvalidOperationError, PanicException, PolarsError
 
 from pilotage.errors import DeclarationError
+from pilotage.features.plain import Plain, plain
 from pilotage.spec import ModelSpec
+
+POLARS_FAILS = (PolarsError, PanicException)
+"""What Polars raises where it can't compute. A panic is no ``Exception``: whoever does not name it lets it through."""
 
 
 class RowFeatures:
@@ -42,10 +46,11 @@ class RowFeatures:
             require_row_wise(f"Feature {name}", expr)
             try:
                 dtype = empty.select(expr.alias(name)).schema[name]
-            except PolarsError as error:
+            except POLARS_FAILS as error:
                 raise _uncomputable(name, str(error)) from error
             self.schema[name] = _kept_type(name, dtype)
             self.expressions[name] = expr if dtype == self.schema[name] else expr.cast(self.schema[name])
+        self._plain = plain(self.expressions)
 
     @classmethod
     def of(cls, spec: ModelSpec) -> RowFeatures:
@@ -58,15 +63,16 @@ class RowFeatures:
         Raises:
             DeclarationError: A feature can't be computed from these values.
         """
-        return evaluate(frame, self.expressions)
+        return evaluate(frame, self._plain)
 
 
-def evaluate(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> pl.DataFrame:
+def evaluate(frame: pl.DataFrame, expressions: Plain) -> pl.DataFrame:
     """Adds expressions to a frame, so that a row's values do not depend on the rows beside it.
 
     With a column of one row, or one that it knows to be constant, Polars computes by other formulas than with a column
     of many, and the last bit differs: ``x / 49`` is a division for one row, a multiplication by ``1 / 49`` for many.
-    So every frame is shown to it as many rows of plain columns: what training sees is what serving sees.
+    So every frame is shown to it as many rows of plain columns, which ``plain.py`` keeps plain at every step: what
+    training sees is what serving sees.
 
     Raises:
         DeclarationError: An expression can't be computed from these values. It does not say from which: Polars' words,
@@ -78,17 +84,17 @@ def evaluate(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr]) -> pl.Data
     shown = shown.with_columns(shown.get_columns())
     try:
         computed = shown.with_columns(**expressions)
-    except PolarsError as error:
+    except POLARS_FAILS as error:
         raise _culprit(shown, expressions, error) from error
     return computed.head(1) if alone else computed
 
 
-def _culprit(frame: pl.DataFrame, expressions: Mapping[str, pl.Expr], error: PolarsError) -> DeclarationError:
+def _culprit(frame: pl.DataFrame, expressions: Plain, error: BaseException) -> DeclarationError:
     """Finds the expression that fails, which Polars does not name."""
     for name, expr in expressions.items():
         try:
             frame.select(expr)
-        except PolarsError as failure:
+        except POLARS_FAILS as failure:
             return _uncomputable(name, type(failure).__name__)
     return DeclarationError(
         f"The features can't be computed together: {type(error).__name__}.", fix="Correct their expressions."

@@ -9,13 +9,13 @@ from __future__ import annotations
 from functools import cached_property
 
 import polars as pl
-from polars.exceptions import PolarsError
 
 from pilotage.errors import DataError, DeclarationError, SchemaChanged
 from pilotage.features.asof import Lookup, Reader, attach, read_timelines, resolve
 from pilotage.features.compiled import CompiledRow
 from pilotage.features.definition import Definition
-from pilotage.features.rows import RowFeatures, require_row_wise
+from pilotage.features.plain import plain
+from pilotage.features.rows import POLARS_FAILS, RowFeatures, evaluate, require_row_wise
 from pilotage.features.state import StateLookup, answer
 from pilotage.features.timeline import MOMENT, Timeline
 from pilotage.spec import ModelSpec, Window
@@ -47,6 +47,8 @@ class FeatureView:
         self.schema: dict[str, pl.DataType] = self.rows.schema
         """Features with their types, in the order of declaration."""
         self._check_moment()
+        at = self.definition.predicts_at
+        self._moment = plain({} if at is None else {"predicts_at": at})
 
     @classmethod
     def from_json(cls, text: str) -> FeatureView:
@@ -92,7 +94,7 @@ class FeatureView:
                 )
         if self.definition.predicts_at is None:
             return None
-        moments = frame.select(_at=self.definition.predicts_at).get_column("_at")
+        moments = evaluate(frame, self._moment).get_column("predicts_at")
         if moments.null_count():
             row = moments.is_null().arg_max()
             raise DataError(
@@ -161,7 +163,7 @@ class FeatureView:
         require_row_wise("predicts_at", expr)
         try:
             dtype = pl.DataFrame(schema=self.request_types).select(_at=expr).schema["_at"]
-        except PolarsError as error:
+        except POLARS_FAILS as error:
             raise DeclarationError(f"predicts_at can't be computed: {error}.", fix="Correct its expression.") from error
         if dtype != MOMENT:
             raise DeclarationError(f"predicts_at is {dtype}, not {MOMENT}.", fix="Keep it in UTC, in microseconds.")

@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 
 from pilotage.errors import InvalidRequest, ModelNotReady, PilotageError, StateUnavailable
+from pilotage.features.plain import plain
+from pilotage.features.rows import evaluate
 from pilotage.runtime.board import Board, Loaded
 from pilotage.runtime.contract import Contract
 from pilotage.runtime.prepared import Prepared
@@ -103,7 +105,8 @@ def _declared(spec: ModelSpec, request: Mapping[str, Any]) -> float:
     """The spec's own rule, over unknown state."""
     frame = Contract(spec.request).frame([request])
     state = [pl.lit(None, dtype).alias(name) for name, dtype in spec.state_types().items()]
-    probability = float(frame.with_columns(state).select(spec.fallback.rule).item())
+    rule = plain({"fallback.rule": spec.fallback.rule.cast(pl.Float64)})
+    probability = float(evaluate(frame.with_columns(state), rule)["fallback.rule"].item())
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"the rule gives {probability}")
     return probability

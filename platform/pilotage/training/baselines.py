@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 from pilotage.errors import TrainingError
+from pilotage.features.plain import plain
+from pilotage.features.rows import evaluate
 from pilotage.spec import ModelSpec
 
 
@@ -33,8 +35,7 @@ def baselines(spec: ModelSpec, holdout: pl.DataFrame, *, rate: float) -> dict[st
 
 
 def _evaluate(spec: ModelSpec, holdout: pl.DataFrame, name: str, expr: pl.Expr) -> np.ndarray:
-    # with_columns, since a literal alone would select one row.
-    series = holdout.with_columns(expr.cast(pl.Float64).alias("_answer"))["_answer"]
+    series = evaluate(holdout, plain({name: expr.cast(pl.Float64)}))[name]
     answers: np.ndarray = series.to_numpy()
     right = (answers >= 0) & (answers <= 1)
     if not right.all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -103,13 +102,15 @@ def grown(depth: int) -> dict[str, st.SearchStrategy[pl.Expr]]:
             st.builds(
                 call, float_, st.sampled_from(["abs", "floor", "ceil", "sqrt", "log", "log1p", "exp", "__neg__"])
             ),
-            st.builds(lambda e, d: e.round(d), float_, st.integers(0, 4)),
+            st.builds(lambda e, d: e.round(d), float_, st.one_of(st.integers(0, 4), st.integers(0, 330))),
             st.builds(lambda e, a, b: e.clip(min(a, b), max(a, b)), float_, float_literal, float_literal),
             st.builds(lambda e, a: e.clip(a), float_, st.one_of(float_literal, whole_literal)),
             st.builds(lambda e, a: e.clip(upper_bound=a), float_, float_literal),
             st.builds(lambda e, a: e.fill_null(a), float_, st.one_of(float_, integer, float_literal, whole_literal)),
             st.builds(lambda e, a: e.fill_nan(a), float_, st.one_of(st.none(), float_literal)),
             st.builds(pl.coalesce, float_, number, number),
+            st.builds(pl.coalesce, float_, float_literal),
+            st.builds(binary, arithmetic, float_, st.builds(choose, flag, float_literal, float_literal)),
             st.builds(pl.min_horizontal, float_, float_, number),
             st.builds(pl.max_horizontal, float_, float_, number),
             st.builds(
@@ -236,34 +237,6 @@ def call(expr: pl.Expr, name: str) -> pl.Expr:
 def listed(values: list[Any], dtype: pl.DataType) -> st.SearchStrategy[pl.Series]:
     lists = st.lists(st.sampled_from([*values, None]), max_size=3)
     return lists.map(lambda members: pl.Series(members, dtype=dtype).implode())
-
-
-def depends_on_neighbours(expr: pl.Expr) -> bool:
-    """Whether Polars itself answers for a row by the rows beside it.
-
-    Where every row of a choice takes the branch that is a literal, the column comes out as a constant, and Polars
-    computes on with a constant by other formulas than with a column (or fails: ``lit == when(…)``).
-    """
-    return _depends(json.loads(expr.meta.serialize(format="json")), outermost=True)
-
-
-def _depends(tree: Any, *, outermost: bool) -> bool:
-    if isinstance(tree, list):
-        return any(_depends(each, outermost=False) for each in tree)
-    if not isinstance(tree, dict):
-        return False
-    ((kind, content),) = tree.items() if len(tree) == 1 else ((None, None),)
-    if kind == "Ternary":
-        branches = (content["truthy"], content["falsy"])
-        if not outermost and any("Column" not in json.dumps(branch) for branch in branches):
-            return True
-        return _depends(content["predicate"], outermost=False) or any(
-            _depends(branch, outermost=outermost) for branch in branches
-        )
-    inner = outermost and kind in ("Cast", "Alias")
-    if inner:
-        return _depends(content["expr"] if kind == "Cast" else content[0], outermost=True)
-    return any(_depends(each, outermost=False) for each in tree.values())
 
 
 GROWN = grown(3)

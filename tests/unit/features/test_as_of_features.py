@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -173,6 +173,17 @@ def test_a_request_column_of_another_type_is_named() -> None:
 
     with pytest.raises(SchemaChanged, match="Request column sensor is Int64, not String"):
         view(LAST).offline(population, lambda source, since, until: readings()[source].lazy())
+
+
+def test_the_prediction_moment_of_a_row_is_the_same_alone_and_among_others() -> None:
+    # 49 / 49 is below 1 where Polars multiplies by 1 / 49.
+    late = pl.duration(seconds=(pl.col("n") / 49).floor().cast(pl.Int64))
+    request = {"n": pl.Float64(), "at": pl.Datetime("us", "UTC")}
+    view = FeatureView(Definition(request=request, predicts_at=pl.col("at") + late, asof=(), features={}))
+    frame = pl.DataFrame({"n": [49.0, 98.0, 50.0], "at": [datetime(2024, 1, 1, tzinfo=UTC)] * 3}, schema=request)
+    together = view.moments(frame)
+    assert together is not None
+    assert [view.moments(frame[n]).item() for n in range(3)] == together.to_list()  # type: ignore[union-attr]
 
 
 def test_a_prediction_moment_that_is_not_utc_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assets.models import flight_delay, loan_approval
@@ -19,12 +19,12 @@ from pilotage.features.compiled import CompiledRow
 from pilotage.features.compiled.compiler import Compiler
 from pilotage.features.compiled.row import frame_of
 from pilotage.features.compiled.zones import to_local
+from pilotage.features.plain import plain
 from pilotage.features.rows import RowFeatures, evaluate
 from pilotage.spec import ModelSpec
 from tests.unit.features.expressions import (
     COLUMNS,
     ZONES,
-    depends_on_neighbours,
     expressions,
     floats,
     frames,
@@ -60,18 +60,18 @@ def same_as_polars(expr: pl.Expr, values: list[tuple[Any, ...]]) -> None:
     compiled = CompiledRow({"f": expr}, COLUMNS)
     frame = frame_of(values, COLUMNS)
     one_by_one = [outcome(lambda row=row: compiled(row)[0]) for row in values]
-    alone = [outcome(lambda n=n: evaluate(frame[n], {"f": expr})["f"].to_physical().item()) for n in range(len(values))]
+    shown = plain({"f": expr})
+    alone = [outcome(lambda n=n: evaluate(frame[n], shown)["f"].to_physical().item()) for n in range(len(values))]
     assert one_by_one == alone, (str(expr), expr.meta.serialize(format="json"))
     assert as_columns(compiled, values) == (alone if "refused" not in alone else "refused"), str(expr)
     if "refused" not in alone:
-        together = evaluate(frame, {"f": expr})["f"].to_physical().to_list()
+        together = evaluate(frame, shown)["f"].to_physical().to_list()
         assert one_by_one == [bits(value) for value in together], str(expr)
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(expr=expressions, values=frames)
 def test_any_expression_over_any_values_is_the_bits_that_polars_gives(expr: pl.Expr, values: Any) -> None:
-    assume(not depends_on_neighbours(expr))
     same_as_polars(expr, values)
 
 
@@ -136,6 +136,9 @@ COMPILED = [
     pl.lit(7),
     pl.col("single").cast(pl.Float64) * 2,
     x.alias("renamed"),
+    x / pl.when(p).then(49.0).otherwise(50.0),
+    x / pl.coalesce("y", 49.0),
+    x.round(22),
 ]
 
 
@@ -159,6 +162,8 @@ LEFT = [
     x.is_between(pl.lit(None, pl.Float64), 0.1),
     i.is_between(4, pl.lit(None, pl.Int64)),
     s.replace_strict(["a"], [1], default=None),
+    x.round(23),
+    x.round(400),
 ]
 
 
@@ -195,7 +200,7 @@ def test_the_shipped_models_give_the_bits_that_polars_gives(model: ModelSpec, da
     expressions = {**RowFeatures.of(model).expressions, "rule": model.fallback.rule.cast(pl.Float64)}
     compiled = CompiledRow(expressions, columns)
     frame = frame_of(values, columns)
-    together = evaluate(frame, expressions).select(expressions.keys())
+    together = evaluate(frame, plain(expressions)).select(expressions.keys())
     for number, row in enumerate(values):
         assert [bits(value) for value in compiled(row)] == [bits(value) for value in together.row(number)]
 
@@ -278,8 +283,41 @@ def test_local_time_is_right_on_both_sides_of_every_change_of_the_clocks() -> No
 def test_a_row_alone_a_constant_column_and_a_row_among_others_give_the_same_bits() -> None:
     numbers = [n / 7 for n in range(1, 200)]
     many = pl.DataFrame({"x": numbers, "y": [49.0] * 199})
-    together = evaluate(many, {"a": x / 49, "b": x / pl.col("y")})
-    alone = [evaluate(many[n], {"a": x / 49, "b": x / pl.col("y")}).row(0) for n in range(199)]
-    constant = evaluate(many.select("x", y=pl.lit(49.0)), {"a": x / 49, "b": x / pl.col("y")})
+    divided = plain({"a": x / 49, "b": x / pl.col("y")})
+    together = evaluate(many, divided)
+    alone = [evaluate(many[n], divided).row(0) for n in range(199)]
+    constant = evaluate(many.select("x", y=pl.lit(49.0)), divided)
     assert together.rows() == alone == constant.rows()
     assert together["a"].to_list() != together["b"].to_list()  # Polars multiplies by 1 / 49 for the literal.
+
+
+CHOICES = [
+    pl.when("p").then(49.0).otherwise(50.0),
+    pl.when("p").then(49.0).otherwise(pl.col("y")),
+    pl.when("p").then(pl.lit(7) * 7).when(x > 3).then(50.0),
+    pl.coalesce("y", 49.0),
+    (pl.col("y").fill_null(0.0) - 1.0).sqrt().fill_nan(49.0),
+    pl.when("p").then(49.0).otherwise(50.0).cast(pl.Float32).cast(pl.Float64),
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_a_row_computes_with_what_it_chose_whatever_its_neighbours_choose(choice: pl.Expr) -> None:
+    rows = [(n / 7, None if n % 2 else 50.0, n % 2 == 1) for n in range(1, 200)]
+    types = {"x": pl.Float64(), "y": pl.Float64(), "p": pl.Boolean()}
+    frame, expr = frame_of(rows, types), {"f": x / choice}
+    together = evaluate(frame, plain(expr))["f"]
+    for which in (pl.col("p"), ~pl.col("p")):
+        alike = evaluate(frame.filter(which), plain(expr))["f"]
+        assert alike.equals(together.filter(frame.select(which).to_series()))
+    assert together.equals(pl.concat(evaluate(frame[n], plain(expr)) for n in range(len(rows)))["f"])
+    compiled = CompiledRow(expr, types)
+    assert together.to_list() == [compiled(row)[0] for row in rows]
+
+
+@pytest.mark.parametrize("number", [pl.lit(1), pl.lit(1.5)])
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int64, pl.Float32, pl.Float64])
+def test_what_is_kept_a_column_keeps_its_type(dtype: Any, number: pl.Expr) -> None:
+    frame = pl.DataFrame({"b": [1, 2], "p": [True, False]}, schema={"b": dtype, "p": pl.Boolean})
+    expr = pl.col("b") * pl.when("p").then(number).otherwise(2)
+    assert evaluate(frame, plain({"f": expr}))["f"].equals(frame.select(f=expr)["f"])

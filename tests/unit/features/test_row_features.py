@@ -130,6 +130,13 @@ def test_a_feature_that_fails_on_a_value_is_named() -> None:
     assert "not one" in str(caught.value.__cause__), "who builds a model reads it in the traceback"
 
 
+def test_a_feature_on_which_polars_panics_is_named_like_any_other() -> None:
+    features = RowFeatures({"fine": pl.col("a"), "text": pl.col("at").cast(pl.String)}, COLUMNS)
+    far = pl.Series("at", [2**63 - 1]).cast(COLUMNS["at"])
+    with pytest.raises(DeclarationError, match="Feature text can't be computed: PanicException"):
+        features.compute(pl.DataFrame({"a": [1], "b": [1.0], "c": [""], "at": far}, schema=COLUMNS))
+
+
 @pytest.mark.parametrize("expr", [pl.col("at"), pl.col("at") - pl.col("at"), pl.lit(None)], ids=str)
 def test_a_feature_that_is_no_number_boolean_or_string_is_refused(expr: pl.Expr) -> None:
     with pytest.raises(DeclarationError, match="which no model can take"):

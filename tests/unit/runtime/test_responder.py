@@ -141,6 +141,22 @@ def test_a_request_that_breaks_the_contract_is_refused_even_when_the_model_fails
         world.answer("one", amount=None)
 
 
+def test_the_rule_gives_the_same_number_with_and_without_a_version(tmp_path: Path) -> None:
+    rule = pl.col("amount") / 49 / 100
+    world = world_of(tmp_path, "one", fallback=Fallback(rule=rule, reason="By size."))
+    amounts = [number / 7 for number in range(1, 100)]
+
+    def ruled() -> list[float | None]:
+        return [world.answer("one", amount=amount).answer.probability for amount in amounts]
+
+    world.release("one", 1, look=False)
+    world.follower.follow()
+    declared = ruled()
+    world.decide("one", killed="x")
+    assert world.follower.boards["one"].loaded()
+    assert ruled() == declared
+
+
 def test_no_answer_of_a_version_that_was_taken_back_is_given_again(world: World) -> None:
     world.release("one", 2)
     bad = world.answer("one").answer
@@ -166,6 +182,17 @@ def test_a_version_that_keeps_failing_is_left_alone_and_then_tried_again(tmp_pat
     champion.breaker._not_before = 0.0
     assert world.answer("one", amount=6.0).answer.answered_by == "model"
     assert not champion.breaker.open
+
+
+def test_a_request_on_which_polars_panics_is_answered_by_the_rule(tmp_path: Path) -> None:
+    due = pl.col("ordered_at") + pl.duration(days=pl.col("items") * 1_100_000)
+    features = (Feature(name="due", expr=due.cast(pl.String).str.slice(0, 2), description="Century"),)
+    world = world_of(tmp_path, "one", features=features)
+    world.release("one", 1)
+    assert world.answer("one").answer.answered_by == "model"
+    answer = world.answer("one", items=90).answer
+    assert (answer.answered_by, answer.probability) == ("rule", 0.6)
+    assert "Feature due can't be computed: PanicException" in answer.reasons[0] + answer.reasons[-1]
 
 
 def test_without_history_the_rule_answers_and_says_that_it_had_none(tmp_path: Path) -> None:

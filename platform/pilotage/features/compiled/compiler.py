@@ -27,6 +27,7 @@ from pilotage.features.compiled.values import (
     is_micros,
     widens,
 )
+from pilotage.features.plain import reads_columns
 
 Tree = Any
 """A decoded expression; untrusted, so every step checks what it reads."""
@@ -82,7 +83,7 @@ class Compiler:
             return self._literal(content, tree)
         if kind == "Alias":
             return self.compile(content[0])
-        if not _reads_columns(tree):
+        if not reads_columns(tree):
             # Without a column Polars folds it to one value; untyped literals would take their types in ways of its own.
             if _has_untyped(tree) and kind != "Cast":
                 raise NotImplementedError
@@ -265,12 +266,6 @@ class Compiler:
         if value.dtype == pl.Int64() and (is_micros(target) or is_duration(target)):
             return Value(value.name, target, value.nullable)
         raise NotImplementedError
-
-
-def _reads_columns(tree: Tree) -> bool:
-    if isinstance(tree, dict):
-        return any(key == "Column" or (key != "Literal" and _reads_columns(value)) for key, value in tree.items())
-    return isinstance(tree, list) and any(map(_reads_columns, tree))
 
 
 def _has_untyped(tree: Tree) -> bool:

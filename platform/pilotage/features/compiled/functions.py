@@ -39,6 +39,8 @@ _FLOATS: dict[str, Callable[[float], float]] = {
     "Log1p": arithmetic.log1p,
 }
 _E = 2.718281828459045
+_MOST_DECIMALS = 22
+"""Up to here a power of ten is a double; how Polars gets at a larger one shows in the last bit."""
 
 
 def function(compiler: Compiler, tree: Any, inputs: Any, dtype: pl.DataType) -> Value:
@@ -59,6 +61,8 @@ def function(compiler: Compiler, tree: Any, inputs: Any, dtype: pl.DataType) -> 
         return _clip(compiler, options, operands, dtype)
     if name in ("MinHorizontal", "MaxHorizontal"):
         return _extreme(compiler, [compiler.as_type(each, dtype) for each in operands], dtype, name)
+    if name == "Shift":
+        return _unshifted(compiler, *operands)
     if operands[0].scalar or operands[0].dtype != dtype:
         raise NotImplementedError
     if name in ("Abs", "Negate"):
@@ -78,8 +82,7 @@ def _of_float(compiler: Compiler, name: str, options: Any, operands: list[Value]
         return compiler.call(arithmetic.sqrt, [value], FLOAT)
     if name == "Log" and compiler.value_of(operands[1]) == _E:
         return compiler.call(arithmetic.log, [value], FLOAT)
-    if name == "Round" and options["mode"] == "HalfToEven":
-        decimals = options["decimals"]
+    if name == "Round" and options["mode"] == "HalfToEven" and (decimals := options["decimals"]) <= _MOST_DECIMALS:
         return compiler.call(arithmetic.rint_to(decimals) if decimals else arithmetic.rint, [value], FLOAT)
     raise NotImplementedError
 
@@ -151,6 +154,13 @@ def _is_in(compiler: Compiler, value: Value, listed: Value, options: Any) -> Val
     if any(isinstance(member, float) and math.isnan(member) for member in members):
         text = f"({text} or {value.name} != {value.name})"
     return compiler.apply(text, [value], BOOLEAN)
+
+
+def _unshifted(compiler: Compiler, value: Value, rows: Value) -> Value:
+    """What ``plain.py`` makes a column of is one here, whatever it holds."""
+    if compiler.value_of(rows) != 0:
+        raise NotImplementedError
+    return Value(value.name, value.dtype, value.nullable)
 
 
 def _first_known(compiler: Compiler, values: list[Value], dtype: pl.DataType) -> Value:

@@ -13,6 +13,7 @@ import polars as pl
 
 from pilotage.features.columns import Column
 from pilotage.features.compiled.compiler import Compiler
+from pilotage.features.plain import Plain, plain
 from pilotage.features.rows import evaluate
 from pilotage.features.timeline import stored_type
 
@@ -31,11 +32,11 @@ class CompiledRow:
             columns: The row's columns with their types, in the order in which values come.
         """
         self.names = tuple(expressions)
-        self._expressions = dict(expressions)
+        self._expressions = plain(expressions)
         self._columns = dict(columns)
         compiler = Compiler(columns)
         results: dict[str, str] = {}
-        for name, expr in expressions.items():
+        for name, expr in self._expressions.items():
             value = compiler.attempt(json.loads(expr.meta.serialize(format="json")))
             if value is not None:
                 results[name] = value.name
@@ -78,7 +79,7 @@ class CompiledRow:
 
     def _by_polars(self, row: Sequence[Any], names: Sequence[str]) -> list[Any]:
         frame = frame_of([row], self._columns)
-        wanted = {name: self._expressions[name] for name in names}
+        wanted = Plain({name: self._expressions[name] for name in names})
         return list(evaluate(frame, wanted).select(wanted.keys()).select(pl.all().to_physical()).row(0))
 
 
