@@ -196,6 +196,17 @@ class Totals(Timeline):
     def _read(self, text: str) -> pl.Expr:
         return expressions.from_json(text, name=f"a window over {self.source}")
 
+    def build(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """See above; and raises ``DataError`` if a running sum is beyond 64 bits, whose differences would be wrong."""
+        built = super().build(rows)
+        if built.get_column("p1").null_count():
+            raise DataError(
+                f"The running sums of a window over {self.source} are beyond 64 bits.",
+                fix="Give smaller values, such as seconds instead of nanoseconds.",
+                source=self.source,
+            )
+        return built
+
     def _facts(self, rows: pl.LazyFrame, named: list[pl.Expr]) -> pl.LazyFrame:
         if self.where is not None:
             rows = rows.filter(self._read(self.where))
@@ -213,8 +224,9 @@ class Totals(Timeline):
 
     def _moments(self, facts: pl.LazyFrame) -> pl.LazyFrame:
         named = [*self.key_names, KNOWN_AT]
-        sums = facts.group_by(named).agg(p0=pl.len().cast(pl.Int64), p1=pl.col("value").sum())
-        return sums.sort(named).with_columns(pl.col("p0", "p1").cum_sum().over(self.key_names))
+        sums = facts.group_by(named).agg(p0=pl.len().cast(pl.Int64), p1=pl.col("value").cast(pl.Int128).sum())
+        running = pl.col("p0", "p1").cum_sum().over(self.key_names).cast(pl.Int64, strict=False)
+        return sums.sort(named).with_columns(running)
 
 
 def _exact(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -145,6 +145,22 @@ def test_a_window_over_floats_is_refused_since_their_sums_are_not_exact() -> Non
         asked(by_level, readings((-1, 7)))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_running_sums_beyond_64_bits_are_refused_and_not_wrapped(sign: int) -> None:
+    declared = Window(
+        name="w", source="readings", on={"sensor": "sensor"}, known_at="known_at", over=timedelta(minutes=1),
+        aggregate="sum", value=pl.col("value"),
+    )  # fmt: skip
+    view = FeatureView(Definition(request=VIEW.request_types, predicts_at=pl.col("at"), asof=(declared,), features={}))
+    [timeline] = view.timelines.values()
+    fact = {"sensor": "a", "lane": 0, "good": None, "level": None, "seen_on": None}
+    readings = [{**fact, "known_at": moment(n), "value": sign * 2**61} for n in range(5)]
+    rows = pl.DataFrame(readings, schema=READINGS)
+    assert timeline.build(rows.head(3))["p1"].to_list() == [sign * n * 2**61 for n in (1, 2, 3)]
+    with pytest.raises(DataError, match="running sums of a window over readings are beyond 64 bits"):
+        timeline.build(rows)
+
+
 def test_a_window_whose_value_looks_at_other_rows_is_refused() -> None:
     with pytest.raises(DeclarationError, match="as-of feature n looks at other rows"):
         view(COUNT.model_copy(update={"value": pl.col("value") - pl.col("value").mean()}))
