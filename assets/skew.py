@@ -58,7 +58,9 @@ def skew_assets(spec: ModelSpec) -> list[dg.AssetsDefinition]:
                 FEATURES, asset=key, description="Every feature that was served is what the lake gives, bit by bit."
             ),
             dg.AssetCheckSpec(
-                PROBABILITIES, asset=key, description="The same features give the same probability in the bundle."
+                PROBABILITIES,
+                asset=key,
+                description="The same features give the same probability in the bundle, and that the same decision.",
             ),
         ],
     )
@@ -119,19 +121,30 @@ def features_check(report: "SkewReport") -> dg.AssetCheckResult:
 
 
 def probabilities_check(report: "SkewReport") -> dg.AssetCheckResult:
-    """An error that names predictions."""
-    wrong = report.other_probabilities
+    """An error that names predictions, by their probability or by what was decided on it."""
+    wrong, otherwise = report.other_probabilities, report.other_decisions
+    said = [
+        f"{len(wrong)} of {report.probabilities} predictions had the right features and another probability: "
+        f"{', '.join(wrong[:5])}."
+        if wrong
+        else f"{report.probabilities} probabilities are the same."
+    ]
+    if otherwise:
+        said.append(
+            f"{len(otherwise)} were decided otherwise than by the threshold and the band of their version: "
+            f"{', '.join(otherwise[:5])}."
+        )
     return dg.AssetCheckResult(
         check_name=PROBABILITIES,
-        passed=not wrong,
+        passed=not wrong and not otherwise,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=(
-            f"{len(wrong)} of {report.probabilities} predictions had the right features and another probability: "
-            f"{', '.join(wrong[:5])}."
-            if wrong
-            else f"{report.probabilities} probabilities are the same."
-        ),
-        metadata={"compared": report.probabilities, "different": len(wrong), "what_to_do": "docs/runbooks/skew.md"},
+        description=" ".join(said),
+        metadata={
+            "compared": report.probabilities,
+            "different": len(wrong),
+            "decided_otherwise": len(otherwise),
+            "what_to_do": "docs/runbooks/skew.md",
+        },
     )
 
 

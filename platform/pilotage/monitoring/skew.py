@@ -89,6 +89,8 @@ class SkewReport:
     """Answers whose probability was computed again: those with all features compared and equal."""
     other_probabilities: tuple[str, ...]
     """Predictions among them whose probability was another one."""
+    other_decisions: tuple[str, ...]
+    """Predictions whose probability leads to another decision, by the threshold and the band of their version."""
     not_comparable: dict[str, int]
     """Reason → predictions of which it kept at least one feature from being compared."""
     staleness: Staleness | None
@@ -200,6 +202,7 @@ def check_skew(
         differences=tuple(tally.examples),
         probabilities=tally.probabilities,
         other_probabilities=tuple(tally.others),
+        other_decisions=tuple(tally.otherwise),
         not_comparable=dict(tally.reasons),
         staleness=_staleness(comparison.stale),
     )
@@ -214,6 +217,7 @@ class _Tally:
     examples: list[Difference] = field(default_factory=list)
     probabilities: int = 0
     others: list[str] = field(default_factory=list)
+    otherwise: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -233,6 +237,7 @@ class _Comparison:
             self.tally.reasons[f"version {version} can't be read: {error.message}"] += rows.height
             self.tally.blind.update({feature.name: rows.height for feature in self.spec.features})
             return
+        self.tally.otherwise += _decided_otherwise(bundle, rows)
         requests = requests_of(rows, bundle, spec=self.spec, lake=self.lake, pseudonyms=self.pseudonyms)
         known = self.states.get(state) if state is not None else None
         self._note_staleness(rows, known)
@@ -325,6 +330,16 @@ class _Comparison:
         if state is not None and state["through"] is not None:
             lags = (rows["moment"].drop_nulls() - state["through"]).dt.total_microseconds() / 1e6
             self.stale += [max(0.0, lag) for lag in lags]
+
+
+def _decided_otherwise(bundle: Bundle, rows: pl.DataFrame) -> list[str]:
+    """Predictions whose decision does not follow from the probability that was served."""
+    low, high = bundle.refer_between or (1.0, 0.0)
+    probability = pl.col("probability")
+    referred = (probability >= low) & (probability < high)
+    decision = pl.when(~referred).then(probability >= bundle.threshold)
+    wrong = pl.col("referred").ne_missing(referred) | pl.col("decision").ne_missing(decision)
+    return rows.filter(wrong)["prediction_id"].to_list()
 
 
 def same_values(served: pl.Series, recomputed: pl.Series) -> np.ndarray:

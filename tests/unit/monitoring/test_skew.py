@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assets.skew import probabilities_check
 from pilotage.errors import BundleCorrupt
 from pilotage.monitoring.predictions import move_log
 from pilotage.monitoring.skew import EXAMPLES, SkewReport, check_skew, released_bundles, same_values
@@ -68,9 +70,26 @@ def test_a_probability_that_its_features_do_not_give_is_found(tmp_path: Path) ->
     assert len(report.other_probabilities) == 5
 
 
-def _recalibrated(bundle: Bundle, other: World) -> Bundle:
-    from dataclasses import replace
+def test_a_decision_that_does_not_follow_from_its_probability_is_found_up_to_the_tie(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    served = sorted(each.probability for each in world.serve(range(20)))
+    low, high = served[0], served[-1]
 
+    def otherwise(**declared: Any) -> int:
+        bundle = replace(world.bundle, **declared)
+        report = check_skew(world.spec, settings=world.settings, lake=world.lake, bundles=lambda _: bundle)
+        assert (report.skewed, report.other_probabilities) == ([], ())
+        assert probabilities_check(report).passed == (not report.other_decisions)
+        return len(report.other_decisions)
+
+    assert otherwise() == 0
+    found = {at: otherwise(threshold=at) for at in (low, high, float(np.nextafter(high, 1)))}
+    assert found == {at: sum((each >= at) != (each >= world.bundle.threshold) for each in served) for at in found}
+    assert any(found.values())
+    assert otherwise(refer_between=(low, high)) == sum(low <= each < high for each in served)
+
+
+def _recalibrated(bundle: Bundle, other: World) -> Bundle:
     from pilotage.runtime.scorer import Calibrator
 
     other.bundle.scorer.calibrator = Calibrator("sigmoid", [1.2], [0.0])
