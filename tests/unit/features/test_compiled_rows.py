@@ -214,11 +214,12 @@ def test_a_mixed_set_keeps_its_order_and_computes_shared_steps_once() -> None:
 
 
 def test_a_value_that_no_type_of_pythons_can_hold_is_left_to_polars() -> None:
-    far = 2**62  # The year 148,000.
-    values: list[Any] = [None] * 10 + [far, None, None]
-    assert CompiledRow({"f": at.dt.year()}, COLUMNS)(values) == [
-        pl.Series([far]).cast(pl.Datetime("us", "UTC")).dt.year().item()
-    ]
+    # The years 148,000 and 294,000; Polars' calendar ends between them.
+    for far in (2**62, 2**63 - 1, -(2**63)):
+        values: list[Any] = [None] * 10 + [far, None, None]
+        for part in ("year", "date", "weekday", "hour", "minute", "second"):
+            series = getattr(pl.Series([far]).cast(pl.Datetime("us", "UTC")).dt, part)()
+            assert CompiledRow({"f": getattr(at.dt, part)()}, COLUMNS)(values) == [series.to_physical().item()], part
 
 
 def test_a_cast_that_polars_refuses_is_refused_with_the_features_name() -> None:

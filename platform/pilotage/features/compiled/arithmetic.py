@@ -14,6 +14,11 @@ from functools import lru_cache
 _INFINITY = math.inf
 _NAN = math.nan
 _UNIX_DAY = date(1970, 1, 1).toordinal()
+_DAY_US = 86_400_000_000
+FIRST_US = (date.min.toordinal() - _UNIX_DAY) * _DAY_US
+"""The first microsecond of the year 1."""
+LAST_US = (date.max.toordinal() - _UNIX_DAY + 1) * _DAY_US - 1
+"""The last one of the year 9999."""
 _WHOLE = 2.0**52
 """Floats from here on have no fraction."""
 
@@ -153,6 +158,11 @@ def greatest(a: float | None, b: float | None) -> float | None:
     if math.isnan(a) or math.isnan(b):
         return b if math.isnan(a) else a
     return a if a > b else b
+
+
+def far(micros: int) -> int:
+    """A time outside the years 1 to 9999: Polars decides what it is on clock and calendar."""
+    raise OverflowError(micros)
 
 
 @lru_cache(maxsize=4096)

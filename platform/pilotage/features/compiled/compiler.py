@@ -129,6 +129,11 @@ class Compiler:
         self.constants[name] = value
         return name
 
+    def shared(self, function: Callable[..., object]) -> str:
+        """``constant``, with one name for each function, so that steps that call it can be told to be the same."""
+        name = next((name for name, known in self.constants.items() if known is function), None)
+        return name or self.constant(function)
+
     def scalar(self, value: object, dtype: pl.DataType) -> Value:
         """A value that is the same in every row."""
         return Value(self.constant(value), dtype, value is None, scalar=True)
@@ -149,9 +154,8 @@ class Compiler:
         self, function: Callable[..., object], operands: list[Value], dtype: pl.DataType, *, nullable: bool = False
     ) -> Value:
         """``apply`` with a function, which is the same one for the same arguments."""
-        name = next((name for name, known in self.constants.items() if known is function), None)
-        name = name or self.constant(function)
-        return self.apply(f"{name}({', '.join(value.name for value in operands)})", operands, dtype, nullable=nullable)
+        text = f"{self.shared(function)}({', '.join(value.name for value in operands)})"
+        return self.apply(text, operands, dtype, nullable=nullable)
 
     def as_type(self, value: Value, dtype: pl.DataType) -> Value:
         """The value as the type that Polars' coercion gives it; only conversions that lose nothing, and to float."""

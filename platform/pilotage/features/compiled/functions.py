@@ -245,7 +245,10 @@ def _local(compiler: Compiler, value: Value) -> Value:
     """Microseconds of the clock on the wall."""
     zone = value.dtype.time_zone if isinstance(value.dtype, pl.Datetime) else None
     if zone in (None, "UTC"):
-        return value
+        # Far beyond, at the ends of 64 bits, Polars has no calendar, and no clock either.
+        far, x = compiler.shared(arithmetic.far), value.name
+        text = f"({x} if {arithmetic.FIRST_US} <= {x} <= {arithmetic.LAST_US} else {far}({x}))"
+        return compiler.apply(text, [value], value.dtype)
     return compiler.call(zones.to_local(str(zone)), [value], pl.Datetime("us"))
 
 
