@@ -259,7 +259,13 @@ def _signature(bundle: Bundle) -> Any:
     columns = [ColSpec(_column_type(field.dtype, field.nullable), field.name) for field in bundle.request]
     columns += [ColSpec(_column_type(dtype, True), name) for name, dtype in bundle.state_types().items()]
     return ModelSignature(
-        inputs=Schema(columns), outputs=Schema([ColSpec("double", "probability"), ColSpec("boolean", "decision")])
+        inputs=Schema(columns),
+        outputs=Schema(
+            [
+                ColSpec("double", "probability"),
+                ColSpec("boolean", "decision", required=bundle.refer_between is None),
+            ]
+        ),
     )
 
 

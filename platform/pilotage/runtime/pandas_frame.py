@@ -22,7 +22,7 @@ def predict_frame(bundle: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
         rows: One row per thing to predict. Whole numbers with gaps may be floats, times without a zone are UTC.
 
     Returns:
-        ``probability`` (0..1) and ``decision`` (bool), with the index of ``rows``.
+        ``probability`` (0..1) and ``decision`` (bool; ``None`` where a person decides), with the index of ``rows``.
 
     Raises:
         InvalidRequest: A column is missing, or a value breaks the request's contract.
@@ -30,9 +30,10 @@ def predict_frame(bundle: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
     contract = Contract(bundle.request)
     frame = _typed(rows, {**contract.schema, **bundle.state_types()})
     contract.check_frame(frame)
-    probability = bundle.score(frame)
-    decision = probability >= bundle.threshold
-    answer = pl.DataFrame({"probability": probability, "decision": decision}).to_pandas()
+    probability = pl.col("probability")
+    low, high = bundle.refer_between or (1.0, 0.0)
+    decision = pl.when(~((probability >= low) & (probability < high))).then(probability >= bundle.threshold)
+    answer = pl.DataFrame({"probability": bundle.score(frame)}).with_columns(decision=decision).to_pandas()
     answer.index = rows.index
     return answer
 
