@@ -169,8 +169,10 @@ def stages_of(events: Sequence[Event], state: ModelState, version: int) -> tuple
     Args:
         events: Of the ledger.
         state: What they amount to, for the model.
-        version: The version.
+        version: The version; none have begun of one that is neither in shadow nor in canary.
     """
+    if version not in state.versions or state.versions[version].stage not in ("shadow", "canary"):
+        return ()
     about = [e for e in events if e.model == state.model and e.version == version and e.kind not in _BESIDE]
     first = state.challenger.first if state.challenger and state.challenger.version == version else None
     steps: list[Event] = []
@@ -191,7 +193,7 @@ def share_of(event: Event) -> Stage:
     )
 
 
-_BESIDE = ("approved", "verdict", "alias_edited")
+_BESIDE = ("approved", "verdict", "alias_edited", "watch_ended")
 """Events about a version that leave it in its stage."""
 
 

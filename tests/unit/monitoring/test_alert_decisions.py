@@ -81,6 +81,13 @@ def test_a_decision_links_to_the_run_that_took_it() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("action", ["adopted", "reverted"])
+def test_an_alias_that_was_changed_by_hand_is_told_of_with_what_became_of_it(action: str) -> None:
+    book = ledger(("alias_edited", {"version": 1, "payload": {"alias": "champion", "action": action}}))
+    [alert] = DecisionsWatch(ledger=book, now=datetime.now(UTC), seen=None).look().alerts
+    assert alert.summary == f"The alias champion of tiny was changed by hand in MLflow; it was {action}."
+
+
 def test_a_cursor_that_was_lost_tells_nobody_again(settings: Settings) -> None:
     book = ledger(("promoted", {"version": 1}), ("killed", {"actor": "ada"}))
     with AlertBook.of(settings) as alarms:

@@ -284,3 +284,20 @@ def test_a_clock_that_was_set_back_between_two_steps_hides_neither() -> None:
     events = book(SHADOWED, share(0, 0.1), share(1, 0.5))
     events[-1] = replace(events[-1], at=events[-2].at - timedelta(minutes=1))
     assert [stage.sequence for stage in stages_of(events, fold(events)["tiny"], 2)] == [4, 5, 6]
+
+
+@pytest.mark.parametrize("again", [("shadowed", 1, {}), ("canaried", 1, {"share": 0.1, "salt": "s", "step": 0})])
+def test_the_champion_before_that_begins_again_is_judged_on_when_its_watch_ends(
+    again: tuple[str, int, dict[str, Any]],
+) -> None:
+    watched = ("promoted", 2, {"watch_s": 60.0})
+    kind = "shadow" if again[0] == "shadowed" else "canary"
+    assert begun(watched, again, version=1) == [(kind, 5)]
+    assert begun(watched, again, ("watch_ended", 1, {}), version=1) == [(kind, 5)]
+
+
+def test_a_version_that_left_its_stage_because_another_became_champion_is_in_none() -> None:
+    third = ("registered", 3, _registered(3))
+    assert begun(third, SHADOWED) == [("shadow", 5)]
+    assert begun(third, SHADOWED, ("promoted", 3, {})) == []
+    assert begun(third, SHADOWED, share(0, 0.1), ("promoted", 3, {})) == []

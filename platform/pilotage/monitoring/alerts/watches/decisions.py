@@ -138,7 +138,7 @@ def _waits(event: Event) -> Alert | None:
 def _alias_edited(event: Event) -> Alert:
     alias, action = event.payload.get("alias"), event.payload.get("action")
     return _alert(
-        "alias_edited", event, f"The alias {alias} of {event.model} was changed by hand in MLflow; it was {action}ed."
+        "alias_edited", event, f"The alias {alias} of {event.model} was changed by hand in MLflow; it was {action}."
     )
 
 
