@@ -70,6 +70,8 @@ def waits_for(spec: ModelSpec | None, state: ModelState) -> str | None:
         waiting = state.waiting
         if spec is None or state.champion is None or waiting is None:
             return None
+        if spec.rollout.automatic and state.killed is not None:
+            return f"version {waiting.version}: nothing goes on while {state.model} is killed"
         begins = "begins by itself" if spec.rollout.automatic else f"pilotage shadow {state.model} {waiting.version}"
         return f"version {waiting.version}: its rollout {'' if spec.rollout.automatic else 'begins with '}{begins}"
     if state.killed is not None:
@@ -78,11 +80,15 @@ def waits_for(spec: ModelSpec | None, state: ModelState) -> str | None:
         return (
             f"version {version.version}: somebody's approval, pilotage approve {state.model} {version.version} --why …"
         )
+    if version.needs_a_person is not None:
+        return f"version {version.version}: a person's decision. {version.needs_a_person}"
     stage = _stage(spec, state, version)
     if stage is None:
         return f"version {version.version}: a decision, as its file declares no such stage"
     labelled = f" and {stage.outcomes:,} outcomes" if stage.outcomes else ""
-    until = (state.evidence_since(version.version) + stage.at_most).astimezone()
+    since = state.evidence_since(version.version)
+    # While the model is killed nobody answers, so that time is none of the stage.
+    until = (since + stage.at_most + state.paused(since, datetime.now(UTC))).astimezone()
     return (
         f"version {version.version}: {stage.predictions:,} predictions{labelled} in {version.stage} without a breach, "
         f"at most {_span(stage.at_most)} (until {until:%Y-%m-%d %H:%M})"

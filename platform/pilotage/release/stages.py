@@ -100,6 +100,8 @@ class Version:
     """Of different people, since it was last rejected or rolled back."""
     approval_asked_at: datetime | None = None
     """When its rollout last began to wait for approval; ``None`` if it does not."""
+    needs_a_person: str | None = None
+    """Why its rollout goes on no more until a person decides; ``None`` if it does."""
 
     def approved_by(self, rule: ApprovalRule) -> tuple[str, ...]:
         """Who approved it and may."""

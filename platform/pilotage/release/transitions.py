@@ -92,8 +92,10 @@ def _of_a_version(state: ModelState, event: Event, number: int) -> ModelState:
             known = state.versions[number]
             return _with(state, replace(known, approvals=(*known.approvals, approval), approval_asked_at=None))
         case "verdict":
-            asked = event.at if event.payload["decision"] == "request_approval" else None
-            return _with(state, replace(state.versions[number], approval_asked_at=asked))
+            decision = event.payload["decision"]
+            asked = event.at if decision == "request_approval" else None
+            stuck = event.cause if decision == "needs_a_person" else None
+            return _with(state, replace(state.versions[number], approval_asked_at=asked, needs_a_person=stuck))
         case "watch_ended":
             return replace(state, watch=None)
         case "promoted":
@@ -211,6 +213,7 @@ def _moved(state: ModelState, number: int, stage: Stage, event: Event) -> ModelS
             sequence=event.sequence,
             approvals=approvals,
             approval_asked_at=None,
+            needs_a_person=None,
         ),
     )
 
