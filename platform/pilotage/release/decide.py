@@ -6,8 +6,9 @@ The decisions themselves are in ``commands.py`` and ``trials.py``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pilotage.errors import BundleCorrupt, ConfigError, LedgerConflict, NotReleasable
 from pilotage.release.aliases import show
@@ -21,8 +22,12 @@ from pilotage.runtime.probe import admit
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
+T = TypeVar("T")
 Evidence = Mapping[str, Any]
 """What a tick of the rollout decided by: JSON values."""
+
+_LOOKS = 5
+"""Times that a look is taken that others decide during; each takes seconds, and a decision a millisecond."""
 
 _fit: set[str] = set()
 """Bundles, by hash, whose trial this process has seen: the same bytes need no other one."""
@@ -86,6 +91,18 @@ def decide(
             book.close()
     show(state, settings=settings)
     return state
+
+
+def undisturbed(look: Callable[[], T]) -> T:
+    """What a look comes to: if somebody decides about the model while it weighs the evidence, it looks again.
+
+    Raises:
+        LedgerConflict: Somebody did each time.
+    """
+    for _ in range(_LOOKS - 1):
+        with suppress(LedgerConflict):
+            return look()
+    return look()
 
 
 class Verifier:

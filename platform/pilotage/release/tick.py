@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pilotage.errors import NotApproved, ReleaseError
 from pilotage.release import commands
+from pilotage.release.decide import undisturbed
 from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.stages import ModelState, Version
 from pilotage.release.state import fold_model
@@ -81,7 +82,7 @@ def idle(spec: ModelSpec, state: ModelState) -> str:
 def tick(
     spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None, run: str = ""
 ) -> Ticked:
-    """Looks once at a model's rollout, and decides what the evidence allows.
+    """Looks once at a model's rollout, and decides what the evidence allows; again, if somebody decides meanwhile.
 
     Args:
         spec: The model.
@@ -92,16 +93,20 @@ def tick(
         run: The Dagster run that looks, for the evidence.
 
     Raises:
-        LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
+        LedgerConflict: Others went on deciding about the model while the evidence was weighed; the next look sees it.
         ReleaseError: What was decided can't be done.
     """
     book = ledger or SqlLedger.of(settings)
+    return undisturbed(lambda: _look(spec, settings, lake, now, book, run))
+
+
+def _look(spec: ModelSpec, settings: Settings, lake: Lake, now: datetime, book: Ledger, run: str) -> Ticked:
     state = fold_model(spec.name, book.events())
     if to_do(spec, state) is None:
         return Ticked(model=spec.name, version=None, did="nothing", why=idle(spec, state), state=state)
     version = state.under_way
     if version is None:
-        return begin_rollout(spec, settings=settings, ledger=book)
+        return _begin(spec, settings, book)
     from pilotage.release.rollout import assess, gather
 
     decision = assess(spec, state, gather(spec, state, settings, lake, ledger=book), now)
@@ -112,10 +117,14 @@ def begin_rollout(spec: ModelSpec, *, settings: Settings, ledger: Ledger | None 
     """Lets the newest candidate enter its first stage, if it is newer than the champion and nothing is in its way.
 
     Raises:
-        LedgerConflict: Somebody decided about the model at this moment.
+        LedgerConflict: Others went on deciding about the model at this moment.
         NotReleasable: Its bundle is corrupt.
     """
     book = ledger or SqlLedger.of(settings)
+    return undisturbed(lambda: _begin(spec, settings, book))
+
+
+def _begin(spec: ModelSpec, settings: Settings, book: Ledger) -> Ticked:
     state = fold_model(spec.name, book.events())
     version = state.waiting
     if version is None or state.killed is not None or state.champion is None or state.challenger is not None:

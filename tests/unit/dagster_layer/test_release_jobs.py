@@ -332,6 +332,26 @@ def test_the_job_of_the_rollout_looks_at_the_real_log_and_says_what_it_found(hou
     assert len(metadata["guardrails"].records) == len(SPEC.rollout.guardrails)
 
 
+def test_a_look_that_somebody_decides_during_looks_again_and_does_not_fail(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.versions(1, 2, 3)
+    house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))
+    made = rollout.Decision(kind="reject", model=MODEL_NAME, version=2, why="so it is")
+    looks: list[int] = []
+
+    def meanwhile(_: Any, state: ModelState, *__: Any) -> rollout.Decision:
+        looks.append(state.sequence)
+        if len(looks) == 1:
+            house.happens(draft("approved", 3, model=MODEL_NAME, actor="bob"))
+        return made
+
+    monkeypatch.setattr(rollout, "assess", meanwhile)
+    assert house.run(rollout_job_name(MODEL_NAME)).success
+    assert [each - looks[0] for each in looks] == [0, 1], "what was decided on before, and what is decided on"
+    assert house.state.versions[2].stage == "rejected"
+
+
 def test_what_a_run_decides_names_the_run(house: House, decided: Decided, monkeypatch: pytest.MonkeyPatch) -> None:
     house.versions(1, 2)
     house.happens(draft("promoted", 1, model=MODEL_NAME), draft("shadowed", 2, model=MODEL_NAME))

@@ -20,7 +20,7 @@ from pilotage.data.lake import Lake
 from pilotage.errors import NotApproved, NotReleasable
 from pilotage.policy import Guardrail, Limit, Watch
 from pilotage.release import commands
-from pilotage.release.decide import decide, drafted
+from pilotage.release.decide import decide, drafted, undisturbed
 from pilotage.release.evidence import Evidence, Stage, answers_since, first_answers, paired
 from pilotage.release.guardrails import estimate, games_of, told, totals
 from pilotage.release.ledger import Ledger
@@ -119,7 +119,8 @@ def to_do(spec: ModelSpec, state: ModelState) -> str | None:
 def look(
     spec: ModelSpec, *, settings: Settings, lake: Lake, now: datetime, ledger: Ledger | None = None, run: str = ""
 ) -> Looked:
-    """Looks once at a champion, and takes it back or lets the fallback take over if the evidence says so.
+    """Looks once at a champion, and takes it back or lets the fallback take over if the evidence says so; again, if
+    somebody decides meanwhile.
 
     Args:
         spec: The model.
@@ -130,27 +131,31 @@ def look(
         run: The Dagster run that looks, for the evidence.
 
     Raises:
-        LedgerConflict: Somebody decided about the model while the evidence was weighed; the next look sees it.
+        LedgerConflict: Others went on deciding about the model while the evidence was weighed; the next look sees it.
     """
+    with opened(settings, ledger) as book:
+        return undisturbed(lambda: _look(spec, settings, lake, now, book, run))
+
+
+def _look(spec: ModelSpec, settings: Settings, lake: Lake, now: datetime, book: Ledger, run: str) -> Looked:
     from pilotage.monitoring.label_doubts import doubts
 
-    with opened(settings, ledger) as book:
-        state = state_of(spec.name, book)
-        champion = state.champion
-        if to_do(spec, state) is None or champion is None:
-            return Looked(model=spec.name, did="nothing", why="There is nothing to compare.", state=state)
-        answers = answers_since(spec, champion.promoted_at, settings, lake, champion=champion)
-        against = versus_previous(spec, state, answers, settings, lake)
-        limit = versus_limit(spec, champion, answers, since=state.resumed_at)
-        tests = [*against, *([limit] if limit else [])]
-        evidence: dict[str, Any] = {"champion": champion.version, "tests": [test.payload() for test in tests]}
-        evidence |= {"run": run} if run else {}
-        evidence |= {"doubts": found} if (found := doubts(answers)) else {}
-        over = state.watch is not None and (
-            now - state.paused(state.watch.since, now) >= state.watch.until
-            or _span(answers) >= state.watch.until - state.watch.since
-        )
-        return _act(spec, state, against, limit, evidence, settings=settings, book=book, over=over)
+    state = state_of(spec.name, book)
+    champion = state.champion
+    if to_do(spec, state) is None or champion is None:
+        return Looked(model=spec.name, did="nothing", why="There is nothing to compare.", state=state)
+    answers = answers_since(spec, champion.promoted_at, settings, lake, champion=champion)
+    against = versus_previous(spec, state, answers, settings, lake)
+    limit = versus_limit(spec, champion, answers, since=state.resumed_at)
+    tests = [*against, *([limit] if limit else [])]
+    evidence: dict[str, Any] = {"champion": champion.version, "tests": [test.payload() for test in tests]}
+    evidence |= {"run": run} if run else {}
+    evidence |= {"doubts": found} if (found := doubts(answers)) else {}
+    over = state.watch is not None and (
+        now - state.paused(state.watch.since, now) >= state.watch.until
+        or _span(answers) >= state.watch.until - state.watch.since
+    )
+    return _act(spec, state, against, limit, evidence, settings=settings, book=book, over=over)
 
 
 def _act(
