@@ -74,10 +74,12 @@ def promote(model: str, version: int, why: str, actor: str | None) -> None:
 
     A rollout does this by itself at its end. By hand it is for first versions and emergencies, and recorded as such.
     """
-    from pilotage.release.promote import promote
+    from pilotage.release import commands
 
-    done = promote(model, version, spec=_spec(model), **_by(actor, why))
-    say(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
+    state = commands.promote(model, version, spec=_spec(model), **_by(actor, why))
+    if (done := state.champion) is not None:
+        say(f"{model} version {done.version} is in production, promoted by {done.actor}: {done.why}")
+    _tell_killed(state)
 
 
 @click.command(short_help="Take back what was released last, or go to an earlier version.")
@@ -139,8 +141,9 @@ def shadow(model: str, version: int, why: str, actor: str | None) -> None:
     """
     from pilotage.release import commands
 
-    commands.shadow(_known(model), version, **_by(actor, why))
+    state = commands.shadow(_known(model), version, **_by(actor, why))
     say(f"{model} version {version} is in shadow: its predictions are logged and never returned.")
+    _tell_killed(state)
 
 
 @click.command(short_help="Give a version a share of the traffic, or its canary the next one.")
@@ -156,6 +159,7 @@ def canary(model: str, version: int, share: float | None, why: str, actor: str |
     if (running := state.canary) is not None:
         some = " of the first segment" if running.segment else ""
         say(f"{model} version {version} is a canary: it answers {percent(running.share)} of the entities{some}.")
+    _tell_killed(state)
 
 
 @click.group(short_help="Begin or end an A/B test.")
@@ -172,8 +176,9 @@ def ab_start(model: str, version: int, share: float, why: str, actor: str | None
     """Begin an A/B test of VERSION of MODEL against the champion."""
     from pilotage.release import commands
 
-    commands.start_ab(model, version, share, spec=_spec(model), **_by(actor, why))
+    state = commands.start_ab(model, version, share, spec=_spec(model), **_by(actor, why))
     say(f"{model} version {version} answers {percent(share)} of the entities until `pilotage ab end {model} --why …`.")
+    _tell_killed(state)
 
 
 @ab.command("end", short_help="Give all traffic back to the champion.")
@@ -244,6 +249,12 @@ def _served_here(model: str) -> bool:
     except (OSError, ValueError):
         return False
     return known is not None and model in known.plans
+
+
+def _tell_killed(state: ModelState) -> None:
+    """Says of a decision that gives a version something to do that it takes effect later."""
+    if state.killed is not None:
+        say(f"But {state.model} is killed: no version is asked until you `pilotage resume {state.model} --why …`.")
 
 
 def _answers(state: ModelState) -> str:

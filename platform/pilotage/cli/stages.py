@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,19 @@ from pilotage.cli.console import percent
 
 if TYPE_CHECKING:
     from pilotage.policy import CanaryStep, ShadowStage
-    from pilotage.release.state import ModelState, Version
+    from pilotage.release.state import ModelState, Stage, Version
     from pilotage.spec import ModelSpec
+
+_OUT: Mapping[Stage, str] = {
+    "candidate": "passed over",
+    "rejected": "rejected",
+    "rolled_back": "rolled back",
+    "retired": "retired",
+}
+"""Stages of versions that nothing goes on with, as people are told of them."""
+
+_SHOWN = 10
+"""Versions of a stage that nobody waits for that people are shown; JSON has all of them."""
 
 
 def stages_of(spec: ModelSpec | None, state: ModelState | None) -> dict[str, Any]:
@@ -120,6 +131,11 @@ def rows(model: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield kind, f"version {running['version']}, {percent(running['share'])} of the entities{some}{step}", "cyan"
     if model["shadows"]:
         yield "shadow", f"version {', '.join(str(each['version']) for each in model['shadows'])}", "cyan"
+    for stage, said in _OUT.items():
+        there = [number for number, its in model["stages"].items() if its == stage]
+        if there := [number for number in there if int(number) not in model["waiting_versions"]]:
+            older = f" and {len(there) - _SHOWN} older" if len(there) > _SHOWN else ""
+            yield said, f"version {', '.join(there[-_SHOWN:])}{older}", ""
     if model["rollout"]:
         yield "waits for", model["rollout"], ""
     for each in model["approvals"]:

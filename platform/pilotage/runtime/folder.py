@@ -18,7 +18,7 @@ import polars as pl
 from pilotage.errors import BundleCorrupt, PilotageError
 
 MANIFEST = "manifest.json"
-RESTORE = "Restore the bundle from the registry; never edit one."
+RESTORE = "Restore the bundle from a backup (docs/how-to/back-up-and-restore.md); never edit one."
 _MANIFEST_LIMIT = 1_000_000
 _FILE_LIMIT = 500_000_000
 """Bytes. A model of 300 trees with 63 leaves has about two million."""

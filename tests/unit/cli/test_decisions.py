@@ -246,6 +246,47 @@ def test_status_tells_stages_shares_and_what_the_rollout_waits_for(
     assert "pilotage resume loan_approval" in printed
 
 
+def test_status_shows_people_where_each_version_stands(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    for each in (
+        *(registered("loan_approval", number) for number in range(1, 17)),
+        *(draft("promoted", number, model="loan_approval") for number in (1, 3, 4)),
+        draft("rolled_back", 4, model="loan_approval", to=3),
+        *(draft("rejected", number, model="loan_approval") for number in range(5, 16)),
+    ):
+        append(settings, each)
+    show(report(settings, ["loan_approval"]))
+    printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+    for told in (
+        "in production version 3",
+        "waiting version 16",
+        "passed over version 2",
+        "rejected version 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 and 1 older",
+        "rolled back version 4",
+        "retired version 1",
+    ):
+        assert told in printed
+
+
+@pytest.mark.usefixtures("versions")
+@pytest.mark.parametrize(
+    "decision",
+    [
+        ("promote", "flight_delay", "2"),
+        ("shadow", "flight_delay", "2"),
+        ("canary", "flight_delay", "2", "--share", "0.4"),
+        ("ab", "start", "flight_delay", "2"),
+    ],
+)
+def test_who_gives_a_version_something_to_do_while_the_model_is_killed_is_told_so(
+    pilotage: Command, decision: tuple[str, ...]
+) -> None:
+    assert pilotage("promote", "flight_delay", "1", *WHY)[0] == 0
+    assert pilotage("kill", "flight_delay", *WHY)[0] == 0
+    code, said = pilotage(*decision, *WHY)
+    killed = "But flight_delay is killed: no version is asked until you `pilotage resume flight_delay --why …`."
+    assert (code, said.splitlines()[-1]) == (0, killed)
+
+
 @pytest.mark.usefixtures("settings")
 def test_status_as_json_is_one_document() -> None:
     answer = CliRunner().invoke(cli, ["status", "--json"])
