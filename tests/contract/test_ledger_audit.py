@@ -265,9 +265,25 @@ def test_a_writer_without_the_key_can_not_begin_a_ledger_that_is_to_be_keyed(set
 def test_what_was_plain_before_there_was_a_key_stays_right(settings: Settings) -> None:
     append(settings, 2)
     later = keyed(settings).model_copy(update={"ledger_keyed_since": 3})
-    assert faults(audit(later)) == []
     append(later, 2)
     assert (faults(audit(later)), audit(later).keyed_since) == ([], 3)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_all_keyed_events_that_are_cut_off_without_the_key_are_missed_by_who_knows_since_when(
+    settings: Settings, left: int
+) -> None:
+    append(settings, 2)
+    knows = keyed(settings).model_copy(update={"ledger_keyed_since": 3})
+    append(knows, 2)
+    execute(settings, f"DELETE FROM pilotage_ledger WHERE sequence > {left}")
+    settings.ledger_head.unlink()
+    for event in SqlLedger(settings.ledger).events():
+        settings.ledger_head.write_text(json.dumps(asdict(head_of(event, None))))
+    assert faults(audit(knows)) == [(3, "truncated")]
+    if left < 2:
+        with pytest.raises(LedgerUnavailable, match="it was cut off"):
+            append(knows)
 
 
 def test_an_event_that_could_not_have_happened_is_found_though_its_hash_is_right(settings: Settings) -> None:

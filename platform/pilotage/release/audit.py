@@ -138,12 +138,16 @@ def verify(
         known: Events that were noted elsewhere.
         expects_head: Whether events without a head file are a fault. Ledgers from before there was one have none.
         keyed_since: Number of the first keyed event; ``None`` if that is not known. From it on an event or a head
-            file without the key is one that somebody made up.
+            file without the key is one that somebody made up, and a ledger that ends before it was cut off.
     """
     faults = _named(list(_chain(rows, key, keyed_since)), rows, key)
     stored = {row["sequence"]: row for row in rows if type(row["sequence"]) is int}
     last = max(stored, default=0)
     faults += _held(noted, stored, last, key, keyed_since)
+    if keyed_since is not None and last < keyed_since and keyed_since > 1:
+        # Nobody needs the key to cut off whatever has one, and to note what is left.
+        detail = "The first event with a key is not there. Right only if it never was."
+        faults.append(Fault(sequence=keyed_since, kind="truncated", detail=detail))
     faults += [fault for each in known for fault in _as_noted(each.sequence, each.hash, stored, last, "somebody noted")]
     if noted is None and expects_head and any("algorithm" in row for row in rows):
         faults.append(Fault(sequence=last, kind="head", detail="There is no head file, which every append writes."))

@@ -133,7 +133,8 @@ def refuse_unkeyed(algorithm: str, key: bytes | None, *, sequence: int = 0, keye
 
     Raises:
         ConfigError: The event before is keyed, or the next one is to be, and there is no key.
-        LedgerUnavailable: The event before should be keyed, and is not.
+        LedgerUnavailable: The event before should be keyed, and is not; or the ledger was cut off before the first that
+            is.
     """
     if keyed_since is not None and sequence >= keyed_since and algorithm == PLAIN:
         raise LedgerUnavailable(
@@ -141,7 +142,14 @@ def refuse_unkeyed(algorithm: str, key: bytes | None, *, sequence: int = 0, keye
             fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md.",
             sequence=sequence,
         )
-    due = keyed_since is not None and sequence + 1 >= keyed_since
+    if keyed_since is not None and sequence + 1 < keyed_since:
+        raise LedgerUnavailable(
+            f"The ledger ends with {sequence}, though event {keyed_since} is the first with a key: it was cut off.",
+            fix="pilotage audit verify, and docs/runbooks/ledger-does-not-verify.md; or correct "
+            "PILOTAGE_LEDGER_KEYED_SINCE.",
+            sequence=sequence,
+        )
+    due = keyed_since is not None
     if key is None and (due or algorithm != PLAIN):
         raise ConfigError(
             "The ledger is keyed, and no key is configured here.",
