@@ -163,7 +163,8 @@ class Many(Endpoint):
     async def reply(self, exchange: Exchange, body: bytes, logged: Sequence[PredictionRecord] | None) -> Rendered:
         """The answer of all rows, in the protocol's form."""
         core, model = exchange.core, self.model
-        parsed = self._codec.parse(body, exchange.headers(), request_fields(core, model), largest=self._largest)
+        fields = request_fields(core, model, self._version)
+        parsed = self._codec.parse(body, exchange.headers(), fields, largest=self._largest)
         # The gateway counted one request before anything was read.
         core.limiter.take(exchange.caller, cost=max(len(parsed.rows), 1), paid=1)
         board = core.follower.boards.get(model)
@@ -210,10 +211,12 @@ class Outcomes(Endpoint):
         await send_rendered(exchange, rendered)
 
 
-def request_fields(core: Core, model: str) -> Mapping[str, RequestField]:
-    """The fields of the version that answers; of the spec, if there is none."""
+def request_fields(core: Core, model: str, asked: str | None = None) -> Mapping[str, RequestField]:
+    """The fields of the version that an address names, else of the one that answers; of the spec, if there is none."""
     board = core.follower.boards.get(model)
     answering = (board.champion or board.previous) if board is not None else None
+    if board is not None and board.canary is not None and str(board.canary.loaded.version) == asked:
+        answering = board.canary.loaded
     if answering is not None:
         return answering.predictor.contract.fields
     return {field.name: field for field in core.specs[model].request}

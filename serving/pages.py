@@ -116,6 +116,6 @@ def _of_model(core: Core, path: str) -> Found | None:
             return oip.refuse(error)
         if rest:
             return oip.model_ready(model, ok=core.follower.ready(model))
-        return oip.metadata(model, request_fields(core, model), versions(core, model))
+        return oip.metadata(model, request_fields(core, model, asked), versions(core, model))
 
     return page, () if rest else _METADATA

@@ -117,7 +117,7 @@ class Responder:
             each = parts_of(scored, list(map(len, asked)))
         else:
             each = [self._scored(board, rows, score, version) for rows in asked]
-        return [self._drafted(board, batch, some) for batch, some in zip(batches, each, strict=True)]
+        return [self._drafted(board, batch, some, version) for batch, some in zip(batches, each, strict=True)]
 
     def answer_each(self, model: str, asked: Sequence[Asked]) -> Many:
         """``answer`` of several requests that came together, each with its own answer or error, in order.
@@ -135,14 +135,15 @@ class Responder:
         def score(loaded: Loaded, some: Sequence[Any]) -> Sequence[Scored | PilotageError]:
             return self.desks[model].score_each(loaded, some, board.state)
 
-        return self._drafted(board, asked, self._scored(board, [each.request for each in asked], score, None))
+        scored = self._scored(board, [each.request for each in asked], score, None)
+        return self._drafted(board, asked, scored, None)
 
-    def _answer(self, model: str, asked: Asked) -> Drafted:
+    def _answer(self, model: str, asked: Asked, version: int | None = None) -> Drafted:
         board = self._boards.get(model) or self._missing(model)
         desk = self.desks[model]
         if board.plan.killed is not None:
             return _killed(desk, board, asked)
-        turn = self._turn(desk, board, asked.request)
+        turn = self._turn(desk, board, asked.request) if version is None else _numbered(board, version)
         if turn is None:
             return _unloaded(desk, board, asked)
         loaded = turn.loaded
@@ -162,7 +163,9 @@ class Responder:
             for turn, members in self._turns(self.desks[board.model], board, requests, version)
         ]
 
-    def _drafted(self, board: Board, asked: Sequence[Asked], scored: Sequence[VersionScores]) -> Many:
+    def _drafted(
+        self, board: Board, asked: Sequence[Asked], scored: Sequence[VersionScores], version: int | None
+    ) -> Many:
         """Each request's own answer or error."""
         desk = self.desks[board.model]
         if board.canary is None and scored:
@@ -186,7 +189,10 @@ class Responder:
                     results[index] = error
         # What is left goes the way of a single request, which knows how to fall back.
         return _each_by_itself(
-            [self._alone(board.model, asked[at]) if result is None else result for at, result in enumerate(results)]
+            [
+                self._alone(board.model, asked[at], version) if result is None else result
+                for at, result in enumerate(results)
+            ]
         )
 
     def _turns(
@@ -231,9 +237,9 @@ class Responder:
             return None
         return drafted.loaded.predictor.explain(drafted.scored)
 
-    def _alone(self, model: str, asked: Asked) -> Drafted | Exception:
+    def _alone(self, model: str, asked: Asked, version: int | None = None) -> Drafted | Exception:
         try:
-            return self._answer(model, asked)
+            return self._answer(model, asked, version)
         except Exception as error:
             return error
 

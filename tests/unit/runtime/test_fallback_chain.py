@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,49 @@ def test_the_rule_is_logged_with_the_features_of_the_version_that_it_is_of(tmp_p
     assert "initial" not in features
     assert features["courier"].startswith("pseudonym:")
     assert b"Charlotte" not in drafted.payload
+
+
+# Versions that are asked for by their number
+
+
+def asked_for(world: World, version: int, changes: list[dict[str, Any]]) -> list[Drafted]:
+    many = world.answer_rows("one", [{**ORDER, **each} for each in changes], version=version)
+    return [each for each in many.results if isinstance(each, Drafted)]
+
+
+def test_who_asks_for_a_version_that_fails_is_told_so_whoever_the_lot_would_have_drawn(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "one", serving=Serving(break_after=3, break_for=timedelta(hours=1)))
+    world.release("one", 1)
+    world.decide("one", canary=world.made("one", 2, "canary", share=0.0, salt="salt"))
+    canary = world.follower.boards["one"].canary
+    assert canary is not None
+    for step in ("decide", "score_many"):
+        fail(canary.loaded, step)
+    for [drafted] in [asked_for(world, 2, [{"amount": float(each)}]) for each in range(3)]:
+        assert (drafted.answer.version, drafted.answer.answered_by) == (1, "model")
+        assert drafted.answer.reasons == ("canary version 2 failed: RuntimeError",)
+        assert (record_of(drafted).routed_version, record_of(drafted).drawn_by) == (2, None)
+    assert canary.loaded.breaker.open
+    [drafted] = asked_for(world, 2, [{}])
+    assert drafted.answer.reasons == ("canary version 2 is not asked for a while, since it failed repeatedly",)
+
+
+def test_a_version_on_trial_does_not_stand_in_for_the_champion_that_was_asked_for(world: World) -> None:
+    fail(world.follower.boards["one"].champion, "score_many")
+    fail(world.follower.boards["one"].champion)
+    [drafted] = asked_for(world, 1, [{"items": 1}])
+    assert drafted.answer.answered_by == "rule"
+    assert drafted.answer.reasons[0] == "champion version 1 failed: RuntimeError"
+
+
+def test_a_row_that_the_version_asked_for_does_not_take_says_who_answered_it(world: World) -> None:
+    canary = world.plans["one"].canary
+    assert canary is not None
+    world.decide("one", canary=replace(canary, share=0.0))
+    taken, refused = asked_for(world, 2, [{"items": 1}, {"items": 3}])
+    assert (taken.answer.version, taken.answer.reasons) == (2, ())
+    assert refused.answer.version == 1
+    assert refused.answer.reasons[0].startswith("canary version 2 does not take this request: items: ")
 
 
 # The answer of before
