@@ -141,11 +141,12 @@ class Gateway:
             return
         exchange = Exchange(core, scope, receive, send)
         found = pages.find(core, path)
+        route = found.route if found is not None else None
         try:
             if found is None:
                 await self._know_nothing(exchange)
                 return
-            page, roles = found
+            page, roles, _ = found
             exchange.read_headers()
             # Who watches over the service is told how it is, whatever they call their question.
             if roles:
@@ -156,11 +157,14 @@ class Gateway:
                 return
             if scope["method"] not in ("GET", "HEAD"):
                 wrong = InvalidRequest(f"{scope['method'][:20]} does nothing here.", fix="Ask for it by GET.")
-                await self._refuse(exchange, None, wrong, status=405, more=((b"allow", b"GET, HEAD"),))
+                await self._refuse(exchange, None, wrong, status=405, more=((b"allow", b"GET, HEAD"),), route=route)
                 return
-            await send_rendered(exchange, await page(exchange))
+            rendered = await page(exchange)
+            exchange.status = rendered.status
+            await send_rendered(exchange, rendered)
+            reception.finish(exchange, route)
         except Exception as error:
-            await self._refuse(exchange, None, error)
+            await self._refuse(exchange, None, error, route=route)
 
     async def _know_nothing(self, exchange: Exchange) -> None:
         """Says that there is nothing, to who has a key.
@@ -201,11 +205,12 @@ class Gateway:
         *,
         status: int | None = None,
         more: tuple[tuple[bytes, bytes], ...] = (),
+        route: str | None = None,
     ) -> None:
-        """Answers an error."""
+        """Answers an error; of a page, with its route."""
         reply = reception.refuse(exchange, endpoint, error, status=status, more=more)
         await send_reply(exchange.send, reply.status, reply.body, headers=reply.headers)
-        reception.finish(exchange, endpoint.route if endpoint is not None else None)
+        reception.finish(exchange, endpoint.route if endpoint is not None else route)
 
 
 def _current_task() -> "asyncio.Task[object]":

@@ -23,7 +23,7 @@ from serving.schemas import (
 )
 
 _ERRORS = {
-    "400": "The body is not what the protocol asks for.",
+    "400": "The head can't be read, or the body is not what the protocol asks for.",
     "401": "No key was sent, or none that is valid.",
     "403": "The key's roles do not cover this.",
     "404": "There is no such model or version.",
@@ -69,6 +69,7 @@ _TRACE = {
     "schema": {"type": "string"},
     "description": "W3C trace context.",
 }
+_READY: Schema = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
 _OIP_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _MLFLOW_ERROR = {
     "type": "object",
@@ -133,7 +134,7 @@ def routes() -> frozenset[str]:
     own = [f"/{{model}}/{end}" for end in ("predict", "predict/batch", "invocations", "outcomes")]
     ends = ("", "/ready", "/infer")
     versions = [f"{v2}{middle}{end}" for middle in ("", "/versions/{version}") for end in ends]
-    return frozenset((*own, *versions, *_shared(()), "/", "/docs.json", "/invocations"))
+    return frozenset((*own, *versions, *_shared(()), "/", "/docs.json", "/health", "/invocations"))
 
 
 def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
@@ -143,8 +144,7 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
     tensors, outputs = inference_schemas(spec)
     request = ref(f"{name_of(spec)}Request")
     asked = [_REQUEST_ID, _TRACE]
-    common = ("401", "403", "409", "413", "415", "429", "500", "503", "504")
-    of_protocol = ("400", *common)
+    common = ("400", "401", "403", "409", "413", "415", "429", "500", "503", "504")
     v2 = f"/v2/models/{name}"
     number = {"type": "string", "pattern": f"^{VERSION.pattern}$", "example": "1"}
     version = {"name": "version", "in": "path", "required": True, "schema": number}
@@ -154,7 +154,7 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
         f"infer_{name}",
         "predict",
         (tensors, outputs),
-        (*of_protocol, "422"),
+        (*common, "422"),
         asked,
         error="InferenceError",
     )
@@ -166,7 +166,9 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
         ("401", "403", "404"),
         error="InferenceError",
     )
-    ready = _get("Open Inference Protocol", "Whether it can answer.", f"ready_{name}", None, ("400",))
+    ready = _get(
+        "Open Inference Protocol", "Whether it can answer.", f"ready_{name}", None, (), answer=_READY, no="400"
+    )
 
     def versioned(operation: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -218,7 +220,7 @@ def _of_model(name: str, spec: ModelSpec) -> dict[str, Any]:
                 f"invocations_{name}",
                 "predict",
                 (frame, predictions),
-                of_protocol,
+                common,
                 asked,
                 error="ScoringError",
             )
@@ -268,11 +270,11 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
     }
 
     def admin(what: str, words: str, body: Schema = why) -> dict[str, Any]:
-        refused = ("401", "403", "404", "409", "413", "415", "422", "429", "500", "503", "504")
+        refused = ("400", "401", "403", "404", "409", "413", "415", "422", "429", "500", "503", "504")
         return {"post": _post("Operation", words, what, "operate", (body, stands), refused, [model])}
 
-    def text(words: str, operation: str) -> dict[str, Any]:
-        return {"get": _get("Health", words, operation, None, (), content="text/plain")}
+    def text(words: str, operation: str, no: str | None = None) -> dict[str, Any]:
+        return {"get": _get("Health", words, operation, None, (), content="text/plain", no=no)}
 
     oip = "Open Inference Protocol"
     return {
@@ -293,11 +295,13 @@ def _shared(names: tuple[str, ...]) -> dict[str, Any]:
         "/admin/{model}/rollback": admin("rollback", "Makes an earlier version champion again.", where),
         "/v2": {"get": _get(oip, "The server's name, version and extensions.", "server", None, ())},
         "/v2/health/live": {"get": _get(oip, "Whether the process is there.", "live", None, ())},
-        "/v2/health/ready": {"get": _get(oip, "Whether every model can answer.", "ready", None, ("400",))},
-        "/ping": {"get": _get("MLflow", "Whether every model can answer.", "ping", None, ("404",))},
-        "/version": {"get": _get("MLflow", "MLflow's version.", "mlflow_version", None, ())},
+        "/v2/health/ready": {
+            "get": _get(oip, "Whether every model can answer.", "ready", None, (), answer=_READY, no="400")
+        },
+        "/ping": {"get": _get("MLflow", "Whether every model can answer.", "ping", None, (), content=None, no="404")},
+        "/version": {"get": _get("MLflow", "MLflow's version.", "mlflow_version", None, (), content=None, no="404")},
         "/livez": text("Whether the process is there.", "livez"),
-        "/readyz": text("200 once every model can answer.", "readyz"),
+        "/readyz": text("200 once every model can answer.", "readyz", "503"),
         "/metrics": text("Metrics of all workers, for Prometheus.", "metrics"),
     }
 
@@ -332,17 +336,26 @@ def _get(
     answer: Schema | None = None,
     status: str = "200",
     error: str = "Error",
-    content: str = "application/json",
+    content: str | None = "application/json",
+    no: str | None = None,
 ) -> dict[str, Any]:
+    """An operation that reads.
+
+    Args:
+        content: Of the answer; ``None`` where MLflow's says JSON, and is none.
+        no: Status of an answer of the same form that says no.
+    """
     each = (roles,) if isinstance(roles, str) else roles or ()
     needs = f"\n\nNeeds a key with the role {' or '.join(f'`{role}`' for role in each)}." if each else ""
+    said: dict[str, Any] = {} if content is None else {"content": {content: {"schema": answer or {}}}}
     described = {
         "tags": [tag],
         "summary": words if len(words) <= 100 else f"{words[:97]}…",
         "description": words + needs,
         "operationId": operation,
         "responses": {
-            status: {"description": "Done.", "content": {content: {"schema": answer or {}}}},
+            status: {"description": "Done.", **said},
+            **({no: {"description": "It can't, or there is none.", **said}} if no is not None else {}),
             **{code: _error(code, error) for code in sorted(errors)},
         },
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from pilotage.errors import PilotageError
 from pilotage.runtime.access.caller import Role
@@ -13,8 +14,19 @@ from serving.protocols import Rendered, invocations, json_answer, oip
 from serving.worker import Core
 
 Page = Callable[[Exchange], Awaitable[Rendered]]
-Found = tuple[Page | None, tuple[Role, ...]]
-"""What answers (``None``: BentoML), and the roles of which it takes one; none for whoever asks."""
+
+
+class Found(NamedTuple):
+    """What a path names."""
+
+    page: Page | None
+    """What answers; ``None``: BentoML."""
+    roles: tuple[Role, ...]
+    """It takes one of them; none for whoever asks."""
+    route: str
+    """Its template, for metrics."""
+
+
 _READ: tuple[Role, ...] = ("read",)
 _METADATA: tuple[Role, ...] = ("predict", "read")
 """Clients of the protocol ask how to ask, with the key that they predict with."""
@@ -71,7 +83,7 @@ async def server(_: Exchange) -> Rendered:
     return oip.server()
 
 
-PAGES: dict[str, Found] = {
+PAGES: dict[str, tuple[Page | None, tuple[Role, ...]]] = {
     "/": (explore, ()),
     # Swagger UI's own files, which BentoML has: nothing of ours is in them.
     **dict.fromkeys((f"{explorer.STATIC}{name}" for name in explorer.FILES), (None, ())),
@@ -88,12 +100,12 @@ PAGES: dict[str, Found] = {
     "/v2/health/live": (live, ()),
     "/v2/health/ready": (ready, ()),
 }
-"""By their paths."""
+"""By their paths: what answers, and the roles; see ``Found``."""
 
 
 def find(core: Core, path: str) -> Found | None:
     """The page that a path names; ``None`` if it names none."""
-    return PAGES.get(path) or _of_model(core, path)
+    return Found(*PAGES[path], path) if path in PAGES else _of_model(core, path)
 
 
 def _of_model(core: Core, path: str) -> Found | None:
@@ -118,4 +130,5 @@ def _of_model(core: Core, path: str) -> Found | None:
             return oip.model_ready(model, ok=core.follower.ready(model))
         return oip.metadata(model, request_fields(core, model, asked), versions(core, model))
 
-    return page, () if rest else _METADATA
+    route = "/".join(("/v2/models/{model}", *(() if asked is None else ("versions", "{version}")), *rest))
+    return Found(page, () if rest else _METADATA, route)

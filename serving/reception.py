@@ -3,14 +3,14 @@
 import time
 from collections.abc import Iterable
 
-from pilotage.errors import NotAllowed, PilotageError, RateLimited, Unauthenticated
+from pilotage.errors import NotAllowed, RateLimited, Unauthenticated
 from pilotage.runtime.access import admission
 from pilotage.runtime.access.caller import Role
 from serving.endpoints import Endpoint
 from serving.exchange import Exchange
 from serving.operate import refused_status
 from serving.protocols import Rendered, oip
-from serving.replies import Reply, error_reply
+from serving.replies import Reply, as_told, error_reply
 from serving.tracing import Traced
 
 
@@ -99,15 +99,15 @@ def refuse(
 
 
 def finish(exchange: Exchange, route: str | None) -> None:
-    """Counts and traces a request that was answered.
+    """Counts a request that was answered, and traces one to a model.
 
     Args:
         exchange: The request.
-        route: Template of its route; ``None`` if it came to none that takes a body.
+        route: Template of its route; ``None`` if it came to none.
     """
     core = exchange.core
     core.metrics.requested(route or "other", exchange.status)
-    if core.tracing is None or route is None:
+    if core.tracing is None or route is None or exchange.model is None:
         return
     ended = time.time_ns()
     parent = exchange.traceparent
@@ -130,8 +130,7 @@ def finish(exchange: Exchange, route: str | None) -> None:
 
 def _in_its_words(endpoint: Endpoint | None, path: str, error: Exception, status: int | None) -> Rendered | None:
     """An error in the form of the route's protocol; ``None`` for our own."""
-    if not isinstance(error, PilotageError):
-        return None
+    told = as_told(error)
     if endpoint is not None:
-        return endpoint.refuse(error, status=status)
-    return oip.refuse(error, status=status) if path.startswith("/v2/") else None
+        return endpoint.refuse(told, status=status)
+    return oip.refuse(told, status=status) if path.startswith("/v2/") else None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from starlette.types import Send
 
-from pilotage.errors import Overloaded, PilotageError, RateLimited, Unauthenticated
+from pilotage.errors import InternalError, Overloaded, PilotageError, RateLimited, Unauthenticated
 from serving import logs
 from serving.protocols import Rendered, error_record
 
@@ -23,6 +23,7 @@ class Reply(NamedTuple):
 
 
 _JSON_TYPE = (b"content-type", b"application/json")
+_DEFECT = InternalError("The request failed.", fix="Look at the service's log.")
 _BUSY_S = 1
 """Seconds after which a client that found the service busy may come again."""
 _encode = msgspec.json.Encoder().encode
@@ -62,18 +63,9 @@ def encoded(content: Any) -> bytes:
     return _encode(content)
 
 
-def error_body(error: BaseException) -> bytes:
-    """An error in our own words; of one that is none of ours, nothing about the inside."""
-    if isinstance(error, PilotageError):
-        return _encode(error_record(error))
-    return _encode(
-        {
-            "error": "InternalError",
-            "message": "The request failed.",
-            "fix": "Look at the service's log.",
-            "field": None,
-        }
-    )
+def as_told(error: BaseException) -> PilotageError:
+    """An error as a client is told of it; of one that is none of ours, nothing about the inside."""
+    return error if isinstance(error, PilotageError) else _DEFECT
 
 
 def status_of(error: BaseException, status: int | None = None) -> int:
@@ -117,6 +109,6 @@ def error_reply(
     logs.failure(error, status=code, request=request_id.decode("latin-1"), model=model)
     headers = [*headers_of(error, request_id), *more]
     if rendered is None:
-        return Reply(code, [_JSON_TYPE, *headers], error_body(error))
+        return Reply(code, [_JSON_TYPE, *headers], _encode(error_record(as_told(error))))
     written = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in rendered.headers]
     return Reply(code, [*written, *headers], rendered.body)

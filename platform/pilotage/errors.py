@@ -36,7 +36,8 @@
         ├── StateUnavailable   503
         ├── LogUnavailable     503
         ├── Overloaded         503
-        └── TimedOut           504
+        ├── TimedOut           504
+        └── InternalError      500: a defect, as a client is told of it
 
 An error takes its culprits as data (keyword arguments, kept in ``details``); its message names the culprit and the
 fix. ``http_status`` is what the one HTTP boundary answers with.
@@ -245,3 +246,7 @@ class TimedOut(ServingError):
     """The answer took longer than a client should wait."""
 
     http_status = 504
+
+
+class InternalError(ServingError):
+    """A defect of ours, as a client is told of it: whatever was raised stays inside."""
