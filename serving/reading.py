@@ -4,8 +4,8 @@ httptools takes no body of a request that offers another protocol (``Upgrade``),
 in that protocol; uvicorn goes on in HTTP, so that they would be the next request, whoever wrote them. No offer is
 accepted here: such a request is read again without it, and answered as if it had made none.
 
-What is no request ends the connection: after the answers to what was asked before it, with a refusal where there is
-nothing else to answer, and without a line in the log.
+What is no request ends the connection, as does a client that says that it asks no more: after the answers to what was
+asked before it, with a refusal where there is nothing else to answer, and without a line in the log.
 """
 
 from typing import Any
@@ -57,6 +57,14 @@ class ReadingProtocol(HttpToolsProtocol):
             answering.disconnected = True
             answering.message_event.set()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Answers what was asked, to who says that they ask no more, and only then closes. uvicorn closes at once."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return None
+        self.end(400)
+        return True
 
     def read(self, data: bytes) -> None:
         """Has the parser read what came."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
@@ -195,6 +196,8 @@ def test_an_application_that_answers_a_client_that_left_is_told_though_others_ar
         [connection] = server.server_state.connections
         answering = connection._answering
         assert connection.cycle is not answering
+        # Gone, and not only out of questions.
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
         while server.server_state.connections:
             await asyncio.sleep(0)
