@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pilotage.errors import NotAllowed, RateLimited, Unauthenticated
 from pilotage.runtime.access import admission
 from pilotage.runtime.access.caller import Role
-from serving.endpoints import Endpoint
+from serving.endpoints import Endpoint, Many
 from serving.exchange import Exchange
 from serving.operate import refused_status
 from serving.protocols import Rendered, oip
@@ -132,5 +132,6 @@ def _in_its_words(endpoint: Endpoint | None, path: str, error: Exception, status
     """An error in the form of the route's protocol; ``None`` for our own."""
     told = as_told(error)
     if endpoint is not None:
-        return endpoint.refuse(told, status=status)
+        # In our own words a defect is told without the route, which may have it.
+        return endpoint.refuse(told, status=status) if told is error or isinstance(endpoint, Many) else None
     return oip.refuse(told, status=status) if path.startswith("/v2/") else None
