@@ -17,6 +17,8 @@ from serving import logs
 
 LARGEST_HEAD = 64 * 1024
 """Bytes of a head, or of those that may follow its first piece before it ends."""
+_LEFT_S = 60.0
+"""Seconds for which a connection stays at most whose client asks no more."""
 _NOTED = frozenset((b"expect", b"host", b"transfer-encoding", b"upgrade", b"x-request-id"))
 _REFUSAL = b"content-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -64,6 +66,8 @@ class ReadingProtocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete:
             return None
         self.end(400)
+        # No request takes so long; one that a defect of ours left without an answer must not keep the connection.
+        self.loop.call_later(_LEFT_S, self.transport.abort)
         return True
 
     def read(self, data: bytes) -> None:

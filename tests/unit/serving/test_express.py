@@ -355,7 +355,7 @@ def test_a_client_that_leaves_changes_nothing(tmp_path: Path) -> None:
             wire.writer.write(asked())
             while not service.core.metrics.in_flight:
                 await asyncio.sleep(0)
-            wire.writer.transport.abort()
+            wire.leave()
             while wire.server.server_state.connections:
                 await asyncio.sleep(0)
             disk.go.set()

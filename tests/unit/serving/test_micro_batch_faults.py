@@ -104,7 +104,7 @@ def test_who_leaves_while_they_wait_changes_nothing_for_others(tmp_path: Path, g
                 each.writer.write(asked())
             while service.core.metrics.in_flight < 2:
                 await asyncio.sleep(0)
-            wires[1].writer.transport.abort()
+            wires[1].leave()
             while len(wire.server.server_state.connections) > 1:
                 await asyncio.sleep(0)
             disk.go.set()
