@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pilotage.cli.console import percent
+from pilotage.durations import in_words
 
 if TYPE_CHECKING:
     from pilotage.policy import CanaryStep, ShadowStage
@@ -102,7 +103,7 @@ def waits_for(spec: ModelSpec | None, state: ModelState) -> str | None:
     until = (since + stage.at_most + state.paused(since, datetime.now(UTC))).astimezone()
     return (
         f"version {version.version}: {stage.predictions:,} predictions{labelled} in {version.stage} without a breach, "
-        f"at most {_span(stage.at_most)} (until {until:%Y-%m-%d %H:%M})"
+        f"at most {in_words(stage.at_most)} (until {until:%Y-%m-%d %H:%M})"
     )
 
 
@@ -146,11 +147,6 @@ def rows(model: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
             f"pilotage approve {name} {each['version']} --why …",
             "yellow",
         )
-
-
-def _span(span: timedelta) -> str:
-    hours = span.total_seconds() / 3600
-    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
 
 
 def _iso(moment: datetime) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from pilotage.durations import in_words
 from pilotage.runtime.bundle import FILES
 from pilotage.runtime.folder import read_verified
 from pilotage.training.refit import REFIT_OF
@@ -115,7 +116,7 @@ def _template() -> Template:
         "interval": lambda interval: _interval(interval, _number),
         "interval_of_shares": lambda interval: _interval(interval, _percent),
         "moment": _moment,
-        "span": _span,
+        "span": in_words,
     }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
 
@@ -141,8 +142,3 @@ def _interval(interval: Interval | None, form: Callable[[float], str]) -> str:
 def _moment(value: datetime | str) -> str:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _span(length: timedelta) -> str:
-    days, hours = length / timedelta(days=1), length / timedelta(hours=1)
-    return f"{days:g} days" if days > 1 else f"{hours:g} hours"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from pilotage.durations import in_words
 from pilotage.policy import CanaryStep, Rollout, ShadowStage
 from pilotage.release.evidence import Evidence, gather
 from pilotage.release.guardrails import GuardrailVerdict, Split, judge, payload, split
@@ -103,7 +104,7 @@ def _decide(
     # While the model is killed nobody answers, so that time is none of the stage.
     if now - evidence.stage.since - state.paused(evidence.stage.since, now) < wanted.at_most:
         return "hold", f"Waits for {missing}. {fine}", None
-    late = f"The stage has lasted its longest ({_told(wanted.at_most)}), and waits for {missing}."
+    late = f"The stage has lasted its longest ({in_words(wanted.at_most)}), and waits for {missing}."
     if spec.rollout.when_time_is_up == "advance":
         return _onward(spec, state, evidence, f"{late} The spec says to go on then. {fine}")
     if spec.rollout.when_time_is_up == "reject":
@@ -170,8 +171,3 @@ def _payload(
         "draw": asdict(draw) if draw is not None else None,
         **({"doubts": list(evidence.doubts)} if evidence.doubts else {}),
     }
-
-
-def _told(span: timedelta) -> str:
-    hours = span.total_seconds() / 3600
-    return f"{hours / 24:g} days" if hours >= 48 else f"{hours:g} hours"
