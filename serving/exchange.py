@@ -32,6 +32,12 @@ class MalformedHead(InvalidRequest):
     http_status = 400
 
 
+class CodedBody(InvalidRequest):
+    """The body is compressed, or coded in another way that nobody here undoes."""
+
+    http_status = 415
+
+
 class Head(NamedTuple):
     """What is needed of a request's headers."""
 
@@ -42,15 +48,19 @@ class Head(NamedTuple):
     chosen_id: bytes | None
     """``X-Request-Id``."""
     traceparent: bytes | None
+    coding: bytes | None
+    """``Content-Encoding``, or ``Transfer-Encoding``, if the body is another one because of it."""
 
 
+_PLAIN = {b"content-encoding": b"identity", b"transfer-encoding": b"chunked"}
+"""How a body may be coded, by the header that says so."""
 HEAD = "pilotage.head"
 """Where it is in a scope, if it was read before."""
 
 
 def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
     """Reads headers, as ASGI has them."""
-    kind, length, chosen, traceparent = b"", 0, None, None
+    kind, length, chosen, traceparent, coding = b"", 0, None, None, None
     for name, value in headers:
         if name == b"content-type":
             kind = value
@@ -60,7 +70,9 @@ def head_of(headers: Iterable[tuple[bytes, bytes]]) -> Head:
             chosen = value
         elif name == b"traceparent":
             traceparent = value
-    return Head(kind, length, chosen, traceparent)
+        elif name in _PLAIN and value.strip().lower() != _PLAIN[name]:
+            coding = value
+    return Head(kind, length, chosen, traceparent, coding)
 
 
 class Exchange:
@@ -131,7 +143,7 @@ class Exchange:
     def read_headers(self) -> None:
         """Takes what is needed of the headers; ``check_headers`` comes once it is known who asks."""
         head = self.scope.get(HEAD) or head_of(self.scope["headers"])
-        self.kind, self.length, chosen, self.traceparent = head
+        self.kind, self.length, chosen, self.traceparent, coding = head
         if chosen is None:
             self.request_id = self.core.responder.ids()
         elif 0 < len(chosen) <= LONGEST_ID and _ID_CHARACTERS.issuperset(chosen):
@@ -147,6 +159,8 @@ class Exchange:
             self.wrong = MalformedHead(
                 f"Content-Length has more than {_MOST_DIGITS} digits.", fix="Send it without zeros before the number."
             )
+        if coding is not None:
+            self.wrong = CodedBody(f"The body is coded: {coding.decode('latin-1')[:100]!r}.", fix="Send it as it is.")
 
     def check_headers(self) -> None:
         """Refuses headers that can't be used.
@@ -154,6 +168,7 @@ class Exchange:
         Raises:
             InvalidRequest: The request id is none.
             MalformedHead: The length is none.
+            CodedBody: The body is compressed.
         """
         if self.wrong is not None:
             raise self.wrong

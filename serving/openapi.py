@@ -29,7 +29,7 @@ _ERRORS = {
     "404": "There is no such model or version.",
     "409": "The request id was sent before, with another content.",
     "413": "The body is too large, or has too many rows.",
-    "415": "The body is of another kind by its Content-Type.",
+    "415": "The body is of another kind by its Content-Type, or compressed.",
     "422": "The request is not what the model's contract asks for.",
     "429": "The key has used up what it may ask for; `Retry-After` says when to come again.",
     "500": "A defect of ours; the log has it.",

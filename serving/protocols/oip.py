@@ -209,8 +209,6 @@ def metadata(model: str, fields: Mapping[str, RequestField], serving: Sequence[i
 
 def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, bytes]:
     """The JSON part and the binary part of a body."""
-    if headers.get("content-encoding", "identity") != "identity":
-        raise InvalidRequest("The body is compressed.", fix="Send it as it is.")
     length = headers.get(HEADER_LENGTH)
     if length is None:
         return body, b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -111,6 +112,18 @@ def test_a_body_that_is_no_request_is_refused_in_words(service: Hosted, body: by
 async def chunks(size: int, number: int) -> AsyncIterator[bytes]:
     for _ in range(number):
         yield b" " * size
+
+
+@pytest.mark.parametrize("path", ["/tiny/predict", "/tiny/predict/batch", "/invocations", "/v2/models/tiny/infer"])
+def test_a_body_that_is_coded_is_neither_unpacked_nor_taken_for_what_it_says_it_is_not(
+    service: Hosted, path: str
+) -> None:
+    for body in (gzip.compress(b"{}"), b"{}"):
+        # The second time its head is known.
+        for _ in range(2):
+            refused = service.post(path, content=body, headers={**JSON, "content-encoding": "gzip"})
+            assert (refused.status_code, "The body is coded: 'gzip'" in refused.text) == (415, True)
+    assert service.post("/tiny/predict", json=ORDER, headers={"content-encoding": "Identity"}).status_code == 200
 
 
 def test_what_no_route_should_read_is_turned_away(service: Hosted) -> None:

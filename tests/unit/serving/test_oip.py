@@ -246,11 +246,6 @@ def test_a_header_length_that_is_none_is_refused(length: str):
         oip.parse(b"{}", {oip.HEADER_LENGTH: length}, FIELDS, largest=1)
 
 
-def test_a_compressed_body_is_refused_instead_of_unpacked():
-    with pytest.raises(InvalidRequest, match="compressed"):
-        by_hand({"inputs": [ITEMS]}, **{"content-encoding": "gzip"})
-
-
 def test_a_shape_of_billions_is_refused_before_its_values_are_looked_for():
     with pytest.raises(RequestTooLarge, match="4,000,000,000 rows"):
         by_hand({"inputs": [{**ITEMS, "shape": [4_000_000_000]}]})

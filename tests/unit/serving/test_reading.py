@@ -112,6 +112,15 @@ def test_the_body_of_a_request_with_an_offer_is_no_request(service: Hosted, fram
     assert service.predictions("smuggled") == []
 
 
+def test_chunks_of_something_else_are_refused(service: Hosted) -> None:
+    coded = asked(b"", transfer_encoding="gzip, chunked", content_length=None) + CHUNKS
+
+    async def with_it(wire: Wire) -> list[int]:
+        return [status for status, *_ in await answers(wire, coded + asked(), number=2)]
+
+    assert talk(service, with_it) == [415, 200]
+
+
 def test_many_offers_in_one_piece_are_all_answered(service: Hosted) -> None:
     ask = asked(b"", path="/v2", method="GET", **OFFERS["h2c"])
 
