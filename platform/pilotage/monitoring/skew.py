@@ -334,10 +334,7 @@ class _Comparison:
 
 def _decided_otherwise(bundle: Bundle, rows: pl.DataFrame) -> list[str]:
     """Predictions whose decision does not follow from the probability that was served."""
-    low, high = bundle.refer_between or (1.0, 0.0)
-    probability = pl.col("probability")
-    referred = (probability >= low) & (probability < high)
-    decision = pl.when(~referred).then(probability >= bundle.threshold)
+    decision, referred = bundle.verdict(pl.col("probability"))
     wrong = pl.col("referred").ne_missing(referred) | pl.col("decision").ne_missing(decision)
     return rows.filter(wrong)["prediction_id"].to_list()
 

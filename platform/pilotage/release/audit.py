@@ -146,7 +146,7 @@ def verify(
     faults += _held(noted, stored, last, key, keyed_since)
     if keyed_since is not None and last < keyed_since and keyed_since > 1:
         # Nobody needs the key to cut off whatever has one, and to note what is left.
-        detail = "The first event with a key is not there. Right only if it never was."
+        detail = "The first event with a key is not there: restore it, or correct PILOTAGE_LEDGER_KEYED_SINCE."
         faults.append(Fault(sequence=keyed_since, kind="truncated", detail=detail))
     faults += [fault for each in known for fault in _as_noted(each.sequence, each.hash, stored, last, "somebody noted")]
     if noted is None and expects_head and any("algorithm" in row for row in rows):

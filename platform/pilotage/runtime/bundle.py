@@ -100,6 +100,12 @@ class Bundle:
         """Calibrated probabilities of rows that have the request and as-of columns; shape (rows,)."""
         return self.scorer.score(self.rows.compute(frame))
 
+    def verdict(self, probability: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
+        """What follows from probabilities: the decision (null where a person decides), and whether one does."""
+        low, high = self.refer_between or (1.0, 0.0)
+        referred = (probability >= low) & (probability < high)
+        return pl.when(~referred).then(probability >= self.threshold), referred
+
     def compute(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The features of rows that have the request and as-of columns, and nothing else."""
         return self.rows.compute(frame).select(self.view.schema.keys())

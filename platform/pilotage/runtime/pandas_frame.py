@@ -30,9 +30,7 @@ def predict_frame(bundle: Bundle, rows: pd.DataFrame) -> pd.DataFrame:
     contract = Contract(bundle.request)
     frame = _typed(rows, {**contract.schema, **bundle.state_types()})
     contract.check_frame(frame)
-    probability = pl.col("probability")
-    low, high = bundle.refer_between or (1.0, 0.0)
-    decision = pl.when(~((probability >= low) & (probability < high))).then(probability >= bundle.threshold)
+    decision, _ = bundle.verdict(pl.col("probability"))
     answer = pl.DataFrame({"probability": bundle.score(frame)}).with_columns(decision=decision).to_pandas()
     answer.index = rows.index
     return answer
