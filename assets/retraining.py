@@ -41,8 +41,8 @@ def begun(context: dg.AssetExecutionContext, spec: ModelSpec, settings: Settings
         LedgerConflict: Another attempt runs.
         NotReleasable: The request is over, or not due.
     """
+    from pilotage.release.ledger import opened
     from pilotage.release.retraining import attempts
-    from pilotage.release.retraining.book import opened
 
     number = request_of(context.run)
     if number is None:
@@ -103,8 +103,8 @@ def refuse_bad_labels(
     from pilotage.features.build import EVENT_TIME, LABEL
     from pilotage.monitoring.label_quality import label_quality
     from pilotage.release.champions import champion
+    from pilotage.release.ledger import opened
     from pilotage.release.retraining import attempts
-    from pilotage.release.retraining.book import opened
     from pilotage.release.retraining.requests import call_a_person
     from pilotage.training.dataset import read_set
     from pilotage.training.label_check import label_jumps

@@ -174,7 +174,7 @@ def _put_right_job(models: Mapping[str, ModelSpec]) -> dg.JobDefinition:
     @dg.op(name="hold_runs_against_attempts", required_resource_keys={"platform"}, out=dg.Out(dg.Nothing))
     @plainly
     def compare(context: dg.OpExecutionContext) -> None:
-        from pilotage.release.retraining.book import opened
+        from pilotage.release.ledger import opened
         from pilotage.release.retraining.reconcile import put_right
 
         platform: PlatformHome = context.resources.platform

@@ -16,8 +16,7 @@ from pilotage.errors import KillNotRecorded, LedgerConflict, LedgerUnavailable, 
 from pilotage.release.aliases import show
 from pilotage.release.decide import drafted
 from pilotage.release.feed import plan_of
-from pilotage.release.ledger import Ledger
-from pilotage.release.retraining.book import opened
+from pilotage.release.ledger import Ledger, opened
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold, fold_model
 from pilotage.runtime.kill_notes import KillNote, KillNotes

@@ -302,3 +302,16 @@ def _conflict(draft: Draft, expected: int, head: int) -> LedgerConflict:
         head=head,
         model=draft.model,
     )
+
+
+@contextmanager
+def opened(settings: Settings, ledger: Ledger | None) -> Iterator[Ledger]:
+    """The ledger that was given, or else the settings', closed afterwards."""
+    if ledger is not None:
+        yield ledger
+        return
+    own = SqlLedger.of(settings)
+    try:
+        yield own
+    finally:
+        own.close()

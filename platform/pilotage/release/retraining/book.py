@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from pilotage.errors import LedgerConflict
 from pilotage.release.events import Draft, Event
-from pilotage.release.ledger import Ledger, SqlLedger
+from pilotage.release.ledger import Ledger
 from pilotage.release.legality import objection
 from pilotage.release.stages import ModelState
 from pilotage.release.state import fold, fold_model
-from pilotage.settings import Settings
-
-
-@contextmanager
-def opened(settings: Settings, ledger: Ledger | None) -> Iterator[Ledger]:
-    """The ledger that was given, or else the settings', closed afterwards."""
-    if ledger is not None:
-        yield ledger
-        return
-    own = SqlLedger.of(settings)
-    try:
-        yield own
-    finally:
-        own.close()
 
 
 def state_of(model: str, book: Ledger) -> ModelState:

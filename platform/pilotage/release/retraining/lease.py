@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from pilotage.errors import LedgerConflict, PilotageError
-from pilotage.release.ledger import Ledger
+from pilotage.release.ledger import Ledger, opened
 from pilotage.release.retraining import attempts
-from pilotage.release.retraining.book import opened, state_of
+from pilotage.release.retraining.book import state_of
 from pilotage.release.retraining.records import Attempt, Request
 from pilotage.settings import Settings
 

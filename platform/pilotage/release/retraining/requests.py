@@ -10,8 +10,8 @@ from typing import Any
 from pilotage.errors import ConfigError, NotReleasable
 from pilotage.release.decide import signed
 from pilotage.release.events import Draft
-from pilotage.release.ledger import Ledger
-from pilotage.release.retraining.book import append_when, opened
+from pilotage.release.ledger import Ledger, opened
+from pilotage.release.retraining.book import append_when
 from pilotage.release.retraining.records import Ask, Cause, Request
 from pilotage.release.stages import ModelState
 from pilotage.settings import Settings

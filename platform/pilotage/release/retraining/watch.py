@@ -23,9 +23,9 @@ from pilotage.release import commands
 from pilotage.release.decide import decide, drafted, undisturbed
 from pilotage.release.evidence import Evidence, Stage, answers_since, first_answers, paired
 from pilotage.release.guardrails import estimate, games_of, told, totals
-from pilotage.release.ledger import Ledger
+from pilotage.release.ledger import Ledger, opened
 from pilotage.release.losses import loss
-from pilotage.release.retraining.book import opened, state_of
+from pilotage.release.retraining.book import state_of
 from pilotage.release.retraining.requests import call_a_person
 from pilotage.release.sequential import Game, Paired, Side, log_evidence
 from pilotage.release.stages import ModelState, Release
