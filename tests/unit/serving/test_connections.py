@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from uvicorn import config as uvicorn_config
 
-from serving import connections
+from serving import connections, reading
 
 ASK = b"GET / HTTP/1.1\r\nHost: here\r\n\r\n"
 
@@ -213,3 +213,18 @@ async def looked(connection: Any) -> None:
         before = connection._timer
         while connection._timer is before:
             await asyncio.sleep(0.01)
+
+
+def test_who_asks_no_more_and_is_never_answered_does_not_keep_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_LEFT_S", 0.05)
+
+    async def with_it(app: Served, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: Any) -> bytes:
+        app.let.clear()
+        writer.write(ASK)
+        while not app.asked:
+            await asyncio.sleep(0)
+        writer.write_eof()
+        async with asyncio.timeout(30):
+            return await reader.read()
+
+    assert talk(with_it) == b""
