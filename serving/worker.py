@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -29,6 +30,7 @@ from pilotage.runtime.plan import Plan
 from pilotage.runtime.probe import admit
 from pilotage.runtime.responder import Responder
 from pilotage.runtime.shadows import Shadows
+from pilotage.runtime.tried import Tried
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 from serving import logs
@@ -60,7 +62,7 @@ class Core:
         baked: Baked | None = None,
         in_flight: InFlight | None = None,
         filesystem: Files | None = None,
-        admission: Admission = admit,
+        admission: Admission | None = None,
     ) -> None:
         """Makes the parts; nothing runs before ``start``.
 
@@ -70,7 +72,7 @@ class Core:
             baked: Plans and bundles that came with the code, where there is no ledger.
             in_flight: Other bounds than the usual ones.
             filesystem: Of the prediction log.
-            admission: Decides whether a bundle is fit to serve.
+            admission: Decides whether a bundle is fit to serve; a trial process, unless another one says so.
         """
         self.specs = specs
         self.settings = settings
@@ -97,7 +99,7 @@ class Core:
             source="bento" if self.standalone else "ledger",
             policies={name: spec.serving for name, spec in specs.items()},
             chores=(self._settle_memory, self._beat, self._adopt),
-            admission=admission,
+            admission=admission or partial(admit, tried=Tried(settings.tried)),
         )
         self.log = PredictionLog(settings.prediction_log, worker=self.name, report=warn, filesystem=filesystem)
         self.responder = Responder(

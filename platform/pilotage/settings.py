@@ -194,6 +194,11 @@ class Settings(BaseSettings):
         return self.home / "bundles"
 
     @property
+    def tried(self) -> Path:
+        """Which bundles came through a trial process of this host: a file each, by SHA-256."""
+        return self.bundles / ".tried"
+
+    @property
     def online(self) -> Path:
         """Online state, one SQLite file a model: ``<online>/<model>.db``."""
         return self.home / "online"

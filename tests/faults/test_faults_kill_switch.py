@@ -40,6 +40,41 @@ def decide(
 
 
 @pytest.mark.timeout(900)
+def test_after_a_rollback_to_a_version_that_no_worker_holds_any_more_it_answers_soon(
+    world: World, draw: random.Random, tell: Callable[[str], None]
+) -> None:
+    settings = world.settings
+    for version in (2, 3):
+        world.release("tiny", version)
+    latest = {"taken back": 0.0, "target": 0.0}
+    with world.serving() as serving, Crowd(serving.port, draw, connections=8, named=0.0) as crowd:
+        crowd.until_more(100, version=3)
+        for _ in range(ROUNDS):
+            asked = time.monotonic()
+            state = commands.rollback("tiny", 1, settings=settings, actor="ada", why="a test")
+            recorded = time.monotonic()
+            serving.until_sequence("tiny", state.sequence)
+            crowd.until_more(200, version=1, sent_after=time.monotonic())
+            since = [each for each in crowd.seen if each.status == 200 and each.sent > recorded]
+            by_others = [each for each in since if each.answer["version"] != 1]
+            taken_back = max((each.sent - recorded for each in by_others if each.answer["version"] == 3), default=0.0)
+            target = max((each.sent - recorded for each in by_others), default=0.0)
+            tell(
+                f"recorded after {recorded - asked:.2f} s; its last answer {taken_back:.2f} s after, and the last one "
+                f"that is not the target's {target:.2f} s ({len(by_others)} of {len(since)} by others)"
+            )
+            latest = {"taken back": max(taken_back, latest["taken back"]), "target": max(target, latest["target"])}
+            for version in (2, 3):
+                state = commands.promote("tiny", version, settings=settings, actor="ada", why="a test")
+                serving.until_sequence("tiny", state.sequence)
+                crowd.until_more(50, version=version, answered_by="model")
+        crowd.stop()
+    checked = check(world, crowd.seen)
+    tell(f"{ROUNDS} rounds; latest: {latest} (promised: {PROMISED_S} s); {checked}")
+    assert (checked.unlogged, checked.refused, checked.broken) == (0, {}, 0)
+
+
+@pytest.mark.timeout(900)
 def test_after_a_kill_no_answer_comes_from_a_model_and_after_a_rollback_none_from_that_version(
     world: World, draw: random.Random, tell: Callable[[str], None]
 ) -> None:

@@ -327,6 +327,9 @@ def test_a_life_from_no_champion_over_promotions_and_a_bad_bundle_to_a_clean_end
         shutil.rmtree(bundles[1])
         assert running.predict("tiny", ORDER).json()["version"] == 2
         assert (settings.bundles / "tiny" / "2" / "manifest.json").exists()
+        tried = {path.name for path in settings.tried.iterdir()}
+        assert {*hashes[:2]} <= tried, "none of them needs another trial on this host"
+        assert hashes[2] not in tried
         assert running.stop() == [], "no process is left"
         assert running.process.returncode == 0
 

@@ -146,7 +146,7 @@ def promote(
         NotApproved: Somebody has to approve first.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    verifier = Verifier()
+    verifier = Verifier(settings)
 
     def make(state: ModelState) -> Draft | None:
         if is_at(state, version, "champion"):
@@ -196,7 +196,7 @@ def rollback(
         NotApproved: The target was never champion, and nobody approved it.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    verifier = Verifier(bundles=settings.bundles)
+    verifier = Verifier(settings, copies=True)
 
     def make(state: ModelState) -> Draft | None:
         bad = version

@@ -17,8 +17,8 @@ from pilotage.release.ledger import Ledger, SqlLedger
 from pilotage.release.legality import objection
 from pilotage.release.stages import ApprovalRule, ModelState, Stage, Version
 from pilotage.release.state import fold, fold_model
-from pilotage.runtime.bundle import verify_files
-from pilotage.runtime.probe import admit
+from pilotage.runtime.probe import require_fit
+from pilotage.runtime.tried import Tried
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -28,9 +28,6 @@ Evidence = Mapping[str, Any]
 
 _LOOKS = 5
 """Times that a look is taken that others decide during; each takes seconds, and a decision a millisecond."""
-
-_fit: set[str] = set()
-"""Bundles, by hash, whose trial this process has seen: the same bytes need no other one."""
 
 
 def decide(
@@ -108,14 +105,16 @@ def undisturbed(look: Callable[[], T]) -> T:
 class Verifier:
     """Lets a version get traffic only if its bundle is fit to serve; looks at each bundle once."""
 
-    def __init__(self, *, bundles: Path | None = None) -> None:
+    def __init__(self, settings: Settings, *, copies: bool = False) -> None:
         """Looks at nothing yet.
 
         Args:
-            bundles: ``settings.bundles``, where the service keeps copies: good enough to go back to where the registry
-                has lost a bundle.
+            settings: Where everything is.
+            copies: Whether a copy that the service keeps will do: good enough to go back to where the registry has
+                lost a bundle.
         """
-        self._bundles = bundles
+        self._tried = Tried(settings.tried)
+        self._copies = settings.bundles if copies else None
         self._found: dict[int, BundleCorrupt | None] = {}
 
     def fits(self, version: Version) -> bool:
@@ -139,23 +138,18 @@ class Verifier:
     def _look(self, version: Version) -> BundleCorrupt | None:
         if version.version not in self._found:
             places = [Path(version.bundle)]
-            if self._bundles is not None:
-                places.append(self._bundles / version.model / str(version.version))
-            wrong = [_try(place, version.bundle_sha256) for place in places]
+            if self._copies is not None:
+                places.append(self._copies / version.model / str(version.version))
+            wrong = [self._wrong(place, version.bundle_sha256) for place in places]
             self._found[version.version] = None if None in wrong else wrong[0]
         return self._found[version.version]
 
-
-def _try(place: Path, sha256: str) -> BundleCorrupt | None:
-    try:
-        if sha256 in _fit:
-            verify_files(place, sha256=sha256)
-        else:
-            admit(place, sha256=sha256)
-            _fit.add(sha256)
-    except BundleCorrupt as error:
-        return error
-    return None
+    def _wrong(self, place: Path, sha256: str) -> BundleCorrupt | None:
+        try:
+            require_fit(place, sha256=sha256, tried=self._tried)
+        except BundleCorrupt as error:
+            return error
+        return None
 
 
 def signed(actor: str, why: str) -> None:

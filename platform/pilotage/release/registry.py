@@ -32,6 +32,7 @@ from pilotage.release.state import ApprovalRule, ModelState
 from pilotage.runtime.bundle import Bundle
 from pilotage.runtime.bundle_cache import fetch
 from pilotage.runtime.probe import admit
+from pilotage.runtime.tried import Tried
 from pilotage.settings import Settings
 from pilotage.spec import ModelSpec
 
@@ -77,7 +78,7 @@ def record(
     from filelock import FileLock
 
     book = ledger or SqlLedger.of(settings)
-    bundle = admit(Path(candidate.bundle), sha256=candidate.bundle_sha256)
+    bundle = admit(Path(candidate.bundle), sha256=candidate.bundle_sha256, tried=Tried(settings.tried))
     tags = tags_of(training_set=training_set, candidate=candidate, verdict=verdict, provenance=provenance)
     settings.home.mkdir(parents=True, exist_ok=True)
     # A step that was started twice must not register twice.

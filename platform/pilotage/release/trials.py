@@ -41,7 +41,7 @@ def shadow(
         NotReleasable: There is no such version, it is where it can't become a shadow, or its bundle is corrupt.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    verifier = Verifier()
+    verifier = Verifier(settings)
 
     def make(state: ModelState) -> Draft | None:
         if is_at(state, version, "shadow"):
@@ -86,7 +86,7 @@ def canary(
         NotApproved: Somebody has to approve first.
         LedgerConflict: Somebody else decided about this model in the meantime.
     """
-    verifier = Verifier()
+    verifier = Verifier(settings)
     salt = secrets.token_hex(8)
 
     def make(state: ModelState) -> Draft | None:
@@ -124,7 +124,7 @@ def start_ab(
 
     Arguments and errors as in ``canary``.
     """
-    verifier = Verifier()
+    verifier = Verifier(settings)
     salt = secrets.token_hex(8)
 
     def make(state: ModelState) -> Draft | None:

@@ -20,6 +20,7 @@ from pilotage.errors import BundleCorrupt, PilotageError
 from pilotage.runtime.bundle import Bundle, read_bundle, verify_files, verify_golden
 from pilotage.runtime.folder import RESTORE, as_corrupt
 from pilotage.runtime.row import RowPath, verify_rows
+from pilotage.runtime.tried import Tried
 
 _MOST_CPU_S = 60
 """Seconds of processor time that the child may take; it needs about one, however busy the machine is."""
@@ -35,16 +36,37 @@ _LAST_WORDS = 4096
 """Bytes of what the child said that are kept. A parser can complain for as long as it lives."""
 
 
-def admit(directory: Path, *, sha256: str | None = None) -> Bundle:
-    """Reads a bundle, and lets nothing of a bad one reach this process.
+def admit(directory: Path, *, sha256: str | None = None, tried: Tried | None = None) -> Bundle:
+    """Reads a bundle that is fit to serve, and lets nothing of a bad one reach this process.
 
-    Hashes first, then all of it in a child process, then here. The child and this process read by the same SHA-256, so
-    both see the same bytes. Whatever the bytes make of the child, it ends, and takes no more memory than its share.
+    The trial process and this one read by the same SHA-256, so both see the same bytes.
+
+    Raises:
+        BundleCorrupt: It is not fit to serve; the message says why.
+    """
+    bundle = read_bundle(directory, sha256=require_fit(directory, sha256=sha256, tried=tried))
+    _verify(bundle)
+    return bundle
+
+
+def require_fit(directory: Path, *, sha256: str | None = None, tried: Tried | None = None) -> str:
+    """Hashes first, then all of it in a child process: whatever the bytes make of the child, it ends, and takes no more
+    memory than its share.
+
+    Args:
+        directory: The bundle.
+        sha256: What its manifest's hash must be; ``None`` for any.
+        tried: What came through its trial before, and need not have another; ``None`` for nothing.
+
+    Returns:
+        Its manifest's SHA-256.
 
     Raises:
         BundleCorrupt: It is not fit to serve; the message says why.
     """
     digest = verify_files(directory, sha256=sha256)
+    if tried is not None and tried.knows(digest):
+        return digest
     code, said = _try(directory, digest)
     if code is None:
         raise BundleCorrupt(f"Reading the bundle in {directory} took more than {_PATIENCE_S:g} seconds.", fix=RESTORE)
@@ -57,9 +79,9 @@ def admit(directory: Path, *, sha256: str | None = None) -> Bundle:
             + (f", saying: {said[-1]}" if said else "."),
             fix=RESTORE,
         )
-    bundle = read_bundle(directory, sha256=digest)
-    _verify(bundle)
-    return bundle
+    if tried is not None:
+        tried.note(digest)
+    return digest
 
 
 def main(folder: str, sha256: str) -> int:
