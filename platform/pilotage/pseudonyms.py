@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pilotage.durable import sync_folder
 from pilotage.errors import ConfigError
 from pilotage.settings import Settings
 
@@ -118,11 +119,7 @@ def _make_key(path: Path) -> None:
             return
     finally:
         new.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

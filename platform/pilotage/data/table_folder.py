@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from pilotage.durable import replacing
 from pilotage.errors import RowsErased
 
 LOG = "_delta_log"
@@ -90,13 +90,8 @@ class TableFolder:
             with self._store.open_output_stream(self._full(path)) as stream:
                 stream.write(content)
             return
-        target = Path(self._full(path))
-        aside = target.with_name(f".{target.name}.{os.getpid()}.new")
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
+        with replacing(Path(self._full(path))) as aside:
+            aside.write_bytes(content)
 
     def delete(self, path: str) -> None:
         """Deletes a file; one that is gone already is none to delete."""

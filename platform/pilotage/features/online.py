@@ -19,6 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from pilotage.data.lake import Lake
+from pilotage.durable import sync_folder
 from pilotage.errors import StorageFull
 from pilotage.features.asof import read_timelines
 from pilotage.features.reading import ValidatedRows
@@ -148,11 +149,7 @@ def _replace(
             os.fsync(file.fileno())
         with OnlineStore.open(aside):
             aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except (sqlite3.OperationalError, OSError) as error:
         if "full" in str(error) or getattr(error, "errno", None) in _NO_ROOM:
             raise StorageFull(

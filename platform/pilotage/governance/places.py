@@ -24,6 +24,7 @@ import polars as pl
 from pilotage.data import erasing
 from pilotage.data.erasing import Holding, Whose
 from pilotage.data.lake import Lake
+from pilotage.durable import replacing
 from pilotage.errors import UnreadableFile
 from pilotage.features.view import FeatureView
 from pilotage.governance.whom import Known, by_columns
@@ -140,9 +141,8 @@ class Candidates:
             if (theirs := self.whose(rows)).any():
                 for bundle in [*path.parent.rglob("bundle")]:
                     shutil.rmtree(bundle, ignore_errors=True)
-                aside = path.with_name(f".{path.name}.new")
-                rows.filter(~theirs).write_parquet(aside)
-                aside.replace(path)
+                with replacing(path) as aside:
+                    rows.filter(~theirs).write_parquet(aside)
 
     def _files(self) -> Iterator[Path]:
         yield from sorted((self.settings.candidates / self.model).rglob("training_set.parquet"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from uuid import uuid4
 
 import msgspec
 
+from pilotage.durable import replacing
 from pilotage.errors import LakeError
 
 NAME = "mover.json"
@@ -66,20 +66,6 @@ def unfinished(folder: Path) -> bool:
 
 def write_plan(folder: Path, plan: MovePlan) -> MovePlan:
     """Puts it on the disk, whole; returns it."""
-    aside = folder / f".{NAME}.{os.getpid()}"
-    with aside.open("wb") as file:
-        file.write(msgspec.json.encode(plan))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / NAME)
-    sync_folder(folder)
+    with replacing(folder / NAME) as aside:
+        aside.write_bytes(msgspec.json.encode(plan))
     return plan
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the names in the folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

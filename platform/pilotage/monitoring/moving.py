@@ -24,10 +24,11 @@ import msgspec
 import polars as pl
 
 from pilotage.data.lake import Lake
+from pilotage.durable import sync_folder
 from pilotage.errors import LakeError, PilotageError, UnreadableFile
 from pilotage.monitoring.log_frames import IDENTITY, ROOMS, declared_types, frame_of, when
 from pilotage.monitoring.log_lines import Lines, read_lines
-from pilotage.monitoring.move_plan import MovePlan, nobody_else_moves, read_plan, sync_folder, write_plan
+from pilotage.monitoring.move_plan import MovePlan, nobody_else_moves, read_plan, write_plan
 from pilotage.runtime.answer import Record, StateRecord
 from pilotage.runtime.log import Damage, Segment, adopt_orphans, segments
 from pilotage.runtime.requests_table import LIFETIME_S

@@ -7,11 +7,11 @@ what it noted before: the note of a ledger that was cut off or rewritten stays, 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from pilotage.durable import replacing
 from pilotage.errors import LedgerUnavailable
 from pilotage.release.events import Event, digest, same
 
@@ -99,16 +99,8 @@ def advance(path: Path, event: Event, *, key: bytes | None, hash_at: Callable[[i
             there = event.previous if noted.sequence == event.sequence - 1 else hash_at(noted.sequence)
             if there is None or not same(there, noted.hash):
                 raise _unreadable(path, f"event {noted.sequence}, which it notes, is no longer in the ledger")
-        _replace(path, json.dumps(asdict(head_of(event, key)), indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    staged = path.with_name(f"{path.name}.new")
-    with staged.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+        with replacing(path) as aside:
+            aside.write_text(json.dumps(asdict(head_of(event, key)), indent=2) + "\n")
 
 
 def _unreadable(path: Path, reason: str) -> LedgerUnavailable:

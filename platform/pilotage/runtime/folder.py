@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from pilotage.durable import sync_folder
 from pilotage.errors import BundleCorrupt, PilotageError
 
 MANIFEST = "manifest.json"
@@ -41,11 +42,7 @@ def publish_folder(directory: Path, contents: Mapping[str, bytes]) -> None:
             path.unlink()
         work.rmdir()
         raise
-    parent = os.open(directory.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_folder(directory.parent)
 
 
 def read_verified(

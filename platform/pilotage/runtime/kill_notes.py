@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
+from pilotage.durable import sync_folder
 from pilotage.runtime.plan import Plan
 
 
@@ -63,11 +64,7 @@ class KillNotes:
         except OSError:
             whole = False
         work.replace(self._path(note))
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._folder)
         return whole
 
     def read(self) -> list[KillNote]:

@@ -6,7 +6,6 @@ A kill is remembered here as well. Several workers write the file; the newest pl
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilotage.durable import replacing
 from pilotage.runtime.plan import Plan
 
 _AHEAD = timedelta(seconds=10)
@@ -115,12 +115,8 @@ class PlansFile:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _replace(self, known: LastKnown) -> None:
-        work = self._path.with_suffix(f".{os.getpid()}")
-        with work.open("wb") as file:
-            file.write(msgspec.json.encode(known))
-            file.flush()
-            os.fsync(file.fileno())
-        work.replace(self._path)
+        with replacing(self._path) as aside:
+            aside.write_bytes(msgspec.json.encode(known))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pilotage.durable import sync_folder
 from pilotage.errors import ConfigError
 from pilotage.runtime.access.caller import ROLES, Limit
 
@@ -260,11 +261,7 @@ def _write(path: Path, keys: Sequence[Key], lock: int) -> None:
             os.fsync(handle)
         os.pwrite(lock, _MARK, 0)
         staged.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         staged.unlink(missing_ok=True)
         raise _unusable(path, error.strerror or str(error)) from None
