@@ -3,19 +3,25 @@
 Recorded like the command of the same name. They wait for nothing that trains: see the run queue in ``dagster.yaml``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from pilotage.declaration import within
-from pilotage.errors import ConfigError
+from pilotage.errors import ConfigError, LedgerConflict, PilotageError
 from pilotage.release.stages import ModelState
 from pilotage.run_tags import ACTOR, DECISION, MODEL
 from pilotage.spec import ModelSpec
 from resources.failures import plainly
 from resources.platform_home import PlatformHome
+
+if TYPE_CHECKING:
+    from pilotage.release.sight import Decision as Name
+    from pilotage.release.sight import Sight, Taken
+    from pilotage.settings import Settings
 
 PRIORITY = "dagster/priority"
 URGENT = "100"
@@ -59,9 +65,6 @@ class Back(Decision):
     )
 
 
-Command = Callable[..., ModelState]
-
-
 def decision_jobs(spec: ModelSpec) -> Iterator[dg.JobDefinition]:
     """The decisions about one model, the urgent ones first."""
     title = within(spec.title)
@@ -87,7 +90,7 @@ def decision_jobs(spec: ModelSpec) -> Iterator[dg.JobDefinition]:
     )
 
 
-def _job(spec: ModelSpec, decision: str, config: type[Decision], description: str) -> dg.JobDefinition:
+def _job(spec: ModelSpec, decision: "Name", config: type[Decision], description: str) -> dg.JobDefinition:
     name = f"{decision}_{spec.name}"
     step = f"decide_{name}"
 
@@ -101,11 +104,22 @@ def _job(spec: ModelSpec, decision: str, config: type[Decision], description: st
     )
     @plainly
     def decide(context: dg.OpExecutionContext) -> None:
+        from pilotage.release.aliases import show
+
         platform: PlatformHome = context.resources.platform
-        actor = context.op_config["actor"] or context.run.tags.get(ACTOR) or ""
-        state = take(decision, spec, context.op_config, platform=platform, actor=actor)
-        context.log.info(in_words(state))
-        context.add_output_metadata(metadata_of(state))
+        settings = platform.settings
+        values = {**context.op_config, "actor": context.op_config["actor"] or context.run.tags.get(ACTOR) or ""}
+        # A kill waits for nothing; not for a ledger that hangs, either.
+        at_once = decision == "kill" and context.run.root_run_id is None
+        at = None if at_once else _launched(context)
+        sight = take(decision, spec, values, at=at, settings=settings.without_mlflow())
+        if sight.recorded is not None:
+            context.log.warning(f"This is on record as event {sight.recorded.sequence}; it was not recorded again.")
+        # Told before MLflow is, which takes seconds: who stops the run then knows what was decided.
+        context.log.info(in_words(sight.state))
+        context.add_output_metadata(metadata_of(sight.state))
+        if decision != "withdraw":
+            show(sight.state, settings=settings)
 
     empty = {field_name: field.default for field_name, field in config.model_fields.items()}
 
@@ -122,52 +136,109 @@ def _job(spec: ModelSpec, decision: str, config: type[Decision], description: st
     return job
 
 
+def _launched(context: dg.OpExecutionContext) -> datetime:
+    """When somebody launched the run; of one that is repeated, or tried again by Dagster, the first of them.
+
+    Raises:
+        ConfigError: Nobody knows any more.
+    """
+    first = context.run.root_run_id or context.run.run_id
+    known = context.instance.get_run_stats(first)
+    if (at := known.enqueued_time or known.launch_time or known.start_time) is None:
+        raise ConfigError(
+            f"When this was decided is not known: run {first[:8]}, which is repeated here, is deleted.",
+            fix="Decide again, by a run from the launchpad.",
+        )
+    return datetime.fromtimestamp(at, UTC)
+
+
 def take(
-    decision: str, spec: ModelSpec, values: Mapping[str, Any], *, platform: PlatformHome, actor: str
-) -> ModelState:
-    """Takes a decision with what was filled in.
+    decision: "Name", spec: ModelSpec, values: Mapping[str, Any], *, at: datetime | None, settings: "Settings"
+) -> "Sight":
+    """Takes a decision with what was filled in, unless it is on record already.
+
+    Args:
+        decision: Its name.
+        spec: The model.
+        values: What was filled in.
+        at: When: what was decided later, whoever decided this did not know. ``None`` for just now.
+        settings: Where everything is.
 
     Raises:
         ConfigError: A field that it needs is empty.
+        LedgerConflict: What it is about has changed since.
     """
-    from pilotage.release import commands
-    from pilotage.release.champions import states
-    from pilotage.release.retraining.requests import withdraw
+    from pilotage.release.decide import signed
+    from pilotage.release.sight import Sight, Taken
 
-    if decision == "approve" and not actor:
+    if decision == "approve" and not values["actor"]:
         raise ConfigError("An approval needs a name.", fix="Fill in `actor` in the launchpad.", field="actor")
     if "version" in values and decision != "rollback" and not values["version"]:
         raise ConfigError(
             f"Which version of {spec.name} is it about?", fix="Fill in `version` in the launchpad.", field="version"
         )
-    arguments: dict[str, Any] = {
-        "settings": platform.settings,
-        "actor": actor or "somebody in the Dagster UI",
-        "why": values["why"],
-    }
-    match decision:
+    taken = Taken(
+        decision=decision,
+        model=spec.name,
+        at=at or datetime.now(UTC),
+        actor=values["actor"] or "somebody in the Dagster UI",
+        why=values["why"],
+        version=values.get("version") or None,
+        asked={name: values[name] for name in ("to", "share") if values.get(name)},
+    )
+    signed(taken.actor, taken.why)
+    sight = _sight(taken, settings) if at is not None else None
+    if sight is not None and sight.recorded is not None:
+        return sight
+    seen = sight.state.sequence if sight is not None else None
+    return Sight(state=_carried_out(taken, spec, seen, settings), recorded=None)
+
+
+def _sight(taken: "Taken", settings: "Settings") -> "Sight | None":
+    """What there is to do; ``None`` for a kill, if the ledger can't say."""
+    from pilotage.release.ledger import SqlLedger
+    from pilotage.release.sight import sight_of
+
+    book = SqlLedger.to_read(settings)
+    try:
+        return sight_of(taken, book.events())
+    except LedgerConflict:
+        raise
+    except PilotageError:
+        if taken.decision != "kill":
+            raise
+        return None
+    finally:
+        book.close()
+
+
+def _carried_out(taken: "Taken", spec: ModelSpec, seen: int | None, settings: "Settings") -> ModelState:
+    from pilotage.release import commands
+    from pilotage.release.champions import states
+    from pilotage.release.retraining.requests import withdraw
+
+    model, number, asked = spec.name, taken.version or 0, taken.asked
+    by: dict[str, Any] = {"settings": settings, "actor": taken.actor, "why": taken.why}
+    match taken.decision:
         case "kill":
-            return commands.kill(spec.name, **arguments)
+            return commands.kill(model, **by)
         case "resume":
-            return commands.resume(spec.name, **arguments)
+            return commands.resume(model, **by)
         case "rollback":
-            to, version = values["to"] or None, values["version"] or None
-            return commands.rollback(spec.name, to, version=version, spec=spec, **arguments)
+            return commands.rollback(model, asked.get("to"), version=taken.version, spec=spec, seen=seen, **by)
         case "shadow":
-            return commands.shadow(spec.name, values["version"], **arguments)
+            return commands.shadow(model, number, seen=seen, **by)
         case "reject":
-            return commands.reject(spec.name, values["version"], **arguments)
+            return commands.reject(model, number, **by)
         case "approve":
-            return commands.approve(spec.name, values["version"], spec=spec, **arguments)
+            return commands.approve(model, number, spec=spec, **by)
         case "canary":
-            share = values["share"] or None
-            return commands.canary(spec.name, values["version"], share, spec=spec, **arguments)
+            return commands.canary(model, number, asked.get("share"), spec=spec, seen=seen, **by)
         case "promote":
-            return commands.promote(spec.name, values["version"], spec=spec, **arguments)
+            return commands.promote(model, number, spec=spec, seen=seen, **by)
         case "withdraw":
-            withdraw(spec.name, **arguments)
-            return states(settings=platform.settings)[spec.name]
-    raise ConfigError(f"There is no decision {decision!r}.", fix="See jobs/decisions.py.")
+            withdraw(model, **by)
+            return states(settings=settings)[model]
 
 
 def in_words(state: ModelState) -> str:

@@ -104,7 +104,8 @@ def _ask_job(spec: ModelSpec) -> dg.JobDefinition:
             context.log.error(f"{values['why']}" if new else f"Somebody was called for {about} already.")
             context.add_output_metadata({"called": new, "about": about, "why": values["why"]})
             return
-        once = None if again else values["once"] or None
+        # Dagster tries a run again that crashed, whether or not it had asked.
+        once = None if again else values["once"] or context.run.root_run_id or context.run.run_id
         made = request(spec.name, values["cause"], evidence, once=once, **by)
         told = f"part of request {made.number}" if made else "an attempt runs: it is part of the next request"
         if made is not None and made.outcome is not None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from definitions import build_defs
 from jobs.decisions import decision_jobs
 from jobs.rollout import rollout_job_name
 from pilotage.policy import Rollout
@@ -23,49 +21,11 @@ from pilotage.release.ledger import SqlLedger
 from pilotage.release.retraining import watch
 from pilotage.release.state import ModelState
 from pilotage.run_tags import CAUSE, DECISION, MODEL
-from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle, tiny_spec
 from resources.failures import what_failed
-from resources.platform_home import PlatformHome
-from resources.records import RecordIOManager
 from sensors.rollout import rollout_sensor
+from tests.unit.dagster_layer.release_house import MODEL_NAME, House, failure
 from tests.unit.release.lives import draft, registered
-
-MODEL_NAME = "flight_delay"
-
-
-class House:
-    """A home with its Dagster instance, in which jobs run in this process."""
-
-    def __init__(self, home: Path, instance: dg.DagsterInstance, bundle: tuple[Path, str]) -> None:
-        self.settings = Settings.load().model_copy(update={"home": home})
-        self.instance = instance
-        self.bundle = bundle
-        self.platform = PlatformHome(home=str(home))
-
-    def happens(self, *drafts: Draft) -> None:
-        ledger = SqlLedger.of(self.settings)
-        for each in drafts:
-            ledger.append(each)
-        ledger.close()
-
-    def versions(self, *numbers: int) -> None:
-        folder, sha256 = self.bundle
-        self.happens(*(registered(MODEL_NAME, number, bundle=str(folder), sha256=sha256) for number in numbers))
-
-    @cached_property
-    def defs(self) -> dg.Definitions:
-        return build_defs({"platform": self.platform, "io_manager": RecordIOManager(platform=self.platform)})
-
-    @property
-    def state(self) -> ModelState:
-        return states(settings=self.settings)[MODEL_NAME]
-
-    def run(self, job: str, *, raises: bool = True, **config: Any) -> dg.ExecuteInProcessResult:
-        run_config = {"ops": {f"decide_{job}": {"config": config}}} if config else None
-        return self.defs.resolve_job_def(job).execute_in_process(
-            instance=self.instance, run_config=run_config, raise_on_error=raises
-        )
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +38,6 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def house(tmp_path: Path, bundle: tuple[Path, str]) -> Iterator[House]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield House(tmp_path / "home", instance, bundle)
-
-
-def failure(result: dg.ExecuteInProcessResult) -> str:
-    return str(next(event for event in result.all_events if event.is_step_failure).step_failure_data.error)
 
 
 def test_an_operator_kills_resumes_promotes_and_rolls_back_from_the_ui(house: House) -> None:
