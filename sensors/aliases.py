@@ -29,7 +29,7 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Notices when somebody changes the alias `champion` or `challenger` in MLflow by hand, or when MLflow lags "
-            f"behind the ledger, and launches `{RECONCILE}`."
+            f"behind the ledger for two looks, and launches `{RECONCILE}`."
         ),
     )
     def watch(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
@@ -56,6 +56,10 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
         if not changed and not behind:
             agreed = None if store is None else _both(store, known)
             return skipped(f"MLflow shows what the ledger says: {_shown(models, known)}.", cursor=agreed)
+        lagging = f"MLflow lags behind the ledger: {', '.join(f'{each.model} {each.sequence}' for each in behind)}"
+        if not changed and context.cursor != lagging:
+            # Who decides shows it, which takes as long as MLflow's client to import.
+            return skipped(f"{lagging}. If it still does at the next look, {RECONCILE} is launched.", cursor=lagging)
         if context.instance.get_runs(dg.RunsFilter(job_name=RECONCILE, statuses=UNDER_WAY), limit=1):
             return skipped(f"A run of {RECONCILE} is under way.")
         said = [edit for state in changed for edit in edits(state, seen[state.model])]
@@ -70,7 +74,7 @@ def alias_sensor(models: Mapping[str, ModelSpec]) -> dg.SensorDefinition:
 
 
 def _both(store: str, known: Mapping[str, "ModelState"]) -> str:
-    """The cursor: how MLflow's store and the ledger were when they agreed."""
+    """The cursor, unless MLflow lags: how its store and the ledger were when they agreed."""
     return f"{store}; {', '.join(f'{name} {state.sequence}' for name, state in known.items())}"
 
 

@@ -184,7 +184,7 @@ def test_an_alias_that_lags_because_mlflow_was_down_is_nobodys_edit(desk: Desk) 
     down = desk.settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
     desk.do(commands.promote, 2, settings=down)
     assert desk.aliases == {"champion": 1}
-    [request] = desk.sensed().run_requests or []
+    [request] = desk.sensed(desk.sensed().cursor).run_requests or []
     assert request.tags["pilotage/looks_because"] == "MLflow lags behind the ledger: tiny"
     assert reconcile(REVERTS, settings=desk.settings) == []
     assert (desk.aliases, desk.edits()) == ({"champion": 2}, [])
@@ -249,12 +249,26 @@ def test_what_was_decided_without_mlflow_is_shown_by_the_next_look(desk: Desk) -
     assert "MLflow shows what the ledger says" in str(desk.sensed().skip_reason)
     desk.do(commands.kill, why="It is wrong.", settings=over_http(desk))
     desk.do(commands.reject, 3, settings=over_http(desk))
-    [request] = desk.sensed().run_requests or []
+    [request] = desk.sensed(desk.sensed().cursor).run_requests or []
     assert request.tags["pilotage/looks_because"] == "MLflow lags behind the ledger: tiny"
     assert reconcile(REVERTS, settings=desk.settings) == []
     assert desk.client.get_registered_model("tiny").tags[aliases.KILLED] == "It is wrong."
     assert stage_tags(desk)[3] == "rejected"
     assert "MLflow shows what the ledger says" in str(desk.sensed().skip_reason)
+
+
+def test_a_decision_that_is_just_being_shown_launches_nothing(desk: Desk) -> None:
+    state = desk.do(commands.promote, 1, settings=over_http(desk))
+    meanwhile = desk.sensed()
+    assert meanwhile.run_requests == []
+    assert "MLflow lags behind the ledger: tiny 4. If it still does at the next look" in str(meanwhile.skip_reason)
+    aliases.show(state, settings=desk.settings)
+    shown = desk.sensed(meanwhile.cursor)
+    assert shown.run_requests == []
+    another = desk.do(commands.promote, 2, settings=over_http(desk))
+    assert desk.sensed(shown.cursor).run_requests == []
+    assert desk.sensed(meanwhile.cursor).run_requests == [], "another decision than the one that was behind before"
+    assert another.champion.version == 2
 
 
 def test_an_older_state_is_never_shown_over_a_newer_one_unless_the_ledger_was_restored(desk: Desk) -> None:
