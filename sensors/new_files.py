@@ -66,7 +66,7 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Asks for a run for every range of days with new or corrected files, and for one when a reference table "
-            f"has a new file. A run that fails is asked for again, {MAX_ATTEMPTS} times in all."
+            f"has a new file. A run that fails is asked for again, {MAX_ATTEMPTS} times in all, or if it is deleted."
         ),
     )
     def new_files(context: dg.SensorEvaluationContext, platform: PlatformHome) -> dg.SensorResult:
@@ -150,10 +150,14 @@ def _taken_up(context: dg.SensorEvaluationContext, landing: Landing) -> Landing:
 
 
 def _again(context: dg.SensorEvaluationContext, memory: Memory) -> Iterator[Landing]:
-    """Forgets landings whose run succeeded, and gives those whose run failed, to be asked for again."""
+    """Forgets landings whose run succeeded, and gives those whose run failed or is gone, to be asked for again."""
     for key, landing in list(memory.open.items()):
         runs = context.instance.get_runs(dg.RunsFilter(tags={LANDING: key}), limit=1)
         if not runs:
+            context.log.warning(
+                f"The run of {landing.files} files ({landing.first} … {landing.last}) is gone: it is asked for again."
+            )
+            yield landing
             continue
         status = runs[0].status
         if status is dg.DagsterRunStatus.SUCCESS:

@@ -51,6 +51,11 @@ class Desk:
         result: Any = self.sensor(context)
         self.cursor = result.cursor
         self.told = list(result.asset_events or [])
+        for request in result.run_requests or []:
+            # As Dagster does it: a key of which there is a run is not launched again.
+            key = {name: request.tags[name] for name in (LANDING, ATTEMPT)}
+            if not self.instance.get_runs(dg.RunsFilter(tags=key)):
+                self.finish(request, dg.DagsterRunStatus.NOT_STARTED)
         return list(result.run_requests or []), result.skip_reason.skip_message if result.skip_reason else ""
 
     def finish(self, request: dg.RunRequest, status: dg.DagsterRunStatus) -> None:
@@ -87,6 +92,20 @@ def test_landed_days_ask_for_one_run_over_their_range_up_to_features_and_online_
     expected = {f"{layer}/{name}" for layer in ("raw", "validated", "quarantine") for name in ("flights", "weather")}
     assert keys(request) == expected | {"flight_delay/features", "flight_delay/online_state"}
     assert desk.tick()[0] == []
+
+
+def test_files_whose_run_somebody_deletes_are_asked_for_again(desk: Desk) -> None:
+    desk.publish(*DAYS)
+    [request], _ = desk.tick()
+    assert desk.tick()[0] == []
+    for run in desk.instance.get_runs():
+        desk.instance.delete_run(run.run_id)
+    [again], _ = desk.tick()
+    # Dagster launches a key again whose run is gone.
+    assert (again.run_key, again.tags) == (request.run_key, request.tags)
+    assert desk.tick()[0] == []
+    desk.finish(again, dg.DagsterRunStatus.SUCCESS)
+    assert "being worked on" not in desk.tick()[1]
 
 
 def test_a_file_whose_name_fits_no_day_is_told_once_by_the_check_and_as_long_as_it_is_there_by_the_sensor(
