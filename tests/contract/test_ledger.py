@@ -22,6 +22,7 @@ from pilotage.release.state import fold
 from pilotage.settings import Settings
 from pilotage.testing.bundles import make_bundle
 from pilotage.testing.ledger import InMemoryLedger
+from tests.full_disk import no_room
 from tests.unit.release.lives import broken_link, registered
 
 
@@ -238,6 +239,11 @@ def test_it_is_written_ahead_and_an_edit_by_hand_shows(tmp_path: Path) -> None:
     connection.close()
     assert broken_link(ledger.events()) == 2
     ledger.close()
+
+
+def test_a_disk_without_room_for_the_first_byte_is_told_by_the_ledgers_name(tmp_path: Path) -> None:
+    with no_room(), pytest.raises(LedgerUnavailable, match=r"ledger\.db can't be used"):
+        SqlLedger(f"sqlite:///{tmp_path / 'ledger.db'}").append(registered("tiny", 1))
 
 
 def test_a_database_that_fails_is_named_without_its_password(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def create(engine: sa.Engine, ledger: sa.Table, file: Path | None) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Switching to the write-ahead log does not wait for other connections, it fails.
     with FileLock(f"{file}.lock", timeout=WAIT_S), engine.connect() as connection:
-        connection.connection.execute("PRAGMA journal_mode=WAL")
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         _bring_up_to_date(connection, ledger)
         connection.commit()
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pilotage.errors import ConfigError, PilotageError
+from pilotage.errors import ConfigError, LedgerUnavailable, PilotageError
 from pilotage.monitoring.alerts.alert import Alert
 from pilotage.monitoring.alerts.book import AlertBook
 from pilotage.monitoring.alerts.delivery import deliver
 from pilotage.monitoring.alerts.receivers import Send, send
+from pilotage.monitoring.alerts.unkept import Unkept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +50,8 @@ def keep_watch(
     """Looks each minute, until the process ends, and leaves word that it did.
 
     Silence counts from when it began: who starts everything after a night is told of no night without a heartbeat. The
-    same holds after a machine was suspended. A database that can't be reached, or a heartbeat that can't be read, is
-    said and looked at again; so is a disk that is full.
+    same holds after a machine was suspended. A look that fails, since a disk is full say, is said and tried again. Of a
+    book of alarms that can't be used people are told past it.
 
     Args:
         settings: Where everything is.
@@ -60,6 +61,7 @@ def keep_watch(
         say: Called with a sentence for whatever is wrong.
     """
     since = looked = clock()
+    unkept = Unkept(settings, tell=tell, say=say)
     while True:
         if clock() - looked > ASLEEP:
             since = clock()
@@ -67,10 +69,13 @@ def keep_watch(
         try:
             if (silent := look_from_outside(settings, since=since, clock=clock, tell=tell, say=say)) is not None:
                 say(silent)
+            unkept.works()
             _note(settings, clock())
         except (PilotageError, OSError) as error:
             # A full disk must not end it: whoever restarts it would have the silence counted anew.
             say(str(error))
+            if isinstance(error, LedgerUnavailable):
+                unkept.failed(error)
         wait(EVERY.total_seconds())
 
 
@@ -130,10 +135,17 @@ def look_from_outside(
         What is wrong, in words; ``None`` if nothing is.
 
     Raises:
-        ConfigError: The note of the last look can't be read.
+        ConfigError: The note of the last look can't be read, and no heartbeat is to be expected otherwise.
         LedgerUnavailable: The alarms' database can't be used.
     """
-    last = _last_beat(settings)
+    try:
+        last = _last_beat(settings)
+    except ConfigError as error:
+        # A platform that lives writes it anew. Of one that does not, it is all that a power failure may leave.
+        if since is None:
+            raise
+        say(str(error))
+        last = None
     expected = max((each for each in (last, since) if each is not None), default=None)
     silent = None
     with AlertBook.of(settings, clock=clock) as book:

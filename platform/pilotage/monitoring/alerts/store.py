@@ -100,7 +100,7 @@ class Rows:
             # Switching to the write-ahead log does not wait for other connections, it fails.
             lock = FileLock(f"{self._file}.lock", timeout=ledger_sql.WAIT_S)
             with lock, self._engine.connect() as connection:
-                connection.connection.execute("PRAGMA journal_mode=WAL")
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
                 metadata.create_all(connection)
                 connection.commit()
         self._created = True
