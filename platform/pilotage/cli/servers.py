@@ -14,6 +14,7 @@ from typing import Any
 
 from pilotage.cli import code_server, home
 from pilotage.cli.asking import address, answers, get, graphql, reason, unreachable
+from pilotage.cli.orphans import MARK, end_orphans
 from pilotage.cli.runs import alive
 from pilotage.cli.supervisor import Lasting, Program
 from pilotage.run_tags import OWNER
@@ -196,8 +197,18 @@ def _program(
         log=home.logs(settings) / f"{log}.log",
         check=check,
         url=url,
-        variables=home.variables(settings),
+        variables={**home.variables(settings), MARK: f"{_marks(settings)}{name}"},
     )
+
+
+def end_leftovers(settings: Settings) -> None:
+    """Ends what is left of an earlier instance where not only that was killed, but also what would have ended it."""
+    end_orphans(lambda mark: mark.startswith(_marks(settings)))
+
+
+def _marks(settings: Settings) -> str:
+    """How the marks of all programs of a home begin."""
+    return f"{settings.home}: "
 
 
 def _tool(name: str, *arguments: str) -> list[str]:

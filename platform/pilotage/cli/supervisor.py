@@ -19,6 +19,7 @@ from typing import IO, Literal
 
 import psutil
 
+from pilotage.cli.orphans import MARK, end_orphans
 from pilotage.settings import PROJECT
 
 State = Literal["waiting", "starting", "healthy", "unwell", "restarting", "failed", "stopping", "stopped"]
@@ -113,6 +114,9 @@ class Supervised:
         if self._process is None or self._restart_at is not None or (code := self._process.poll()) is None:
             return
         self._release()
+        if mark := self.program.variables.get(MARK):
+            # Where its leash was killed, what is left would keep the port, and go on beside the next one.
+            end_orphans(lambda found: found == mark)
         if now - self._started >= STEADY_SECONDS:
             self.restarts = 0
         ended = f"{_ending(code)}, see {self.program.log}"

@@ -68,6 +68,8 @@ def up(settings: Settings, options: Options) -> int:
         _already(settings, running, options)
         return 0
     try:
+        if lock.unclean:
+            servers.end_leftovers(settings)
         code_server.prepare(settings)
         # Programs of a start that was killed end by themselves, within seconds.
         require_free(settings, patience=ENDING_SECONDS if lock.unclean else 0, given_up=lambda: orders.count > 0)

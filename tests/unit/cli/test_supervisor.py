@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from pilotage.cli.orphans import MARK, end_orphans
 from pilotage.cli.supervisor import BACK_OFF, STEADY_SECONDS, Lasting, Program, Supervised, Supervisor, leashed, tree
 from tests.unit.cli.programs import DEAF, FOREVER, family, gone, pid_in, python, says_its_pid, until
 
@@ -153,14 +155,35 @@ def test_a_harsh_stop_does_not_wait_for_a_deaf_program(tmp_path: Path, superviso
 def test_a_leash_that_hangs_is_killed_with_everything_below_it_and_named(
     tmp_path: Path, supervisor: Supervisor
 ) -> None:
-    import psutil
-
     supervised = supervisor.add(program(tmp_path, family(tmp_path)))
     supervisor.start(supervised)
     pids = [pid_in(tmp_path / "parent"), pid_in(tmp_path / "child")]
     psutil.Process(supervised.pid).suspend()
     assert supervisor.stop(harsh=lambda: True) == ["it"]
     assert all(gone(pid) for pid in pids)
+
+
+def test_what_a_killed_leash_leaves_behind_ends_before_the_program_starts_again(
+    tmp_path: Path, supervisor: Supervisor
+) -> None:
+    """The program dies with its leash; its child would have kept the port."""
+    supervised = supervisor.add(program(tmp_path, family(tmp_path), variables={MARK: f"{tmp_path}: it"}))
+    supervisor.start(supervised)
+    (tmp_path / "other").mkdir()
+    other = leashed(python(family(tmp_path / "other")), variables={MARK: f"{tmp_path}: other"}, output=subprocess.PIPE)
+    with other:
+        pids = [pid_in(tmp_path / "parent"), pid_in(tmp_path / "child")]
+        beside = pid_in(tmp_path / "other" / "child")
+        psutil.Process(supervised.pid).kill()
+        dies(supervised)
+        assert supervised.state == "restarting"
+        assert all(gone(pid) for pid in pids)
+        assert not gone(beside)
+        assert end_orphans(lambda mark: mark.startswith(f"{tmp_path}: ")) == []
+        other.kill()
+        until(lambda: gone(pid_in(tmp_path / "other" / "parent")))
+        assert end_orphans(lambda mark: mark.startswith(f"{tmp_path}: ")) == [beside]
+        assert gone(beside)
 
 
 def test_nothing_starts_once_everything_is_being_stopped(tmp_path: Path, supervisor: Supervisor) -> None:
