@@ -138,6 +138,7 @@ class ServiceMetrics:
         self._failing: set[Callable[[Gauges], None]] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._unshared = False
         self._files = MetricsFiles(folder, merge=merge_dead, service=service)
         self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
 
@@ -227,7 +228,7 @@ class ServiceMetrics:
 
     def start(self) -> None:
         """Begins to share, each second."""
-        self.flush()
+        self._share()
         self._thread.start()
 
     def stop(self) -> None:
@@ -235,11 +236,15 @@ class ServiceMetrics:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
-        self.flush()
+        self._share()
         self._files.close()
 
     def flush(self) -> None:
-        """Shares the numbers with the other workers."""
+        """Shares the numbers with the other workers.
+
+        Raises:
+            OSError: The disk does not take them.
+        """
         with self._lock:
             # All of it, or what was read first could be written last.
             self._files.write(pack(self._snapshot()))
@@ -247,9 +252,10 @@ class ServiceMetrics:
     def page(self) -> bytes:
         """All workers' metrics, for Prometheus. Takes milliseconds: not for the event loop's thread.
 
-        Everything is read from the files, our own too, so that no counter on a page is behind an earlier page.
+        Everything is read from the files, our own too, so that no counter on a page is behind an earlier page. What the
+        disk does not take is on our own pages alone.
         """
-        self.flush()
+        self._share()
         return text(merge((unpack(payload), lives) for payload, lives in self._files.read()))
 
     def _snapshot(self) -> Snapshot:
@@ -288,10 +294,18 @@ class ServiceMetrics:
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_S):
-            try:
-                self.flush()
-            except OSError:
-                logger.exception("Metrics can't be shared")
+            self._share()
+
+    def _share(self) -> None:
+        """A disk that is full keeps no worker from answering, and is told once, not each second."""
+        try:
+            self.flush()
+        except OSError as error:
+            if not self._unshared:
+                logger.warning("Metrics can't be shared with the other workers: %s", error)
+            self._unshared = True
+        else:
+            self._unshared = False
 
 
 def _predictions(counted: Mapping[tuple[str, int | None, str | None, str, bool | None, bool], int]) -> list[Series]:

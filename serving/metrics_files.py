@@ -18,7 +18,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +35,7 @@ class MetricsFiles:
     """The files of one service's workers, of which one is ours."""
 
     def __init__(self, folder: Path, *, merge: Callable[[list[bytes]], bytes], service: str | None = None) -> None:
-        """Makes this worker's file, removes those of services that are gone, and merges those of workers that are.
+        """Touches no disk yet: a worker must start where there is no room for its numbers.
 
         Args:
             folder: Shared by the workers.
@@ -43,36 +43,56 @@ class MetricsFiles:
             service: Names the service; default: ``service_of`` the process that started this worker.
         """
         self._folder = folder / (service or service_of(os.getppid()))
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _remove_others(folder, keep=self._folder)
         self._merge = merge
         self._writes = 0
-        with self._locked(fcntl.LOCK_EX):
-            self._retire()
-            self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
-            self._file = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._path: Path | None = None
+        self._file: int | None = None
+        self._unwritten: bytes | None = None
+        """Numbers that the disk did not take."""
 
     def write(self, payload: bytes) -> None:
         """Puts this worker's numbers in the place of those before. From one thread at a time.
 
         Raises:
-            OSError: They don't fit, or can't be written.
+            OSError: They don't fit, or can't be written. On our own page they are all the same.
         """
         if len(payload) > _SLOT - _HEADER.size:
-            raise OSError(errno.EFBIG, f"{len(payload)} bytes of metrics don't fit", str(self._path))
+            raise OSError(errno.EFBIG, f"{len(payload)} bytes of metrics don't fit", str(self._folder))
+        self._unwritten = payload
+        if self._file is None:
+            self._file = self._open()
         self._writes += 1
-        os.pwrite(self._file, _framed(payload, self._writes), self._writes % 2 * _SLOT)
+        framed = _framed(payload, self._writes)
+        if os.pwrite(self._file, framed, self._writes % 2 * _SLOT) < len(framed):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+        self._unwritten = None
 
     def read(self) -> list[tuple[bytes, bool]]:
         """What every worker wrote last, and whether it lives."""
-        with self._locked(fcntl.LOCK_SH):
-            found = [(_read(path), self._lives(path)) for path in sorted(self._folder.glob("*.metrics"))]
+        ours = self._unwritten
+        found: list[tuple[bytes | None, bool]] = [(ours, True)]
+        with suppress(OSError), self._locked(fcntl.LOCK_SH):
+            paths = [path for path in sorted(self._folder.glob("*.metrics")) if ours is None or path != self._path]
+            found += [(_read(path), self._lives(path)) for path in paths]
         return [(payload, lives) for payload, lives in found if payload is not None]
 
     def close(self) -> None:
         """Lets go of this worker's file, whose counters stay."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _open(self) -> int:
+        """Makes this worker's file, removes those of services that are gone, and merges those of workers that are."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _remove_others(self._folder.parent, keep=self._folder)
+        with self._locked(fcntl.LOCK_EX):
+            self._retire()
+            path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
+            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        self._path = path
+        return file
 
     def _lives(self, path: Path) -> bool:
         return path == self._path or (path.name != _RETIRED and _is_locked(path))

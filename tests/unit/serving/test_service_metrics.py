@@ -32,6 +32,7 @@ from serving.metrics_text import (
     merge,
     text,
 )
+from tests.full_disk import no_room
 from tests.unit.serving.codec_cases import answer
 
 PREDICT = "/{model}/predict"
@@ -244,6 +245,7 @@ WORKER = """
 import sys
 from pathlib import Path
 from serving.metrics import ServiceMetrics
+from tests.full_disk import no_room
 from tests.unit.serving.codec_cases import answer
 metrics = ServiceMetrics(Path(sys.argv[1]), models=["tiny"], routes=[], service=sys.argv[2])
 metrics.answered(answer(), (0.0,) * 4 + (0.1,))
@@ -301,6 +303,33 @@ def test_numbers_that_do_not_fit_are_refused_and_those_before_stay(tmp_path: Pat
         files.write(b"x" * _SLOT)
     assert files.read() == [(b"small", True)]
     files.close()
+
+
+def test_on_a_full_disk_a_worker_starts_and_its_own_page_has_its_numbers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    one, two = made(tmp_path), made(tmp_path)
+    two.flush()
+    errors = "pilotage_errors_total"
+    with no_room():
+        one.start()
+        for number in (1, 2):
+            one.failed("tiny", InvalidRequest("no", fix="ask"))
+            assert value(one.page(), errors, model="tiny", error="InvalidRequest") == number
+            assert value(two.page(), errors, model="tiny", error="InvalidRequest") is None
+    assert [record.levelname for record in caplog.records if "can't be shared" in record.message] == ["WARNING"] * 2
+    one.page()
+    assert value(two.page(), errors, model="tiny", error="InvalidRequest") == 2
+    one.stop()
+    two.stop()
+
+
+def test_a_worker_starts_where_no_folder_can_be_made_for_its_numbers(tmp_path: Path):
+    (tmp_path / "metrics").write_text("")
+    metrics = made(tmp_path / "metrics")
+    metrics.start()
+    assert b"pilotage_request_seconds" in metrics.page()
+    metrics.stop()
 
 
 def test_pages_taken_while_others_write_never_go_backwards(tmp_path: Path):
