@@ -39,6 +39,8 @@ class Memory:
     """Landings whose run has not succeeded yet, by key."""
     misnamed: dict[str, list[str]] = field(default_factory=dict)
     """Source → files whose names fit no day of it, which somebody was told of."""
+    versions: dict[str, int] = field(default_factory=dict)
+    """Source → version of its raw table; -1 without one."""
 
     @classmethod
     def read(cls, cursor: str | None) -> Memory:
@@ -50,11 +52,12 @@ class Memory:
             for source, files in data["seen"].items()
         }
         landings = {key: Landing(**landing) for key, landing in data["open"].items()}
-        return cls(seen=seen, open=landings, misnamed=data.get("misnamed", {}))
+        return cls(seen=seen, open=landings, misnamed=data.get("misnamed", {}), versions=data.get("versions", {}))
 
     def write(self) -> str:
         landings = {key: asdict(item) for key, item in self.open.items()}
-        return json.dumps({"seen": self.seen, "open": landings, "misnamed": self.misnamed})
+        data = {"seen": self.seen, "open": landings, "misnamed": self.misnamed, "versions": self.versions}
+        return json.dumps(data)
 
     def forget(self, declared: Set[str]) -> list[str]:
         """Drops what is known of sources that are not declared any more. The keys of landings that had no other."""
@@ -66,6 +69,15 @@ class Memory:
         dropped = [key for key, landing in left.items() if not landing.sources]
         self.open = {key: landing for key, landing in left.items() if landing.sources}
         return dropped
+
+    def went_back(self, source: str, version: int) -> bool:
+        """Whether a source's raw table is an older one than before, from a backup say. What was taken up since is
+        forgotten, since its rows may be gone; whatever the table does hold is found there."""
+        before = self.versions.get(source, version)
+        self.versions[source] = version
+        if version < before:
+            self.seen.pop(source, None)
+        return version < before
 
     def take(self, source: str, files: Iterable[LandedFile]) -> None:
         self.seen.setdefault(source, {}).update({file.name: (file.size, file.modified_ns) for file in files})

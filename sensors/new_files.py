@@ -78,6 +78,9 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         memory = Memory.read(context.cursor)
         for key in memory.forget(watched.keys()):
             context.log.warning(f"Landing {key} is left alone: its sources are not declared any more.")
+        for name in watched:
+            if memory.went_back(name, _version(lake, f"raw/{name}")):
+                context.log.warning(f"raw/{name} is older than it was: its files are compared with what it holds.")
         requests = [request(landing, lake) for landing in _again(context, memory)]
         there = {name: landed(spec, settings) for name, spec in watched.items()}
         found: dict[str, list[LandedFile]] = {
@@ -108,6 +111,15 @@ def new_files_sensor(sources: Mapping[str, SourceSpec], models: Mapping[str, Mod
         return dg.SensorResult(run_requests=requests, cursor=memory.write(), asset_events=told)
 
     return new_files
+
+
+def _version(lake: "Lake", table: str) -> int:
+    from pilotage.errors import UnpublishedData
+
+    try:
+        return lake.version(table)
+    except UnpublishedData:
+        return -1
 
 
 def _calendars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
@@ -127,6 +128,35 @@ def test_a_file_whose_name_fits_no_day_is_told_once_by_the_check_and_as_long_as_
     assert desk.told == []
     stray.unlink()
     assert "does not match" not in desk.tick()[1]
+
+
+@pytest.mark.parametrize("lost", ["all of it", "what came last"])
+def test_files_whose_rows_a_restored_lake_no_longer_holds_are_taken_up_again(desk: Desk, lost: str) -> None:
+    """The cursor is in Dagster's database, which remembers what the lake's backup does not have."""
+    lake = Lake(desk.settings.lake)
+    raw = desk.settings.home / "lake" / "raw" / "flights"
+
+    def take_up(first: date, last: date) -> None:
+        desk.publish(first, last)
+        for request in desk.tick()[0]:
+            for name in ("flights", "weather"):
+                ingest(load_sources()[name], lake=lake, settings=desk.settings, days=None, run_id="run")
+            desk.finish(request, dg.DagsterRunStatus.SUCCESS)
+        assert desk.tick()[0] == []
+
+    take_up(date(2013, 1, 1), date(2013, 1, 2))
+    backup = desk.settings.home / "backup"
+    shutil.copytree(raw, backup)
+    take_up(date(2013, 1, 3), date(2013, 1, 3))
+    shutil.rmtree(raw)
+    if lost == "what came last":
+        shutil.copytree(backup, raw)
+    [request], _ = desk.tick()
+    first = "2013-01-03" if lost == "what came last" else "2013-01-01"
+    assert (request.tags[RANGE_FIRST], request.tags[RANGE_LAST]) == (first, "2013-01-03")
+    assert "raw/flights" in keys(request)
+    assert "raw/weather" not in keys(request)
+    assert desk.tick()[0] == []
 
 
 def test_days_with_a_gap_ask_for_a_run_a_range(desk: Desk) -> None:
