@@ -5,8 +5,8 @@
 ``<service>`` names the process that started the workers, so that a restarted service begins at zero (which Prometheus
 takes for what it is) and two services never mix. A worker holds a lock on its file; the file of one that died keeps
 its counters, or they would go backwards, and loses its gauges. Files are written in place, with a checksum: no rename
-and no fsync, both of which would wait for the disk that the prediction log needs. Only bytes are known here; what they
-mean is in ``metrics.py``.
+and no fsync, both of which would wait for the disk that the prediction log needs. Their room is made before: on a full
+disk they are needed most. Only bytes are known here; what they mean is in ``metrics.py``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _HEADER = struct.Struct("<4sIQQ")
 _MAGIC = b"PMT1"
 _SLOT = 1 << 20
 """Bytes of each of the two places in a file that are written by turns, so that one of them is always whole."""
+_ROOM = 1 << 17
+"""Bytes of each place that are on the disk from the beginning; the numbers of dozens of models."""
 _RETIRED = "retired.metrics"
 
 
@@ -61,20 +63,19 @@ class MetricsFiles:
         self._unwritten = payload
         if self._file is None:
             self._file = self._open()
+        _put(self._file, payload, self._writes + 1)
+        # Only now: what can't be written must not go on to the place of the last one that could.
         self._writes += 1
-        framed = _framed(payload, self._writes)
-        if os.pwrite(self._file, framed, self._writes % 2 * _SLOT) < len(framed):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         self._unwritten = None
 
     def read(self) -> list[tuple[bytes, bool]]:
         """What every worker wrote last, and whether it lives."""
         ours = self._unwritten
-        found: list[tuple[bytes | None, bool]] = [(ours, True)]
+        found: list[tuple[bytes, bool]] = [] if ours is None else [(ours, True)]
         with suppress(OSError), self._locked(fcntl.LOCK_SH):
             paths = [path for path in sorted(self._folder.glob("*.metrics")) if ours is None or path != self._path]
-            found += [(_read(path), self._lives(path)) for path in paths]
-        return [(payload, lives) for payload, lives in found if payload is not None]
+            found += [(last[1], self._lives(path)) for path in paths if (last := _read(path)) is not None]
+        return found
 
     def close(self) -> None:
         """Lets go of this worker's file, whose counters stay."""
@@ -89,7 +90,7 @@ class MetricsFiles:
         with self._locked(fcntl.LOCK_EX):
             self._retire()
             path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
-            file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            file = _opened(path)
             fcntl.flock(file, fcntl.LOCK_EX)
         self._path = path
         return file
@@ -100,14 +101,18 @@ class MetricsFiles:
     def _retire(self) -> None:
         """Merges the files of dead workers into one: a service may lose thousands of workers in its life."""
         dead = [path for path in self._folder.glob("*.metrics") if path.name != _RETIRED and not _is_locked(path)]
-        if not dead:
-            return
         retired = self._folder / _RETIRED
-        payloads = [payload for path in (retired, *dead) if (payload := _read(path)) is not None]
-        merged = self._merge(payloads)
-        fresh = retired.with_suffix(".new")
-        fresh.write_bytes(_framed(merged, 1))
-        fresh.replace(retired)
+        before = _read(retired)
+        file = _opened(retired)
+        try:
+            if found := [last[1] for path in dead if (last := _read(path)) is not None]:
+                number, kept = (0, []) if before is None else (before[0], [before[1]])
+                _put(file, self._merge([*kept, *found]), number + 1)
+        except OSError:
+            # No room: theirs count as they are, until somebody can.
+            return
+        finally:
+            os.close(file)
         for path in dead:
             path.unlink()
 
@@ -154,12 +159,29 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def _framed(payload: bytes, number: int) -> bytes:
-    return _HEADER.pack(_MAGIC, zlib.crc32(payload), number, len(payload)) + payload
+def _opened(path: Path) -> int:
+    """A file with room for its numbers, if there is any."""
+    file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    if hasattr(os, "posix_fallocate"):
+        with suppress(OSError):
+            for slot in (0, 1):
+                os.posix_fallocate(file, slot * _SLOT, _ROOM)
+    return file
 
 
-def _read(path: Path) -> bytes | None:
-    """The payload of a file's last whole write; ``None`` if there is none."""
+def _put(file: int, payload: bytes, number: int) -> None:
+    """Writes a payload into the place whose turn it is.
+
+    Raises:
+        OSError: There is no room for all of it; what was written before is still there.
+    """
+    framed = _HEADER.pack(_MAGIC, zlib.crc32(payload), number, len(payload)) + payload
+    if (written := os.pwrite(file, framed, number % 2 * _SLOT)) < len(framed):
+        raise OSError(errno.ENOSPC, f"only {written} of {len(framed)} bytes of metrics could be written")
+
+
+def _read(path: Path) -> tuple[int, bytes] | None:
+    """Number and payload of a file's last whole write; ``None`` if there is none."""
     best: tuple[int, bytes] | None = None
     try:
         with path.open("rb") as file:
@@ -176,4 +198,4 @@ def _read(path: Path) -> bytes | None:
                     best = (number, payload)
     except FileNotFoundError:
         return None
-    return best[1] if best is not None else None
+    return best
