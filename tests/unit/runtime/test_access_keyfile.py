@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -222,7 +223,7 @@ def test_a_key_is_revoked_once_with_its_first_reason(path: Path):
 
 
 def test_to_revoke_in_a_place_without_keys_leaves_nothing_behind(path: Path):
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="There is no file"):
         revoke_key(path, "abcdefghij", why="test")
     assert list(path.parent.iterdir()) == []
 
@@ -249,10 +250,36 @@ def test_a_disk_that_is_full_changes_nothing(path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ConfigError, match="No space left"):
+    with pytest.raises(ConfigError, match="No space left") as refused:
         make(path, "other")
+    # Nothing is wrong with the file: who put it away, as one does with a damaged one, would open the service.
+    assert "Make room" in refused.value.fix and "emove" not in refused.value.fix
     assert path.read_bytes() == before
     assert sorted(file.name for file in path.parent.iterdir()) == ["api-keys.json", "api-keys.json.lock"]
+
+
+@pytest.mark.parametrize("folder", ["of the file", "above it"])
+def test_a_file_that_can_no_longer_be_reached_leaves_the_keys_that_were_read_last(
+    tmp_path: Path, clocks: Clocks, told: list[str], monkeypatch: pytest.MonkeyPatch, folder: str
+):
+    path = tmp_path / "access" / "api-keys.json"
+    _, text = make(path)
+    ring = ring_of(path, clocks, told)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    # By hand, since root may search any folder.
+    monkeypatch.setattr(Path, "open", denied)
+    if folder == "above it":
+        monkeypatch.setattr(Path, "stat", denied)
+    else:
+        os.utime(path)
+    clocks.pass_by(keys.LOOK_EVERY_S)
+    assert ring.authenticate(f"Bearer {text}")
+    assert refusal(ring, None)
+    assert len(told) == 1 and "Permission denied" in told[0] and "emove" not in told[0]
+    assert not ring_of(path, clocks, told).open, "nor does a restart open the service"
 
 
 def test_keys_made_elsewhere_are_taken_over_once_and_what_is_known_stays(path: Path, tmp_path: Path, clocks: Clocks):
@@ -265,7 +292,7 @@ def test_keys_made_elsewhere_are_taken_over_once_and_what_is_known_stays(path: P
     assert [key.id for key in import_keys(path, source)] == [second.id]
     assert [(key.name, key.revoked is not None) for key in read_keys(path)] == [("first", True), ("second", False)]
     assert import_keys(path, source) == ()
-    with pytest.raises(ConfigError, match="not there"):
+    with pytest.raises(ConfigError, match="There is no file"):
         import_keys(path, tmp_path / "nothing.json")
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,9 +76,13 @@ def lock_of(path: Path) -> Path:
 
 
 def had_keys(path: Path) -> bool:
-    """Whether keys were ever made in a file, even if it is gone."""
-    lock = lock_of(path)
-    return lock.exists() and lock.stat().st_size > 0
+    """Whether keys were ever made in a file, even if it is gone. Where that can't be told, they were."""
+    try:
+        return lock_of(path).stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
@@ -96,7 +100,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
             raise _unusable(path, "it is gone, though keys were made once") from None
         return ()
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from None
+        raise _out_of_reach(path, error, "read", "Let this user read it, and search its folders.") from None
     if mode & 0o002:
         raise _unusable(path, "everybody on this machine may write it (chmod 600 it, and look at what it holds)")
     return parse_keys(raw, path)
@@ -217,9 +221,9 @@ def import_keys(path: Path, source: Path) -> tuple[Key, ...]:
     Raises:
         ConfigError: A file can't be read or changed, or the source is not there.
     """
-    if not source.exists():
-        raise _unusable(source, "it is not there")
     coming = read_keys(source)
+    if not coming and not source.exists():
+        raise ConfigError(f"There is no file {source}.", fix="Name the file whose keys are to be taken over.")
     with _changing(path) as (keys, write):
         known = {key.id for key in keys}
         new = tuple(key for key in coming if key.id not in known)
@@ -236,11 +240,13 @@ def _changing(path: Path, *, create: bool = True) -> Iterator[tuple[tuple[Key, .
     try:
         if create:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        elif not path.exists():
-            raise _unusable(path, "it is not there")
+        elif not path.exists() and not had_keys(path):
+            raise ConfigError(
+                f"There is no file of API keys {path}.", fix="Is PILOTAGE_HOME right? No key was made there."
+            )
         lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from None
+        raise _unchanged(path, error) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield read_keys(path), lambda keys: _write(path, keys, lock)
@@ -263,8 +269,9 @@ def _write(path: Path, keys: Sequence[Key], lock: int) -> None:
         staged.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        staged.unlink(missing_ok=True)
-        raise _unusable(path, error.strerror or str(error)) from None
+        with suppress(OSError):
+            staged.unlink()
+        raise _unchanged(path, error) from None
 
 
 def _to_json(key: Key) -> dict[str, Any]:
@@ -335,3 +342,17 @@ def _unusable(path: Path, reason: str) -> ConfigError:
         fix="Restore it from the backup, or remove it together with its .lock file and make new keys.",
         path=str(path),
     )
+
+
+def _out_of_reach(path: Path, error: OSError, what: str, fix: str) -> ConfigError:
+    """Of a file that nothing is wrong with: to restore or remove it, as of a damaged one, would lose keys."""
+    return ConfigError(
+        f"The file of API keys {path} can't be {what}: {error.strerror or error}.",
+        fix=f"{fix} The keys in it are as they were.",
+        path=str(path),
+    )
+
+
+def _unchanged(path: Path, error: OSError) -> ConfigError:
+    fix = "Make room on its disk, or let this user write into its folder, and do it again."
+    return _out_of_reach(path, error, "changed", fix)
