@@ -17,6 +17,7 @@ from importlib.metadata import version as installed
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pilotage.runtime.answer import Answer
+from serving.logs import Seldom
 from serving.metrics_text import PHASES
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _PATH = "/v1/traces"
 _SAMPLED = 1
+_LIBRARY = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+"""The logger of what sends the spans: it says each try that fails, several a second."""
 logger = logging.getLogger("bentoml.pilotage")
 
 
@@ -48,6 +51,15 @@ class Traced(NamedTuple):
     """What each of ``PHASES`` took."""
     error: str | None = None
     """Kind of the error that was answered."""
+
+
+class _First(logging.Handler):
+    """Keeps the first thing that is said, which is the cause of the others."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = self.said or record.getMessage()
 
 
 class Tracing:
@@ -94,6 +106,10 @@ class Tracing:
         self._wake = threading.Event()
         self._stopping = False
         self._told = False
+        self._warn = Seldom(logger.warning)
+        self._reason = _First()
+        library = logging.getLogger(_LIBRARY)
+        library.handlers, library.propagate = [self._reason], False
         self._thread = threading.Thread(target=self._run, name="tracing", daemon=True)
 
     def start(self) -> None:
@@ -139,6 +155,7 @@ class Tracing:
         spans = [span for traced in taken if (span := self._span(traced)) is not None]
         if not spans:
             return True
+        self._reason.said = ""
         try:
             took = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception:
@@ -147,7 +164,9 @@ class Tracing:
         if not took:
             self.dropped += len(spans)
             if not self._told:
-                logger.warning("The trace collector does not answer; spans are dropped until it does.")
+                self._warn(
+                    f"The trace collector does not take the spans; they are dropped until it does. {self._reason.said}"
+                )
         self._told = not took
         return took
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from pilotage.errors import ConfigError
@@ -20,6 +22,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 """The checkout: where ``workspace.yaml`` and ``definitions.py`` are."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _http(address: str) -> str:
+    """Refuses what no request could be sent to, and nobody would miss: ``collector:4318``."""
+    parts = urlsplit(address)
+    if address and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise PydanticCustomError("address", "an address begins with http://HOST or https://HOST")
+    return address
 
 
 PREFIX = "PILOTAGE_"
@@ -64,7 +74,7 @@ class Settings(BaseSettings):
     """File of hashed API keys. Default: ``<home>/api-keys.json``."""
     pseudonym_key_file: Path | None = None
     """File with the secret that pseudonyms in the prediction log are made with. Default: made in ``<home>``."""
-    otel_endpoint: str = ""
+    otel_endpoint: Annotated[str, AfterValidator(_http)] = ""
     """OTLP/HTTP endpoint that traces are sent to; empty for none."""
     log_format: Literal["text", "json"] = "text"
     """Of the service's own log lines."""

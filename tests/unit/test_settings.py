@@ -49,6 +49,17 @@ def test_a_value_that_does_not_fit_names_the_variable_and_the_value(
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    "value", ["collector:4318", "collector", "http://", "grpc://collector:4317", "http:/collector"]
+)
+def test_an_address_that_no_trace_could_be_sent_to_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("PILOTAGE_OTEL_ENDPOINT", value)
+    with pytest.raises(ConfigError, match=f"PILOTAGE_OTEL_ENDPOINT='{value}'.*http://HOST"):
+        Settings.load()
+    monkeypatch.setenv("PILOTAGE_OTEL_ENDPOINT", "https://collector.example.com/otlp")
+    assert Settings.load().otel_endpoint == "https://collector.example.com/otlp"
+
+
 def test_a_misspelt_variable_is_an_error_not_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PILOTAGE_DAGSTER_PROT", "3001")
     with pytest.raises(ConfigError, match="PILOTAGE_DAGSTER_PROT"):

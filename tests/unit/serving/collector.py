@@ -18,6 +18,8 @@ class Collector:
         self.requests: queue.Queue[tuple[str, ExportTraceServiceRequest]] = queue.Queue()
         self.holding: threading.Event | None = None
         """Where set, requests wait for it."""
+        self.status = 200
+        """What it answers."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -25,7 +27,7 @@ class Collector:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 if outer.holding is not None:
                     outer.holding.wait(30)
-                self.send_response(200)
+                self.send_response(outer.status)
                 self.end_headers()
                 outer.requests.put((self.path, ExportTraceServiceRequest.FromString(body)))
 

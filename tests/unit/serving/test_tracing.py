@@ -169,8 +169,23 @@ def test_without_a_collector_spans_are_dropped_and_said_once(
         tracing.record(traced())
     tracing.stop(30)
     assert tracing.dropped == 3
+    assert len(caplog.records) == 1
     # The fixture closes it again.
     collector.close = lambda: None  # type: ignore[method-assign]
+
+
+def test_a_collector_that_refuses_every_batch_is_one_line_with_what_it_said(
+    collector: Collector, trace: Callable[..., Tracing], caplog: pytest.LogCaptureFixture
+):
+    collector.status = 401
+    tracing = trace(batch=1)
+    for _ in range(20):
+        tracing.record(traced())
+    tracing.stop(30)
+    assert tracing.dropped == 20
+    [line] = caplog.records
+    assert line.levelname == "WARNING"
+    assert "dropped until it does" in line.getMessage() and "401" in line.getMessage()
 
 
 def test_a_service_without_an_endpoint_imports_nothing_of_opentelemetry():
