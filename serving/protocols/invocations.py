@@ -2,15 +2,18 @@
 ``{"predictions": [{"probability": …, "decision": …}, …]}`` out, as ``mlflow models serve`` answers for our models.
 
 Written after ``mlflow.pyfunc.scoring_server`` 3.17. Like the model that MLflow loads (``release/pyfunc_model.py``) it
-takes what pandas makes of a frame: whole numbers written as floats, and times without a zone, which are UTC. All else
-is checked as strictly as in our own form. CSV and Parquet bodies are not read. What MLflow's form has no place for
-(ids, versions, who answered) stands beside ``predictions``, one entry a row, where its clients don't look.
+takes what pandas makes of a frame: whole numbers written as floats, times without a zone, which are UTC, and ``NaN``
+where a value is missing. All else is checked as strictly as in our own form. CSV and Parquet bodies are not read. What
+MLflow's form has no place for (ids, versions, who answered) stands beside ``predictions``, one entry a row, where its
+clients don't look.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -26,6 +29,8 @@ from serving.protocols import Parsed, Rendered, check_rows, decode, json_answer
 FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _FIX = f"Send one JSON object with one of: {', '.join(FORMS)}."
 _NO_ZONE = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?)")
+_MISSING = {"NaN": None}
+"""What MLflow's client writes of a frame that is no JSON → what it means. Infinities are no values here."""
 _CODES = {
     400: "BAD_REQUEST",
     401: "UNAUTHENTICATED",
@@ -41,7 +46,7 @@ _CODES = {
 
 def parse(body: bytes, headers: Mapping[str, str], fields: Mapping[str, RequestField], *, largest: int) -> Parsed:  # noqa: ARG001
     """Reads the rows of a frame; see ``Codec``."""
-    content = decode(body, fix=_FIX)
+    content = _decoded(body)
     if not isinstance(content, dict):
         raise InvalidRequest("The body is no object.", fix=_FIX)
     forms = [form for form in FORMS if form in content]
@@ -116,6 +121,19 @@ def mlflow_version() -> Rendered:
     except PackageNotFoundError:
         status, body = 404, b""
     return Rendered(status=status, headers=(("content-type", "application/json"),), body=body)
+
+
+def _decoded(body: bytes) -> Any:
+    """What a body says.
+
+    Raises:
+        InvalidRequest: It is no JSON, but for ``NaN``.
+    """
+    if b"NaN" in body:
+        # Written anew, since all but that is to be as strict as ever; what is no JSON for it is none below.
+        with suppress(ValueError, KeyError, RecursionError):
+            body = json.dumps(json.loads(body.decode(), parse_constant=_MISSING.__getitem__)).encode()
+    return decode(body, fix=_FIX)
 
 
 def _split(data: Any) -> list[dict[str, Any]]:

@@ -62,6 +62,27 @@ def test_what_pandas_writes_of_a_frame_is_taken(orient: str):
     assert [contract.row(row) for row in rows(sent)] == [contract.row(row) for row in ROWS]
 
 
+def test_what_mlflows_client_writes_of_missing_values_is_null():
+    from mlflow.utils.proto_json_utils import dump_input_data
+
+    frame = pd.DataFrame([{**ORDER, "courier": float("nan")}, {**OTHER, "amount": float("nan")}])
+    sent = dump_input_data(frame)
+    assert sent.count("NaN") == 2
+    parsed = invocations.parse(sent.encode(), {}, FIELDS, largest=10).rows
+    assert [row["courier"] for row in parsed] == [None, "c1"]
+    # Where null is not allowed, the contract says so.
+    assert [row["amount"] for row in parsed] == [ORDER["amount"], None]
+    assert rows({"instances": [{**ORDER, "courier": "NaN"}]}) == [{**ORDER, "courier": "NaN"}]
+
+
+@pytest.mark.parametrize(
+    "beside", ["Infinity", "-Infinity", "1e999", '"\\ud800"', "[", "[" * 100_000, "nan", "9" * 5_000]
+)
+def test_beside_a_missing_value_a_body_is_read_as_strictly_as_without(beside: str):
+    with pytest.raises(InvalidRequest, match="not JSON"):
+        invocations.parse(f'{{"instances": [{{"a": NaN, "b": {beside}}}]}}'.encode(), {}, FIELDS, largest=10)
+
+
 def test_only_what_pandas_can_not_write_otherwise_is_put_right():
     [row] = rows({"instances": [{**ORDER, "items": 3.5, "amount": "640", "ordered_at": "2024-01-03T10:00:00+01:00"}]})
     assert (row["items"], row["amount"], row["ordered_at"]) == (3.5, "640", "2024-01-03T10:00:00+01:00")
