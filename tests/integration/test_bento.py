@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -263,6 +264,33 @@ def test_a_bento_holds_the_code_that_it_runs_pinned_libraries_and_no_secrets(
 
 
 @pytest.mark.slow
+def test_a_bento_moves_to_another_store_as_the_how_to_says(settings: Settings, built: Built, tmp_path: Path) -> None:
+    text = (PROJECT / "docs/how-to/serve-a-bento.md").read_text()
+    [leaves, comes] = re.findall(r"^bentoml (?:export|import) .*$", text, re.MULTILINE)
+
+    def run(command: str, folder: Path) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "BENTOML_HOME": str(folder),
+            "BENTOML_DO_NOT_TRACK": "True",
+        }
+        told = subprocess.run(
+            ["sh", "-c", command.replace("flight_delay", "tiny")],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert told.returncode == 0, told.stderr
+        return told.stdout
+
+    run(leaves, store(settings))
+    run(comes, tmp_path / "elsewhere")
+    assert built.tag in run("bentoml list", tmp_path / "elsewhere")
+
+
 def test_building_leaves_nothing_but_the_bento(settings: Settings, built: Built) -> None:
     kept = store(settings)
     assert [path.name for path in kept.iterdir() if path.name.startswith("context-")] == []
