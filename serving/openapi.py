@@ -39,7 +39,7 @@ _ERRORS = {
 _ROLES = {
     "predict": "ask for predictions",
     "outcomes": "tell outcomes",
-    "read": "see what is served, and the metrics",
+    "read": "see what is served, and this page",
     "operate": "kill, resume and roll back",
 }
 _REQUEST_ID = {

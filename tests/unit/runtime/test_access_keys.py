@@ -178,6 +178,22 @@ def test_a_key_expires_to_the_moment_without_a_change_of_the_file(path: Path, cl
     assert "has expired" in refusal(ring, f"Bearer {text}")
 
 
+def test_who_sent_a_key_that_is_none_any_more_is_not_told_to_send_it(path: Path, clocks: Clocks):
+    _, expired = make(path, lasts=timedelta(days=1))
+    key, revoked = make(path)
+    revoke_key(path, key.id, why="test")
+    ring = ring_of(path, clocks)
+    clocks.wall = (NOW + timedelta(days=2)).timestamp()
+    for text in (expired, revoked, revoked[:-1]):
+        with pytest.raises(Unauthenticated) as refused:
+            ring.authenticate(f"Bearer {text}")
+        assert "sk for another one" in refused.value.fix
+    for header in (None, f"Basic {revoked}"):
+        with pytest.raises(Unauthenticated) as refused:
+            ring.authenticate(header)
+        assert "Authorization: Bearer" in refused.value.fix
+
+
 def test_a_role_is_had_or_not_and_none_includes_another(path: Path, clocks: Clocks):
     _, text = make(path, roles=["operate"])
     caller = ring_of(path, clocks).authenticate(f"Bearer {text}")

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 from pilotage.errors import NotAllowed
 
 Role = Literal["predict", "outcomes", "read", "operate"]
-"""``predict`` asks for predictions, ``outcomes`` tells the truth about them, ``read`` sees what is served and its
-metrics, ``operate`` kills and resumes. None of them includes another: a key gets those that it needs."""
+"""``predict`` asks for predictions, ``outcomes`` tells the truth about them, ``read`` sees what is served and the
+pages, ``operate`` kills and resumes. None of them includes another: a key gets those that it needs."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 FASTEST = 1_000_000.0

@@ -22,6 +22,8 @@ LOOK_EVERY_S = 0.5
 """Seconds between two looks at the file."""
 LONGEST_HEADER = 256
 """Bytes of an ``Authorization`` header that is read at all; a key needs about 70."""
+_HEADER = "Send the header: Authorization: Bearer <API key>."
+_ANOTHER = "Ask for another one: pilotage keys create."
 _SCHEME = b"bearer "
 _START = PREFIX.encode() + b"_"
 _NOBODY = digest(b"")
@@ -134,7 +136,9 @@ class KeyRing:
         entry = ring.entries.get(parts[1]) if len(parts) == 3 and key.startswith(_START) else None
         right = hmac.compare_digest(sha256(key).digest(), _NOBODY if entry is None else entry.digest)
         if entry is None or not right:
-            raise _unauthenticated("The API key is not known.")
+            raise _unauthenticated(
+                "The API key is not known.", fix="See that all of it is sent, or ask for another one."
+            )
         if isinstance(header, bytes):
             self._last = header, ring, entry
         return self._allowed(entry)
@@ -142,9 +146,9 @@ class KeyRing:
     def _allowed(self, entry: _Entry) -> Caller:
         """Whose key it is. The secret was right: the holder may know what became of it."""
         if entry.revoked:
-            raise _unauthenticated(f"The API key {entry.caller.id} was revoked.", key=entry.caller.id)
+            raise _unauthenticated(f"The API key {entry.caller.id} was revoked.", fix=_ANOTHER, key=entry.caller.id)
         if self._wall() >= entry.expires:
-            raise _unauthenticated(f"The API key {entry.caller.id} has expired.", key=entry.caller.id)
+            raise _unauthenticated(f"The API key {entry.caller.id} has expired.", fix=_ANOTHER, key=entry.caller.id)
         return entry.caller
 
     def refresh(self) -> None:
@@ -198,5 +202,5 @@ def _stamp(path: Path) -> Seen:
     return (found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_mode)
 
 
-def _unauthenticated(message: str, **details: object) -> Unauthenticated:
-    return Unauthenticated(message, fix="Send the header: Authorization: Bearer <API key>.", **details)
+def _unauthenticated(message: str, *, fix: str = _HEADER, **details: object) -> Unauthenticated:
+    return Unauthenticated(message, fix=fix, **details)
