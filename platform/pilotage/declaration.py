@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from pilotage.errors import DeclarationError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 """A name that is valid as a Dagster asset key, an MLflow model, a lake table and a URL: ``lower_snake_case``."""
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""A number. Nothing is above or below NaN, so a bound that is NaN would bound nothing."""
 
 
 class Declaration(BaseModel):

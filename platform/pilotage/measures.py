@@ -1,5 +1,5 @@
-"""What a person declares of how a model is judged in use: what decisions cost, the KPI, where outcomes come from, and
-what is fair enough.
+"""What a person declares of how a model is judged, at the gate and in use: what decisions cost, the KPI, where outcomes
+come from, and what is fair enough.
 
 Parts of a ``ModelSpec``, checked when constructed. Nothing here reads data or measures anything.
 """
@@ -7,23 +7,25 @@ Parts of a ``ModelSpec``, checked when constructed. Nothing here reads data or m
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import polars as pl
 from pydantic import Field as Bounded
 from pydantic import model_validator
 
-from pilotage.declaration import Declaration, DeclarationProblem, Name
+from pilotage.declaration import Declaration, DeclarationProblem, Finite, Name
 from pilotage.policy import Probability
+
+Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
 
 
 class CostMatrix(Declaration):
     """What each outcome costs; negative numbers are gains. ``positive`` is the predicted or true label."""
 
-    true_positive: float
-    false_positive: float
-    true_negative: float
-    false_negative: float
+    true_positive: Finite
+    false_positive: Finite
+    true_negative: Finite
+    false_negative: Finite
 
     @model_validator(mode="after")
     def _worth_deciding(self) -> Self:
@@ -53,11 +55,28 @@ class Kpi(Declaration):
     each answer that was given and whose truth is known: the columns of the log (``request_<field>`` included),
     ``label``, ``stage``, ``day`` (in the model's time zone) and ``cost`` (what the decision cost, by the matrix).
     ``None``: the mean of ``cost``."""
-    baseline: float | str | None = None
+    baseline: Finite | str | None = None
     """What there would be without the model: a number, or such a ``SELECT`` over the same rows."""
-    target: float | str | None = None
+    target: Finite | str | None = None
     """What it should reach: a number, or such a ``SELECT``."""
     higher_is_better: bool = False
+
+
+class Gate(Declaration):
+    """What a candidate must show before it may be registered as releasable."""
+
+    at_least: dict[Metric, Finite] = {}
+    at_most: dict[Metric, Finite] = {}
+    beat_baselines_in: Metric = "log_loss"
+    not_worse_in: tuple[Metric, ...] = ("log_loss", "brier", "auc")
+    """Compared with the champion, on the same fresh holdout rows."""
+    margin: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
+    """How much worse than the champion is still not worse, as a share of the champion's value."""
+    min_fresh_rows: Annotated[int, Bounded(ge=1)] = 200
+    """Holdout rows that must be new to the candidate and to the champion; with fewer, neither can be called worse."""
+    max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
+    """Median of one prediction by the bundle, features included, milliseconds of CPU."""
+    max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0
 
 
 class Outcomes(Declaration):

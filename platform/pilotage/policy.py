@@ -11,9 +11,11 @@ from typing import Annotated, Literal, Self
 
 import polars as pl
 from pydantic import Field as Bounded
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from pilotage.cron import read_cron
 from pilotage.declaration import Declaration, DeclarationProblem
+from pilotage.errors import ConfigError
 
 Probability = Annotated[float, Bounded(ge=0, le=1)]
 
@@ -101,6 +103,15 @@ class Rollout(Declaration):
             )
         return self
 
+    @model_validator(mode="after")
+    def _approvable(self) -> Self:
+        if self.approvers and len(set(self.approvers)) < (self.approvals or 0):
+            raise DeclarationProblem(
+                f"approvals={self.approvals}, of {len(set(self.approvers))} approvers: nothing could be released",
+                fix="Name more people, or ask for fewer approvals.",
+            )
+        return self
+
 
 class Serving(Declaration):
     """How the service treats this model's requests."""
@@ -117,6 +128,15 @@ class Serving(Declaration):
     for again after half as many others, six in ten are still known."""
     largest_batch: Annotated[int, Bounded(ge=1, le=10_000)] = 1_000
     """Rows of one request."""
+
+    @model_validator(mode="after")
+    def _refers_some(self) -> Self:
+        if self.refer_between is not None and self.refer_between[0] >= self.refer_between[1]:
+            low, high = self.refer_between
+            raise DeclarationProblem(
+                f"no probability is between {low:g} and {high:g}", fix="Give refer_between the lower one first."
+            )
+        return self
 
 
 class Drift(Declaration):
@@ -137,6 +157,12 @@ class Drift(Declaration):
     alert_psi: Annotated[float, Bounded(gt=0)] = 0.25
     """Population stability index from which a column counts as drifted while there is too little history to learn
     from: the customary limit of "has shifted" (Siddiqi 2006)."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.window % timedelta(days=1):
+            raise DeclarationProblem(f"window={self.window} is no number of whole days", fix="Give timedelta(days=…).")
+        return self
 
     @property
     def days(self) -> int:
@@ -196,7 +222,7 @@ class Retraining(Declaration):
 
     schedule: str | None = None
     """Cron expression in the model's time zone; ``None`` for never."""
-    window: timedelta | None = None
+    window: Annotated[timedelta, Bounded(gt=timedelta(0))] | None = None
     """Only rows this young at training time; ``None`` for all."""
     data: tuple[TrainOn, ...] = ()
     """What to learn from, of those rows; empty: all. With several, one run trains a candidate for each, chooses on the
@@ -229,3 +255,13 @@ class Retraining(Declaration):
     """How a new champion is held against the one before; ``None``: it is not."""
     limit: Limit | None = None
     """When the fallback takes over because no version is good enough; ``None``: only a person decides that."""
+
+    @field_validator("schedule")
+    @classmethod
+    def _readable(cls, schedule: str | None) -> str | None:
+        try:
+            if schedule is not None:
+                read_cron(schedule)
+        except ConfigError as error:
+            raise DeclarationProblem(f"schedule can't be read: {error.message.rstrip('.')}", fix=error.fix) from None
+        return schedule

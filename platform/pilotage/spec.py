@@ -8,20 +8,23 @@ of how it is judged in ``measures.py``. How they are carried out is in the rooms
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
 from pydantic import Field as Bounded
 from pydantic import field_validator, model_validator
 
-from pilotage.declaration import Declaration, DeclarationProblem, Name
+from pilotage.declaration import Declaration, DeclarationProblem, Finite, Name
 from pilotage.expressions import columns_of, to_json
 
 # Exported again, so that a model's file imports from one place.
 from pilotage.measures import CostMatrix as CostMatrix
 from pilotage.measures import Fairness as Fairness
+from pilotage.measures import Gate as Gate
 from pilotage.measures import Kpi as Kpi
+from pilotage.measures import Metric as Metric
 from pilotage.measures import Outcomes as Outcomes
 from pilotage.policy import CanaryStep as CanaryStep
 from pilotage.policy import Drift as Drift
@@ -35,9 +38,7 @@ from pilotage.policy import ShadowStage as ShadowStage
 from pilotage.policy import TrainOn as TrainOn
 from pilotage.policy import Watch as Watch
 
-Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
 Scalar = str | int | float | bool
-Finite = Annotated[float, Bounded(allow_inf_nan=False)]
 
 REQUEST_TYPES: dict[pl.DataType, str] = {
     pl.String(): "string",
@@ -73,6 +74,19 @@ class RequestField(Declaration):
             allowed = ", ".join(str(known) for known in REQUEST_TYPES)
             raise DeclarationProblem(f"dtype={dtype} can't be sent in a request", fix=f"Use one of: {allowed}.")
         return made
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        bounds = [bound for bound in (self.minimum, self.maximum) if bound is not None]
+        if bounds and not self.dtype.is_numeric():
+            raise DeclarationProblem(f"{self.dtype} has no minimum or maximum", fix="Leave them out.")
+        if bounds != sorted(bounds):
+            raise DeclarationProblem(f"no number is from {bounds[0]:g} to {bounds[1]:g}", fix="Swap them.")
+        if self.one_of and self.dtype != pl.String():
+            raise DeclarationProblem(
+                f"one_of is given for {self.dtype}", fix="Give minimum and maximum, or leave it out."
+            )
+        return self
 
 
 class Latest(Declaration):
@@ -170,9 +184,9 @@ class Label(Declaration):
 class TimeSplit(Declaration):
     """Oldest rows train, the next calibrate, the newest are the holdout; an embargo keeps late labels apart."""
 
-    calibration: timedelta
-    holdout: timedelta
-    embargo: timedelta
+    calibration: Annotated[timedelta, Bounded(gt=timedelta(0))]
+    holdout: Annotated[timedelta, Bounded(gt=timedelta(0))]
+    embargo: Annotated[timedelta, Bounded(ge=timedelta(0))]
     """Gap before each later part, at least as long as a label takes."""
     folds: Annotated[int, Bounded(ge=0, le=20)] = 3
     """Rolling-origin cross-validation folds within the training part; 0 for none."""
@@ -186,6 +200,15 @@ class HashSplit(Declaration):
     salt: str = "pilotage"
     folds: Annotated[int, Bounded(ge=0, le=20)] = 5
 
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Self:
+        if not self.holdout or self.calibration + self.holdout >= 1:
+            raise DeclarationProblem(
+                f"calibration={self.calibration:g} and holdout={self.holdout:g} leave too few rows",
+                fix="Give a holdout above 0, and less than 1 together.",
+            )
+        return self
+
 
 class LightGBM(Declaration):
     """A LightGBM binary classifier, trained deterministically as a native Booster."""
@@ -194,23 +217,6 @@ class LightGBM(Declaration):
     params: dict[str, Scalar] = {}
     """LightGBM parameters. Objective, seed, threads and the deterministic flags are the platform's."""
     calibration: Literal["isotonic", "sigmoid", "none"] = "isotonic"
-
-
-class Gate(Declaration):
-    """What a candidate must show before it may be registered as releasable."""
-
-    at_least: dict[Metric, float] = {}
-    at_most: dict[Metric, float] = {}
-    beat_baselines_in: Metric = "log_loss"
-    not_worse_in: tuple[Metric, ...] = ("log_loss", "brier", "auc")
-    """Compared with the champion, on the same fresh holdout rows."""
-    margin: Annotated[float, Bounded(ge=0, lt=1)] = 0.0
-    """How much worse than the champion is still not worse, as a share of the champion's value."""
-    min_fresh_rows: Annotated[int, Bounded(ge=1)] = 200
-    """Holdout rows that must be new to the candidate and to the champion; with fewer, neither can be called worse."""
-    max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
-    """Median of one prediction by the bundle, features included, milliseconds of CPU."""
-    max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0
 
 
 class Fallback(Declaration):
@@ -235,7 +241,7 @@ class ModelSpec(Declaration):
     kpi: Kpi
     source: Name
     """The source whose validated rows are predicted."""
-    entity: tuple[str, ...]
+    entity: Annotated[tuple[str, ...], Bounded(min_length=1)]
     """Columns that identify a row of the source."""
     event_time: str | None
     """Column (UTC) of the event; ``None`` for data without a time."""
@@ -244,7 +250,7 @@ class ModelSpec(Declaration):
     request: tuple[RequestField, ...]
     label: Label
     asof: tuple[AsOf, ...] = ()
-    features: tuple[Feature, ...]
+    features: Annotated[tuple[Feature, ...], Bounded(min_length=1)]
     split: TimeSplit | HashSplit
     trainer: LightGBM = LightGBM()
     gate: Gate
@@ -263,6 +269,18 @@ class ModelSpec(Declaration):
     serving: Serving = Serving()
     time_zone: str = "UTC"
     """IANA name; schedules run in it, and days begin in it."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _on_the_map(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+            pl.Series([datetime(2013, 1, 1)], dtype=pl.Datetime("us", "UTC")).dt.convert_time_zone(name)
+        except (ValueError, OSError, ZoneInfoNotFoundError, pl.exceptions.PolarsError):
+            raise DeclarationProblem(
+                f"there is no time zone {name!r}", fix="Give an IANA name, such as Europe/Berlin."
+            ) from None
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -300,14 +318,28 @@ class ModelSpec(Declaration):
                     f"feature {feature.name} has the name of a column, but is another value", fix="Rename the feature."
                 )
         if (first := self.rollout.first_segment) is not None:
-            requested = {field.name for field in self.request}
-            _known("rollout.first_segment", columns_of(first), requested, "request column")
+            _known("rollout.first_segment", columns_of(first), set(self.request_types()), "request column")
             to_json(first, name="rollout.first_segment")
         inputs = {feature.name for feature in self.features} | {field.name for field in self.request}
         _known("slices", set(self.slices), inputs, "request column or feature")
         read = {column for _, expr in self.expressions() for column in columns_of(expr)}
         if leaked := sorted(read & set(self.protected)):
             raise DeclarationProblem(f"features read the protected column {leaked[0]}", fix="Leave it out.")
+        return self
+
+    @model_validator(mode="after")
+    def _asks_beforehand(self) -> Self:
+        if (told := columns_of(self.label.expr)) and told <= set(self.request_types()):
+            raise DeclarationProblem(
+                "label.expr reads request columns alone, so that who asks sends the answer",
+                fix="Read what becomes known later, or leave it out of request.",
+            )
+        for item in self.asof:
+            if item.source == self.source and item.known_at is None:
+                raise DeclarationProblem(
+                    f"asof {item.name} takes all rows of {self.source} for known always, that of the question too",
+                    fix="Give known_at=….",
+                )
         return self
 
     def expressions(self) -> Iterator[tuple[str, pl.Expr]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,23 @@ import pytest
 from assets.models import load_models
 from assets.models.flight_delay import MODEL as FLIGHT_DELAY
 from assets.models.loan_approval import MODEL as LOAN_APPROVAL
+from pilotage.data.source import Expectation
 from pilotage.errors import DeclarationError
-from pilotage.policy import CanaryStep, Rollout, ShadowStage
-from pilotage.spec import CostMatrix, Feature, Label, Latest, ModelSpec, RequestField, Window
+from pilotage.policy import CanaryStep, Drift, Retraining, Rollout, Serving, ShadowStage
+from pilotage.spec import (
+    CostMatrix,
+    Feature,
+    Gate,
+    HashSplit,
+    Label,
+    Latest,
+    ModelSpec,
+    RequestField,
+    TimeSplit,
+    Window,
+)
+
+NEVER, DAY = timedelta(0), timedelta(days=1)
 
 
 def changed(spec: ModelSpec, **fields: Any) -> ModelSpec:
@@ -138,3 +153,55 @@ def test_a_model_that_is_split_by_a_hash_is_not_fitted_again() -> None:
     message = refusal(LOAN_APPROVAL, retraining=LOAN_APPROVAL.retraining.model_copy(update={"refit": True}))
     assert "no row that the next candidate could be judged on" in message
     assert "TimeSplit" in message
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: CostMatrix(true_positive=0, false_positive=math.nan, true_negative=0, false_negative=1), "finite"),
+        (lambda: Gate(at_most={"log_loss": math.nan}), "finite"),
+        (lambda: Expectation(name="n", sql="count(*)", low=math.nan, severity="block", why="."), "finite"),
+        (lambda: TimeSplit(calibration=DAY, holdout=NEVER, embargo=NEVER), "holdout"),
+        (lambda: TimeSplit(calibration=DAY, holdout=DAY, embargo=-DAY), "embargo"),
+        (lambda: HashSplit(calibration=0.7, holdout=0.3), "leave too few rows"),
+        (lambda: HashSplit(calibration=0.2, holdout=0), "leave too few rows"),
+        (lambda: Serving(refer_between=(0.8, 0.2)), "no probability is between"),
+        (lambda: Drift(window=timedelta(hours=36)), "no number of whole days"),
+        (lambda: Retraining(window=-DAY), "window"),
+        (lambda: Rollout(approvals=2, approvers=("ann", "ann")), "nothing could be released"),
+        (lambda: field(pl.Float64, minimum=2, maximum=1), "no number is from 2 to 1"),
+        (lambda: field(pl.String, minimum=2), "String has no minimum or maximum"),
+        (lambda: field(pl.Int64, one_of=("a",)), "one_of is given for Int64"),
+    ],
+)
+def test_what_nothing_could_ever_fulfil_is_refused_when_it_is_declared(build: Any, said: str) -> None:
+    """Each of these was found at the first request, at a training's end, at night, or never: a bound that is NaN bounds
+    nothing."""
+    with pytest.raises(DeclarationError, match=said):
+        build()
+
+
+def field(dtype: Any, **changes: Any) -> RequestField:
+    return RequestField(name="x", dtype=dtype, description="", example=1, **changes)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Pariss", "", "+02:00", "../etc/passwd"])
+def test_a_time_zone_that_is_on_no_map_is_refused_with_its_name(zone: str) -> None:
+    """Dagster refuses it too, and all other models with it."""
+    assert f"there is no time zone {zone!r}" in refusal(FLIGHT_DELAY, time_zone=zone)
+
+
+def test_a_model_without_features_or_entity_is_refused() -> None:
+    assert "features=()" in refusal(FLIGHT_DELAY, features=())
+    assert "entity=()" in refusal(FLIGHT_DELAY, entity=())
+
+
+def test_a_label_that_the_request_holds_is_refused() -> None:
+    label = Label(name="far", expr=pl.col("distance") > 500, known_at="arr_known_at", description="")
+    assert "who asks sends the answer" in refusal(FLIGHT_DELAY, label=label)
+
+
+def test_the_models_own_rows_have_not_been_known_always() -> None:
+    same = Latest(name="same", source="flights", on={"flight_id": "flight_id"}, columns={"late": pl.Boolean})
+    message = refusal(FLIGHT_DELAY, asof=(*FLIGHT_DELAY.asof, same))
+    assert "asof same takes all rows of flights for known always" in message

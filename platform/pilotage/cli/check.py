@@ -24,7 +24,7 @@ def check(project: Path = PROJECT) -> int:
     Returns:
         Exit code: 1 if a file is not fine.
     """
-    from pilotage.cli.rehearsal import published, rehearse
+    from pilotage.cli.rehearsal import published, rehearse, sources_of
     from pilotage.data.source import SourceSpec
     from pilotage.spec import ModelSpec
 
@@ -38,12 +38,13 @@ def check(project: Path = PROJECT) -> int:
     for path in models:
         with _told(path, project, faulty):
             spec = load_declaration("assets.models", "MODEL", ModelSpec, path=path)
-            if unknown := [name for name in spec.sources if name not in there]:
+            read = sources_of(spec)
+            if unknown := [name for name in read if name not in there]:
                 raise DeclarationError(
                     f"No file declares the source {unknown[0]}.", fix=f"Write it: pilotage new source {unknown[0]}"
                 )
             # Of a source that is not fine its own line says what is wrong, and what it would publish is not known.
-            if tables.keys() >= set(spec.sources):
+            if tables.keys() >= set(read):
                 rehearse(spec, tables)
     return 1 if faulty else 0
 

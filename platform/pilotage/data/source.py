@@ -11,7 +11,7 @@ import polars as pl
 from pydantic import Field as Bounded
 from pydantic import field_validator, model_validator
 
-from pilotage.declaration import Declaration, DeclarationProblem, Name
+from pilotage.declaration import Declaration, DeclarationProblem, Finite, Name
 
 if TYPE_CHECKING:
     import pandera.polars as pa
@@ -95,8 +95,8 @@ class Expectation(Declaration):
     name: Name
     sql: str
     """Aggregate over the batch's validated and quarantined-free rows, e.g. ``avg(cancelled::int)``."""
-    low: float | None = None
-    high: float | None = None
+    low: Finite | None = None
+    high: Finite | None = None
     learned: Annotated[float, Bounded(gt=0)] | None = None
     """Width of the band learned from earlier days: median ± ``learned`` robust standard deviations (1.4826 MAD)."""
     narrowest: Annotated[float, Bounded(ge=0)] = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -180,7 +180,13 @@ class _Facts:
         if said is None:
             return None
         first, last = (day and date.fromisoformat(day) for day in (said["first"], said["last"]))
-        return Cut(first=first, last=last, without=[date.fromisoformat(day) for day in said["without"]])
+        known_by = said.get("known_by")  # Not in records from before labels could be left out.
+        return Cut(
+            first=first,
+            last=last,
+            without=[date.fromisoformat(day) for day in said["without"]],
+            known_by=known_by and datetime.fromisoformat(known_by),
+        )
 
 
 def _as_then(spec: ModelSpec, facts: _Facts, policy: str) -> tuple[ModelSpec, TrainConfig]:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from pilotage.data.lake import Lake
-from pilotage.features.build import EVENT_TIME, LABEL
+from pilotage.features.build import EVENT_TIME, LABEL, LABEL_KNOWN_AT
 from pilotage.monitoring.answers import REASON, data_clock, given, read_answers, windows_lag
 from pilotage.monitoring.label_defects import NEWEST, LabelDefect, find_defects
 from pilotage.monitoring.label_rates import REFERENCE_DAYS, RateOfDays, daily_rates, judge_rates
@@ -129,7 +129,8 @@ def source_rates(spec: ModelSpec, lake: Lake, now: datetime, *, since: date | No
 
 
 def labels_since(spec: ModelSpec, lake: Lake, *, last: date | None, rows: int) -> int | None:
-    """Labelled rows of ``features/<model>`` that a training set did not have; ``None`` if there are no features.
+    """Labelled rows of ``features/<model>`` that a training set did not have, as known by now; ``None`` if there are no
+    features.
 
     Args:
         spec: The model.
@@ -142,7 +143,8 @@ def labels_since(spec: ModelSpec, lake: Lake, *, last: date | None, rows: int) -
         return None
     labelled = lake.scan(table, first=last if DAY in lake.schema(table) else None).filter(pl.col(LABEL).is_not_null())
     if last is not None:
-        labelled = labelled.filter(pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date() > last)
+        known = (pl.col(LABEL_KNOWN_AT) <= datetime.now(UTC)).fill_null(value=True)
+        labelled = labelled.filter(pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date() > last, known)
     count = int(labelled.select(pl.len()).collect().item())
     return count if last is not None else max(0, count - rows)
 

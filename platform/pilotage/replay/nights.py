@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from pilotage.cron import read_cron
 from pilotage.errors import ConfigError
 from pilotage.spec import ModelSpec
 
@@ -56,32 +57,6 @@ def scheduled(cron: str | None, morning: date) -> bool:
         morning: Local day on which the night's work would begin.
 
     Raises:
-        ConfigError: A field has a form that is not known here.
+        ConfigError: It is no such expression.
     """
-    if cron is None:
-        return False
-    fields = cron.split()
-    if len(fields) != 5:
-        raise ConfigError(f"{cron!r} has {len(fields)} fields, not five.", fix="Write minute hour day month weekday.")
-    _, _, of_month, month, of_week = fields
-    by_month = morning.day in _numbers(of_month, 1, 31)
-    # In cron both 0 and 7 are Sunday.
-    by_week = morning.isoweekday() % 7 in {number % 7 for number in _numbers(of_week, 0, 7)}
-    # If both are given, either will do; a step over all days is given too, as Dagster reads cron.
-    day = by_month or by_week if "*" not in (of_month, of_week) else by_month and by_week
-    return day and morning.month in _numbers(month, 1, 12)
-
-
-def _numbers(field: str, lowest: int, highest: int) -> set[int]:
-    """The numbers that a field names: ``*``, numbers, ranges, and steps over all or over a range."""
-    found: set[int] = set()
-    for part in field.split(","):
-        span, _, step = part.partition("/")
-        first, _, last = (str(lowest), "-", str(highest)) if span == "*" else span.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()) or (step and not (step.isdigit() and last)):
-            raise ConfigError(
-                f"{field!r} in a schedule is no list of numbers, ranges and steps.",
-                fix="Write 1,3 or 1-5 or */5, without names.",
-            )
-        found |= set(range(int(first), int(last or first) + 1, max(1, int(step or 1))))
-    return found
+    return cron is not None and read_cron(cron).due(morning)

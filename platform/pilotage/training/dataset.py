@@ -6,7 +6,8 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from datetime import date, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -30,9 +31,14 @@ def assemble(
     directory: Path,
     cut: Cut | None = None,
     as_then: bool = False,
+    now: datetime | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> TrainingSet:
     """Freezes the labelled rows of ``features/<model>``; the same rows give the same bytes.
+
+    A label that is to become known is none yet: *no complaint in thirty days* is not true before they are over. Where
+    one of the two is known sooner, those that are known of a new day are not like its others, so days of which fewer
+    than ``outcomes.coverage`` are known are left out.
 
     Args:
         spec: The model.
@@ -41,6 +47,7 @@ def assemble(
         directory: Folder for ``training_set.parquet``; made if missing.
         cut: The days, as another set was cut. Default: what the configuration and the spec say.
         as_then: Whether rows and labels may be declared otherwise now than when that version of the table was built.
+        now: By when labels are known, UTC; ``None`` for now.
         progress: Called with short sentences.
 
     Returns:
@@ -64,7 +71,7 @@ def assemble(
             table=table,
             missing=missing,
         )
-    cut = cut or _cut(spec, lake, rows, config)
+    cut = cut or _known(spec, rows, _cut(spec, lake, rows, config), now or datetime.now(UTC), progress)
     rows = _within(spec, lake, rows, cut, table=table, version=version)
     order = [*([EVENT_TIME] if spec.event_time else []), *spec.entity]
     frame = rows.filter(pl.col(LABEL).is_not_null()).select(columns).sort(order, maintain_order=True).collect()
@@ -129,13 +136,41 @@ def _cut(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame, config: TrainConfig) -
     )
 
 
+def _known(spec: ModelSpec, rows: pl.LazyFrame, cut: Cut, now: datetime, progress: Callable[[str], None]) -> Cut:
+    """The cut, without labels that are not known by now, and without the days of which too few are."""
+    if spec.event_time is None:
+        return cut
+    later = (pl.col(LABEL_KNOWN_AT) > now).fill_null(value=False)
+    day = _day_column(spec, rows)
+    labelled = rows.filter(
+        pl.col(LABEL).is_not_null(),
+        *([day >= cut.first] if cut.first else []),
+        *([day <= cut.last] if cut.last else []),
+    )
+    days = labelled.group_by(day.alias(DAY)).agg(pl.len().alias("rows"), later.sum().alias("later")).sort(DAY).collect()
+    if not (unknown := int(days["later"].sum())):
+        return cut
+    early = days.filter(pl.col("rows") - pl.col("later") < spec.outcomes.coverage * pl.col("rows"))[DAY].to_list()
+    left = "" if not early else f", and {len(early)} days from {early[0]} on, of which too few are"
+    progress(f"Leaves out {unknown:,} labels that are not known yet{left}")
+    return replace(cut, known_by=now, without=sorted({*cut.without, *early}))
+
+
 def _within(spec: ModelSpec, lake: Lake, rows: pl.LazyFrame, cut: Cut, *, table: str, version: int) -> pl.LazyFrame:
     if DAY in rows.collect_schema():
-        kept = lake.scan(table, first=cut.first, last=cut.last, version=version)
-        return kept.filter(~pl.col(DAY).is_in(cut.without)) if cut.without else kept
-    for bound, within in ((cut.first, _local_day(spec).ge), (cut.last, _local_day(spec).le)):
-        rows = rows if bound is None else rows.filter(within(bound))
+        rows = lake.scan(table, first=cut.first, last=cut.last, version=version)
+    else:
+        for bound, within in ((cut.first, _local_day(spec).ge), (cut.last, _local_day(spec).le)):
+            rows = rows if bound is None else rows.filter(within(bound))
+    if cut.without:
+        rows = rows.filter(~_day_column(spec, rows).is_in(cut.without))
+    if cut.known_by is not None:
+        rows = rows.filter((pl.col(LABEL_KNOWN_AT) <= cut.known_by).fill_null(value=True))
     return rows
+
+
+def _day_column(spec: ModelSpec, rows: pl.LazyFrame) -> pl.Expr:
+    return pl.col(DAY) if DAY in rows.collect_schema() else _local_day(spec)
 
 
 def _local_day(spec: ModelSpec) -> pl.Expr:
@@ -199,7 +234,7 @@ def _window_start(spec: ModelSpec, rows: pl.LazyFrame, config: TrainConfig) -> d
     """First day of the spec's retraining window, counted back from the last day that is read of the version's rows."""
     if spec.retraining.window is None or spec.event_time is None:
         return None
-    day = pl.col(DAY) if DAY in rows.collect_schema() else _local_day(spec)
+    day = _day_column(spec, rows)
     last = config.data.last or rows.select(day.max()).collect().item()
     return None if last is None else last - spec.retraining.window + timedelta(days=1)
 
@@ -209,7 +244,7 @@ def _refuse_unusable(spec: ModelSpec, frame: pl.DataFrame, table: str, cut: Cut)
     where = f"{table} {span}" if spec.event_time else table
     if frame.is_empty():
         raise TrainingError(
-            f"No row of {where} has a label ({spec.label.name}).",
+            f"No row of {where} has a label ({spec.label.name})" + (" that is known by now." if cut.known_by else "."),
             fix="Ingest and validate more data, or widen data.first and data.last.",
             table=table,
             rows=0,

@@ -32,10 +32,10 @@ def training_facts(
 ) -> dict[str, Any]:
     """The facts, as JSON values.
 
-    ``cut`` says which days were read; ``first`` and ``last`` are local days of the rows. ``learned_until`` is the
-    newest event time (UTC) that the model was trained or calibrated on: a later row is new to it. ``boundaries`` are
-    the first moments of the parts, UTC. Both are empty for data without a time, where ``split`` says by which hash a
-    row is new.
+    ``cut`` says which days were read, and known by when; ``first`` and ``last`` are local days of the rows.
+    ``learned_until`` is the newest event time (UTC) that the model was trained or calibrated on: a later row is new to
+    it. ``boundaries`` are the first moments of the parts, UTC. Both are empty for data without a time, where ``split``
+    says by which hash a row is new.
     """
     return {
         "rows": training_set.rows,
@@ -65,7 +65,8 @@ def _cut(cut: Cut | None) -> dict[str, Any] | None:
     if cut is None:
         return None
     first, last = (day and day.isoformat() for day in (cut.first, cut.last))
-    return {"first": first, "last": last, "without": [day.isoformat() for day in cut.without]}
+    known_by = cut.known_by and cut.known_by.isoformat()
+    return {"first": first, "last": last, "without": [day.isoformat() for day in cut.without], "known_by": known_by}
 
 
 def _learned_until(spec: ModelSpec, frame: pl.DataFrame, parts: Parts) -> str | None:

@@ -22,15 +22,17 @@ RATES: tuple[Rate, ...] = get_args(Rate)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Which days of a version of the features are read: days of its ``day`` column, which is the source's calendar, and
-    where it has none, of event time in the model's time zone."""
+    """Which rows of a version of the features are read, by days of its ``day`` column, which is the source's calendar,
+    and where it has none, of event time in the model's time zone."""
 
     first: date | None = None
     """``None``: from the oldest on."""
     last: date | None = None
     """Inclusive; ``None``: up to the newest."""
     without: list[date] = field(default_factory=list)
-    """Days between that were withdrawn since their features were built."""
+    """Days between that were withdrawn since their features were built, or whose labels were not known yet."""
+    known_by: datetime | None = None
+    """UTC; labels that became known later are none. ``None`` where there are no later ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,6 +240,7 @@ class _Times:
             # A label that nobody can date was never known in time.
             known=pl.col(LABEL_KNOWN_AT).cast(pl.Datetime("us", "UTC")).dt.timestamp("us").fill_null(_NEVER),
             prediction=spec.predicts_at.cast(pl.Datetime("us", "UTC")).dt.timestamp("us"),
+            day=pl.col(EVENT_TIME).dt.convert_time_zone(spec.time_zone).dt.date().to_physical(),
         )
         for column in ("event", "prediction"):
             if times[column].null_count():
@@ -248,6 +249,7 @@ class _Times:
                     fix=f"Let the contract of {spec.source} refuse a null {spec.event_time}.",
                 )
         self._event, self._known, self._at = (times[column].to_numpy() for column in ("event", "known", "prediction"))
+        self._local_day, self._coverage = times["day"].to_numpy(), spec.outcomes.coverage
         self.first_day = self._day(int(self._event.min()))
         self.last_day = self._day(int(self._event.max()))
 
@@ -266,9 +268,16 @@ class _Times:
         return inside
 
     def known_before(self, rows: np.ndarray, later: np.ndarray) -> np.ndarray:
-        """Of ``rows``, those whose label was known before the first prediction of ``later`` was made."""
-        first = self._at[np.searchsorted(self._rows, later)].min()
-        kept: np.ndarray = rows[self._known[np.searchsorted(self._rows, rows)] < first]
+        """Of ``rows``, those whose label was known before the first prediction of ``later`` was made.
+
+        Where one of the two labels is known sooner, those that are known of a new day are not like its others: a day of
+        which fewer than ``outcomes.coverage`` were known is left out.
+        """
+        first, places = self._at[np.searchsorted(self._rows, later)].min(), np.searchsorted(self._rows, rows)
+        known = self._known[places] < first
+        _, day = np.unique(self._local_day[places], return_inverse=True)
+        enough = np.bincount(day, weights=known) >= self._coverage * np.bincount(day)
+        kept: np.ndarray = rows[known & enough[day]]
         return kept
 
     def _day(self, micros: int) -> date:

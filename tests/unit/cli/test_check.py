@@ -15,10 +15,10 @@ import pytest
 
 from assets.models import load_models
 from assets.sources import load_sources
-from pilotage.cli.rehearsal import published, rehearse
+from pilotage.cli.rehearsal import published, rehearse, sources_of
 from pilotage.data.source import Daily, Expectation
 from pilotage.errors import PilotageError
-from pilotage.spec import Kpi, Label, LightGBM, Window
+from pilotage.spec import Fallback, Kpi, Label, LightGBM, Outcomes, RequestField, Rollout, Window
 
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = load_models()["flight_delay"]
@@ -64,6 +64,17 @@ def test_what_a_source_publishes_is_known_without_data(tables: dict[str, pl.Data
     assert "source_file" not in tables["flights"].columns
 
 
+def outcomes(**changes: Any) -> Outcomes:
+    return Outcomes(**{"source": "flights", "expr": pl.col("late"), "known_at": "arr_known_at"} | changes)
+
+
+def example(**changed: Any) -> tuple[RequestField, ...]:
+    """The request with other examples."""
+    return tuple(
+        field.model_copy(update={"example": changed.get(field.name, field.example)}) for field in MODEL.request
+    )
+
+
 def window(**changes: Any) -> Window:
     declared: dict[str, Any] = {
         "name": "n",
@@ -95,6 +106,17 @@ def window(**changes: Any) -> Window:
             {"kpi": Kpi(name="k", unit="u", cost=MODEL.kpi.cost, sql="SELECT avg(costs) AS value FROM labelled")},
             "kpi.sql can't be answered",
         ),
+        ({"outcomes": outcomes(expr=pl.col("lat"))}, "outcomes.expr reads lat, which flights has not"),
+        ({"outcomes": outcomes(expr=pl.col("arr_delay"))}, "outcomes.expr is Int64, not Boolean"),
+        ({"outcomes": outcomes(known_at="day")}, "outcomes.known_at is Date"),
+        ({"outcomes": outcomes(on={"flight_id": "flight"})}, "outcomes.on['flight_id'] is Int64, not String"),
+        ({"outcomes": Outcomes(no_label_reason=pl.col("late"))}, "outcomes.no_label_reason is Boolean, not String"),
+        ({"rollout": Rollout(first_segment=pl.col("distance"))}, "rollout.first_segment is Int64, not Boolean"),
+        ({"fallback": Fallback(rule=pl.lit(30), reason=".")}, "fallback.rule answers 30.0 for the examples"),
+        ({"fallback": Fallback(rule=pl.col("airport_delay_3h") / 90, reason=".")}, "fallback.rule answers None"),
+        ({"last_value": pl.col("carrier")}, "last_value can't be computed"),
+        ({"request": example(distance=-1)}, "by its own examples, distance=-1 is out of range"),
+        ({"request": example(carrier=None)}, "by its own examples, carrier"),
     ],
 )
 def test_what_a_model_can_t_find_in_its_sources_is_said_without_data(
@@ -104,6 +126,16 @@ def test_what_a_model_can_t_find_in_its_sources_is_said_without_data(
     with pytest.raises(PilotageError) as caught:
         rehearse(MODEL.model_copy(update=change), tables)
     assert told in caught.value.message
+
+
+def test_the_kpi_may_read_what_was_asked_and_what_the_model_saw(tables: dict[str, pl.DataFrame]) -> None:
+    """A log without rows has none of these columns, and was held against a statement that is right."""
+    sql = "SELECT sum(cost) / sum(request_distance + feature_distance) AS value FROM labelled"
+    rehearse(MODEL.model_copy(update={"kpi": MODEL.kpi.model_copy(update={"sql": sql})}), tables)
+
+
+def test_the_source_of_the_outcomes_is_one_that_is_read() -> None:
+    assert "claims" in sources_of(MODEL.model_copy(update={"outcomes": outcomes(source="claims")}))
 
 
 def test_each_file_has_one_line_with_the_line_of_its_mistake(tmp_path: Path) -> None:

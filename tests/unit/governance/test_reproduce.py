@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -153,10 +153,29 @@ def test_days_that_were_withdrawn_before_the_training_are_left_out_again(
     days = sorted(ROWS["day"].unique())
     lake.replace_days("validated/parcels", ROWS.filter(pl.col("day") != days[3]), days, note={})
     candidate = trained(lake, tmp_path, refitted=refitted)
-    assert bundle_of(candidate).manifest["training"]["cut"] == {"first": None, "last": None, "without": ["2024-03-04"]}
+    left_out = {"first": None, "last": None, "without": ["2024-03-04"], "known_by": None}
+    assert bundle_of(candidate).manifest["training"]["cut"] == left_out
     lake.replace_days("validated/parcels", ROWS.filter(pl.col("day") == days[3]), [days[3]], note={})
     found = again(lake, candidate, tmp_path)
     assert (found.same_rows, found.same, found.rows) == (True, True, 39 * 60)
+
+
+def test_labels_that_were_not_known_then_are_left_out_again(lake: Lake, tmp_path: Path) -> None:
+    days, number = sorted(ROWS["day"].unique()), pl.col("parcel_id")
+    to_come = (pl.col("day") == days[-1]) | (number % 50 == 0)
+    publish(
+        lake,
+        SPEC,
+        ROWS.with_columns(
+            delivered_at=pl.when(to_come).then(datetime(2999, 1, 1, tzinfo=UTC)).otherwise("delivered_at")
+        ),
+    )
+    candidate = trained(lake, tmp_path)
+    cut = bundle_of(candidate).manifest["training"]["cut"]
+    assert cut["without"] == [days[-1].isoformat()]
+    assert cut["known_by"] is not None
+    found = again(lake, candidate, tmp_path)
+    assert (found.same_rows, found.same, found.rows) == (True, True, ROWS.filter(~to_come).height)
 
 
 @pytest.mark.parametrize("values", [{}, {"data": {"first": "2024-03-02", "last": "2024-04-08"}}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -251,12 +251,21 @@ def test_a_model_without_answers_has_a_report_too(tmp_path: Path) -> None:
 def test_new_labels_are_those_after_the_last_day_of_training_or_without_a_time_beyond_its_rows(tmp_path: Path) -> None:
     used = Used(tmp_path, days=5, a_day=20)
     assert labels_since(used.spec, used.lake, last=used.day(2), rows=60) is None
-    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late", label_known_at="ordered_at")
     used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
     assert labels_since(used.spec, used.lake, last=used.day(2), rows=1) == rows.tail(40)["label"].count() < 40
     assert labels_since(used.spec, used.lake, last=used.day(4), rows=1) == 0
     assert labels_since(used.spec, used.lake, last=None, rows=70) == rows["label"].count() - 70
     assert labels_since(used.spec, used.lake, last=None, rows=1000) == 0
+
+
+def test_a_label_that_is_to_become_known_is_no_new_one(tmp_path: Path) -> None:
+    used = Used(tmp_path, days=5, a_day=20)
+    to_come = pl.when(pl.col("is_late")).then(pl.lit(datetime(2999, 1, 1, tzinfo=UTC))).otherwise("ordered_at")
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late", label_known_at=to_come)
+    used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
+    known = rows.tail(40).filter(~pl.col("label")).height
+    assert labels_since(used.spec, used.lake, last=used.day(2), rows=1) == known
 
 
 def test_labels_that_may_take_weeks_are_late_once_these_are_over(tmp_path: Path) -> None:

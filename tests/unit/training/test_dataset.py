@@ -122,6 +122,39 @@ def test_days_that_were_withdrawn_are_left_out_and_on_record(lake: Lake, tmp_pat
     assert assemble(SPEC, lake=lake, config=TrainConfig(), directory=tmp_path / "d", cut=made.cut).sha256 == made.sha256
 
 
+def test_a_label_that_is_to_become_known_is_none_and_days_of_which_too_few_are_known_are_left_out(
+    lake: Lake, tmp_path: Path, told: tuple[list[str], Callable[[str], None]]
+) -> None:
+    # What is late is known on the day, and what is not only three days later, as a complaint that nobody made is.
+    delivered = pl.when(pl.col("late")).then("delivered_at").otherwise(pl.col("delivered_at") + timedelta(days=3))
+    rows = parcels(10).with_columns(delivered_at=delivered)
+    publish(lake, SPEC, rows)
+    now = datetime(2024, 3, 10, 23, 59, tzinfo=UTC)
+    heard, progress = told
+    made = assemble(SPEC, lake=lake, config=TrainConfig(), directory=tmp_path / "a", now=now, progress=progress)
+    early = [date(2024, 3, 8), date(2024, 3, 9), date(2024, 3, 10)]
+    assert made.cut == Cut(without=early, known_by=now)
+    known = rows.filter(pl.col("delivered_at") <= now, ~pl.col("day").is_in(early))
+    frame = read_set(made)
+    assert frame["parcel_id"].to_list() == known["parcel_id"].to_list()
+    assert made.last == date(2024, 3, 7)
+    assert heard[0].endswith("labels that are not known yet, and 3 days from 2024-03-08 on, of which too few are")
+    # Built again from its record, long after, it is the same; without one all is known by then.
+    assert assemble(SPEC, lake=lake, config=TrainConfig(), directory=tmp_path / "b", cut=made.cut).sha256 == made.sha256
+    assert assembled(lake, tmp_path / "c").cut == Cut()
+
+
+def test_a_source_without_days_leaves_out_local_days(lake: Lake, tmp_path: Path) -> None:
+    spec = parcel_spec(time_zone="Asia/Tokyo")
+    lake.replace("validated/parcels", parcels(10).drop("day"), note={})
+    build_features(spec, lake=lake, days=None, run_id="test")
+    now = datetime(2024, 3, 9, 14, 59, tzinfo=UTC)
+    made = assemble(spec, lake=lake, config=TrainConfig(), directory=tmp_path, now=now)
+    assert made.cut is not None
+    assert made.cut.without == [date(2024, 3, 10), date(2024, 3, 11)]
+    assert made.last == date(2024, 3, 9)
+
+
 def test_data_without_a_time_has_no_days(lake: Lake, tmp_path: Path) -> None:
     spec = untimed_spec()
     publish(lake, spec, parcels(5))

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.errors import TrainingError
-from pilotage.spec import HashSplit, TimeSplit
+from pilotage.spec import HashSplit, Outcomes, TimeSplit
 from pilotage.training.config import SplitConfig
 from pilotage.training.split import effective_split, folds, hash_parts, hash_unit, split
 from tests.unit.training.conftest import START, parcel_spec, untimed_spec
 
 SPEC = parcel_spec()
+ANY = parcel_spec(outcomes=Outcomes(coverage=0))  # Takes of each day what was known, however little.
 DAY = timedelta(days=1)
 
 
@@ -84,7 +85,7 @@ def test_no_part_learns_from_what_was_not_known_before_the_next_one_began(
     frame: pl.DataFrame, how: TimeSplit, calibrated: bool
 ) -> None:
     try:
-        parts = split(SPEC, frame, how, calibrated=calibrated)
+        parts = split(ANY, frame, how, calibrated=calibrated)
     except TrainingError:
         return  # Too many labels came too late: refused, not leaked.
     order = ["train", "calibration", "holdout"] if calibrated else ["train", "holdout"]
@@ -100,7 +101,7 @@ def test_no_part_learns_from_what_was_not_known_before_the_next_one_began(
 def test_no_fold_learns_from_what_was_not_known_before_its_test_began(frame: pl.DataFrame, how: TimeSplit) -> None:
     every = np.arange(frame.height)
     try:
-        made = folds(SPEC, frame, every, how, count=how.folds)
+        made = folds(ANY, frame, every, how, count=how.folds)
     except TrainingError:
         return
     assert len(made) == how.folds
@@ -108,6 +109,19 @@ def test_no_fold_learns_from_what_was_not_known_before_its_test_began(frame: pl.
         never_leaks(frame, fold.train, fold.test, how.embargo)
     tested = np.concatenate([fold.test for fold in made])
     assert len(set(tested)) == len(tested)
+
+
+def test_a_day_of_which_one_class_was_known_sooner_is_left_out_whole() -> None:
+    """An embargo that is shorter than labels take would keep the sooner class alone of each part's last days."""
+    minutes = list(range(0, 60 * 24 * 60, 60))
+    labels = [index % 4 == 0 for index in range(len(minutes))]
+    frame = rows(minutes, [30 if label else 6 * 24 * 60 for label in labels], labels)
+    parts = split(SPEC, frame, TimeSplit(calibration=14 * DAY, holdout=14 * DAY, embargo=DAY))
+    for name in ("train", "calibration"):
+        kept = frame[parts.rows[name]]
+        assert kept["label"].mean() == 0.25
+        assert set(kept.group_by(pl.col("event_time").dt.date()).len()["len"]) == {24}
+    assert parts.purged == 2 * 5 * 24
 
 
 def test_the_parts_begin_at_local_midnights_also_when_the_clocks_change() -> None:
