@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import polars as pl
@@ -12,7 +12,8 @@ import pytest
 from assets.models import load_models
 from assets.models.flight_delay import MODEL as FLIGHT_DELAY
 from assets.models.loan_approval import MODEL as LOAN_APPROVAL
-from pilotage.data.source import Expectation
+from assets.sources.flights import SOURCE as FLIGHTS
+from pilotage.data.source import Daily, Expectation, Files, RestEndpoint, SourceSpec
 from pilotage.errors import DeclarationError
 from pilotage.policy import CanaryStep, Drift, Retraining, Rollout, Serving, ShadowStage
 from pilotage.spec import (
@@ -169,6 +170,9 @@ def test_a_model_that_is_split_by_a_hash_is_not_fitted_again() -> None:
         (lambda: Drift(window=timedelta(hours=36)), "no number of whole days"),
         (lambda: Retraining(window=-DAY), "window"),
         (lambda: Rollout(approvals=2, approvers=("ann", "ann")), "nothing could be released"),
+        (lambda: Daily(column="day", first=date(2026, 1, 2), last=date(2026, 1, 1)), "before the first"),
+        (lambda: RestEndpoint(url="example.com/x", records="r"), "url"),
+        (lambda: Files(pattern="x", format="csv", separator=";;"), "separator"),
         (lambda: field(pl.Float64, minimum=2, maximum=1), "no number is from 2 to 1"),
         (lambda: field(pl.String, minimum=2), "String has no minimum or maximum"),
         (lambda: field(pl.Int64, one_of=("a",)), "one_of is given for Int64"),
@@ -194,6 +198,17 @@ def test_a_time_zone_that_is_on_no_map_is_refused_with_its_name(zone: str) -> No
 def test_a_model_without_features_or_entity_is_refused() -> None:
     assert "features=()" in refusal(FLIGHT_DELAY, features=())
     assert "entity=()" in refusal(FLIGHT_DELAY, entity=())
+
+
+def test_a_source_without_a_key_or_with_an_endpoint_that_is_asked_for_other_days_is_refused() -> None:
+    said = {name: getattr(FLIGHTS, name) for name in SourceSpec.model_fields}
+    for change, told in (
+        ({"key": ()}, "key=\\(\\)"),
+        ({"read": RestEndpoint(url="http://example.com/rows", records="r")}, "needs {day} in read.url"),
+        ({"read": RestEndpoint(url="http://example.com/{day}", records="r"), "daily": None}, "only a daily one"),
+    ):
+        with pytest.raises(DeclarationError, match=told):
+            SourceSpec(**(said | {"expectations": ()} | change))
 
 
 def test_a_label_that_the_request_holds_is_refused() -> None:

@@ -124,6 +124,13 @@ def prepared_rows(spec: SourceSpec, delivered: pl.DataFrame) -> pl.DataFrame:
             fix=f"Give the column {missing[0]}, or correct key and daily.",
             source=spec.name,
         )
+    own = "day" in prepared.columns and (spec.daily is None or spec.daily.column != "day")
+    if own and not ("day" in delivered.columns and prepared["day"].equals(delivered["day"])):
+        raise DeclarationError(
+            f"{where}: prepare gives a column day, which is the platform's own, of sources with days.",
+            fix="Give it another name, or name it in daily, if it is the day of the file.",
+            source=spec.name,
+        )
     if spec.daily is not None and (found := prepared.schema[spec.daily.column]) != pl.Date:
         raise DeclarationError(
             f"{where}: prepare gives {spec.daily.column}, which daily names, as {found}, not Date.",
@@ -212,6 +219,25 @@ def _carried_out(spec: SourceSpec, schema: pa.DataFrameSchema) -> None:
         raise DeclarationError(
             f"{where} has unique={schema.unique} of several columns, for which rows can't be told apart.",
             fix="Name these columns in `key` of the source, or give unique=True to the one column that is.",
+            source=spec.name,
+        )
+    hidden = {
+        "drop_invalid_rows=True": schema.drop_invalid_rows,
+        "add_missing_columns=True": schema.add_missing_columns,
+    }
+    for name, column in schema.columns.items():
+        hidden |= {
+            f"drop_invalid_rows=True of {name}": column.drop_invalid_rows,
+            f"default={column.default!r} of {name}": column.default is not None,
+            f"required=False of {name}": not column.required,
+        }
+    checks = [*schema.checks, *(check for column in schema.columns.values() for check in column.checks)]
+    hidden["raise_warning=True of a check"] = any(check.raise_warning for check in checks)
+    if told := next((what for what, there in hidden.items() if there), None):
+        raise DeclarationError(
+            f"{where} has {told}, by which rows that break it would pass.",
+            fix="Leave it out: rows are put aside with their reasons. What may be missing, prepare fills in; what is "
+            "only to be told, an expectation tells.",
             source=spec.name,
         )
     for name, column in schema.columns.items():

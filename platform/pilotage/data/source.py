@@ -31,7 +31,7 @@ class Files(Declaration):
     Files that do not match are reported, not skipped in silence."""
     format: Literal["csv", "parquet", "ndjson"]
     """Also inside ``.gz`` or ``.zip`` (one member)."""
-    separator: str = ","
+    separator: Annotated[str, Bounded(min_length=1, max_length=1)] = ","
     null_values: tuple[str, ...] = ("",)
     largest: Annotated[int, Bounded(ge=1)] = 1024**3
     """Bytes of a file, as it lies there and unpacked; a larger one is rejected. A few kilobytes can unpack to more than
@@ -63,7 +63,7 @@ class SqlTable(Declaration):
 class RestEndpoint(Declaration):
     """A paged JSON endpoint."""
 
-    url: str
+    url: Annotated[str, Bounded(pattern=r"^https?://")]
     """``{day}`` in it is replaced by the day asked for."""
     records: str
     """Key of the list of records in a page."""
@@ -81,6 +81,12 @@ class Daily(Declaration):
     first: date
     last: date | None = None
     """Last day there will ever be; ``None`` for a source that goes on."""
+
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        if self.last is not None and self.last < self.first:
+            raise DeclarationProblem(f"the last day {self.last} is before the first, {self.first}", fix="Swap them.")
+        return self
 
     @property
     def newest(self) -> date:
@@ -131,7 +137,7 @@ class SourceSpec(Declaration):
     """Rows of the raw table → typed rows, one for one: derives, never drops a row, never fails on a value."""
     contract: MakesContract
     """Makes the pandera schema of a prepared row. A function, so that pandera loads only where rows are checked."""
-    key: tuple[str, ...]
+    key: Annotated[tuple[str, ...], Bounded(min_length=1)]
     """Columns of the prepared rows that are unique within a batch: a day, or the whole table.
 
     Days are not compared with each other. Where a key may come again on another day, as in a table that is read by the
@@ -154,6 +160,10 @@ class SourceSpec(Declaration):
         if isinstance(self.read, Files) and (self.daily is not None) != ("(?P<day>" in self.read.pattern):
             raise DeclarationProblem(
                 "a daily source of files needs (?P<day>…) in read.pattern, and only a daily one", fix="Add or drop it."
+            )
+        if isinstance(self.read, RestEndpoint) and (self.daily is not None) != ("{day}" in self.read.url):
+            raise DeclarationProblem(
+                "a daily source of an endpoint needs {day} in read.url, and only a daily one", fix="Add or drop it."
             )
         if isinstance(self.read, SqlTable) and self.read.cursor not in self.columns:
             raise DeclarationProblem(

@@ -45,6 +45,14 @@ def contract() -> pa.DataFrameSchema:
     )
 
 
+def without_day(delivered: pl.LazyFrame) -> pl.LazyFrame:
+    return prepare(delivered).drop("day")
+
+
+def whole_contract() -> pa.DataFrameSchema:
+    return contract().remove_columns(["day"])
+
+
 COUNT = Expectation(name="readings", sql="count(*)", low=2, severity="block", why="Two sensors report at least.")
 MEAN = Expectation(name="mean_low", sql="avg(low)", learned=4, narrowest=5, severity="warn", why="It moves slowly.")
 
@@ -72,7 +80,17 @@ def source(**changes: Any) -> SourceSpec:
 def reference(**changes: Any) -> SourceSpec:
     """The same rows as one table without days."""
     read = Files(pattern=r"readings\.csv", format="csv")
-    return source(**{"read": read, "daily": None, "key": ("sensor",), "expectations": (COUNT,), **changes})
+    return source(
+        **{
+            "read": read,
+            "daily": None,
+            "prepare": without_day,
+            "contract": whole_contract,
+            "key": ("sensor",),
+            "expectations": (COUNT,),
+            **changes,
+        }
+    )
 
 
 def row(

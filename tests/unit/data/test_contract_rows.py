@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilotage.data.contract import check_rows, holds
+from pilotage.data.source import Daily
 from pilotage.errors import DeclarationError
 from tests.unit.data.readings import FIRST, contract, delivered, prepare, reference, row, source
 
@@ -125,6 +126,29 @@ def test_a_column_of_another_type_than_the_contract_says_is_an_error_of_the_decl
         reasons([row("a", FIRST)], contract=makes)
 
 
+def test_a_day_of_its_own_beside_the_day_of_the_file_is_an_error_of_the_declaration() -> None:
+    """It was replaced by the day of the file, and of a source without days it made one with days."""
+
+    def prepare(rows: pl.LazyFrame) -> pl.LazyFrame:
+        return rows.select("sensor", "low", measured=pl.col("on").str.to_date(), day=pl.col("on").str.slice(8))
+
+    spec = source(prepare=prepare, contract=lambda: pa.DataFrameSchema({}), key=("sensor",), expectations=())
+    for daily in (None, Daily(column="measured", first=FIRST)):
+        with pytest.raises(DeclarationError, match="gives a column day, which is the platform's own"):
+            check_rows(spec.model_copy(update={"daily": daily}), delivered([row("a", FIRST)]))
+
+
+def test_the_day_of_the_file_may_go_through_prepare() -> None:
+    spec = source(
+        prepare=lambda rows: rows.with_columns(measured=pl.col("on").str.to_date()),
+        contract=lambda: pa.DataFrameSchema({}),
+        daily=Daily(column="measured", first=FIRST),
+        key=("sensor",),
+        expectations=(),
+    )
+    assert check_rows(spec, delivered([row("a", FIRST)])).reasons.to_list() == [None]
+
+
 def test_a_column_that_prepare_does_not_give_is_an_error_of_the_declaration() -> None:
     def makes() -> pa.DataFrameSchema:
         return pa.DataFrameSchema({"nowhere": pa.Column(pl.Int64)})
@@ -206,6 +230,21 @@ def test_a_column_that_is_unique_and_present_names_each_row_by_the_rule_it_break
             schema_of(**{"^sensor$": pa.Column(pl.String, regex=True)}),
             r"\^sensor\$ with regex=True",
             "Name each column",
+        ),
+        # By each of these pandera lets rows pass that break the schema, and says nothing of them.
+        (lambda: pa.DataFrameSchema({}, drop_invalid_rows=True), "drop_invalid_rows=True", "are put aside"),
+        (lambda: pa.DataFrameSchema({}, add_missing_columns=True), "add_missing_columns=True", "are put aside"),
+        (
+            schema_of(sensor=pa.Column(pl.String, drop_invalid_rows=True)),
+            "drop_invalid_rows=True of sensor",
+            "put aside",
+        ),
+        (schema_of(sensor=pa.Column(pl.String, default="a")), "default='a' of sensor", "prepare fills in"),
+        (schema_of(sensor=pa.Column(pl.String, required=False)), "required=False of sensor", "prepare fills in"),
+        (
+            schema_of(value=pa.Column(pl.Float64, pa.Check.gt(1.0, raise_warning=True))),
+            "raise_warning=True of a check",
+            "an expectation tells",
         ),
     ],
 )

@@ -64,8 +64,21 @@ def test_a_text_that_is_none_or_too_long_is_refused_wherever_it_stands(value: st
 
 BOUND = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.5, 5.0, -(2.0**63), 2.0**63])
 TYPES = st.sampled_from([pl.String(), pl.Int64(), pl.Float64(), pl.Boolean(), pl.Datetime("us", "UTC")])
+
+
+def some_field(*, dtype: pl.DataType, minimum: float | None, maximum: float | None, **said: Any) -> RequestField:
+    """A field that may be declared: only numbers have bounds, and only texts a list."""
+    if dtype != pl.String():
+        said["one_of"] = ()
+    if not dtype.is_numeric():
+        minimum = maximum = None
+    elif minimum is not None and maximum is not None:
+        minimum, maximum = sorted((minimum, maximum))
+    return RequestField(dtype=dtype, minimum=minimum, maximum=maximum, **said)
+
+
 FIELD = st.builds(
-    RequestField,
+    some_field,
     name=st.sampled_from(["a", "b", "c"]),
     dtype=TYPES,
     description=st.just("A field."),
