@@ -51,7 +51,8 @@ ANSWERS = {
     "name of the database": '"loans"',
     "the table, or": '"customers"',
     "a column that only grows": '"id"',
-    "the endpoint's": '"https://example.org/{day}"',
+    "the endpoint's address, with": '"https://example.org/{day}"',
+    "the endpoint's": '"https://example.org/rows"',
     "key of the list": '"items"',
 }
 
