@@ -17,6 +17,8 @@ from pilotage.declaration import Declaration, DeclarationProblem, Finite, Name
 from pilotage.policy import Probability
 
 Metric = Literal["auc", "log_loss", "brier", "calibration_error", "expected_cost"]
+_SHARES: tuple[Metric, ...] = ("auc", "brier", "calibration_error")
+"""Metrics that are between 0 and 1."""
 
 
 class CostMatrix(Declaration):
@@ -77,6 +79,13 @@ class Gate(Declaration):
     max_latency_ms: Annotated[float, Bounded(gt=0)] = 50.0
     """Median of one prediction by the bundle, features included, milliseconds of CPU."""
     max_bundle_mb: Annotated[float, Bounded(gt=0)] = 50.0
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        for metric, limit in (*self.at_least.items(), *self.at_most.items()):
+            if metric in _SHARES and not 0 <= limit <= 1:
+                raise DeclarationProblem(f"{metric} is between 0 and 1, never {limit:g}", fix="Give it as a share.")
+        return self
 
 
 class Outcomes(Declaration):

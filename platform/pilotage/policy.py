@@ -104,6 +104,14 @@ class Rollout(Declaration):
         return self
 
     @model_validator(mode="after")
+    def _watched_once(self) -> Self:
+        # Answers that are slow by another limit are another thing to watch.
+        watched = [(each.metric, each.metric == "slow_answers" and each.limit_ms) for each in self.guardrails]
+        if twice := next((what for what in watched if watched.count(what) > 1), None):
+            raise DeclarationProblem(f"two guardrails watch {twice[0]}", fix="Leave one of them, the narrower one.")
+        return self
+
+    @model_validator(mode="after")
     def _approvable(self) -> Self:
         if self.approvers and len(set(self.approvers)) < (self.approvals or 0):
             raise DeclarationProblem(

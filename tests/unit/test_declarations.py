@@ -15,7 +15,7 @@ from assets.models.loan_approval import MODEL as LOAN_APPROVAL
 from assets.sources.flights import SOURCE as FLIGHTS
 from pilotage.data.source import Daily, Expectation, Files, RestEndpoint, SourceSpec
 from pilotage.errors import DeclarationError
-from pilotage.policy import CanaryStep, Drift, Retraining, Rollout, Serving, ShadowStage
+from pilotage.policy import CanaryStep, Drift, Guardrail, Retraining, Rollout, Serving, ShadowStage
 from pilotage.spec import (
     CostMatrix,
     Feature,
@@ -30,6 +30,7 @@ from pilotage.spec import (
 )
 
 NEVER, DAY = timedelta(0), timedelta(days=1)
+BRIER = Guardrail(metric="brier", tolerance=0.01)
 
 
 def changed(spec: ModelSpec, **fields: Any) -> ModelSpec:
@@ -164,6 +165,10 @@ def test_a_model_that_is_split_by_a_hash_is_not_fitted_again() -> None:
         (lambda: Expectation(name="n", sql="count(*)", low=math.nan, severity="block", why="."), "finite"),
         (lambda: TimeSplit(calibration=DAY, holdout=NEVER, embargo=NEVER), "holdout"),
         (lambda: TimeSplit(calibration=DAY, holdout=DAY, embargo=-DAY), "embargo"),
+        (lambda: Gate(at_least={"auc": 78}), "auc is between 0 and 1, never 78"),
+        (lambda: Gate(at_most={"brier": -0.1}), "brier is between 0 and 1"),
+        (lambda: Expectation(name="n", sql="count(*)", low=2, high=1, severity="warn", why="."), "from 2 to 1"),
+        (lambda: Rollout(guardrails=(BRIER, BRIER)), "two guardrails watch brier"),
         (lambda: HashSplit(calibration=0.7, holdout=0.3), "leave too few rows"),
         (lambda: HashSplit(calibration=0.2, holdout=0), "leave too few rows"),
         (lambda: Serving(refer_between=(0.8, 0.2)), "no probability is between"),
@@ -187,6 +192,13 @@ def test_what_nothing_could_ever_fulfil_is_refused_when_it_is_declared(build: An
 
 def field(dtype: Any, **changes: Any) -> RequestField:
     return RequestField(name="x", dtype=dtype, description="", example=1, **changes)
+
+
+def test_slow_answers_may_be_watched_by_several_limits() -> None:
+    limits = [Guardrail(metric="slow_answers", tolerance=0.1, limit_ms=limit) for limit in (20, 200)]
+    assert Rollout(guardrails=tuple(limits)).guardrails == tuple(limits)
+    with pytest.raises(DeclarationError, match="two guardrails watch slow_answers"):
+        Rollout(guardrails=(limits[0], limits[0]))
 
 
 @pytest.mark.parametrize("zone", ["Europe/Pariss", "", "+02:00", "../etc/passwd"])

@@ -115,6 +115,8 @@ class Expectation(Declaration):
     def _bounded(self) -> Self:
         if self.low is None and self.high is None and self.learned is None:
             raise DeclarationProblem("no bound is given, so it can't fail", fix="Give low, high or learned.")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise DeclarationProblem(f"no number is from {self.low:g} to {self.high:g}", fix="Swap low and high.")
         return self
 
 
