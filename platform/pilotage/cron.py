@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -43,8 +44,8 @@ def read_cron(text: str) -> Cron:
     _numbers(minute, 0, 59, "minutes")
     _numbers(hour, 0, 23, "hours")
     days = _numbers(of_month, 1, 31, "days of the month")
-    # In cron both 0 and 7 are Sunday.
-    weekdays = frozenset(day % 7 for day in _numbers(of_week, 0, 7, "days of the week", names=_WEEKDAYS))
+    # In cron both 0 and 7 are Sunday; the week of Dagster's 1/2 ends on Saturday.
+    weekdays = frozenset(day % 7 for day in _numbers(of_week, 0, 7, "days of the week", names=_WEEKDAYS, end=6))
     cron = Cron(
         of_month=days,
         months=_numbers(month, 1, 12, "months", names=_MONTHS),
@@ -57,22 +58,28 @@ def read_cron(text: str) -> Cron:
     return cron
 
 
-def _numbers(field: str, lowest: int, highest: int, what: str, *, names: list[str] | None = None) -> frozenset[int]:
-    """The numbers that a field names: ``*``, numbers (or their names), ranges, and steps over these."""
-    known = {name: str(lowest + place) for place, name in enumerate(names or ())}
+def _numbers(
+    field: str, lowest: int, highest: int, what: str, *, names: Sequence[str] = (), end: int | None = None
+) -> frozenset[int]:
+    """The numbers that a field names: ``*``, numbers (or their names), ranges, and steps over these.
+
+    A step over a single number goes on to the ``end``, which is the highest, unless another one is given.
+    """
+    known = {name: str(lowest + place) for place, name in enumerate(names)}
     found: set[int] = set()
     for part in field.lower().split(","):
         span, stepped, step = part.partition("/")
         first, ranged, last = (str(lowest), "-", str(highest)) if span == "*" else span.partition("-")
         first, last = known.get(first, first), known.get(last, last)
         if not ranged:
-            last = str(highest) if stepped else first
+            last = str(end or highest) if stepped else first
         if not all(number.isascii() and number.isdigit() for number in (first, last, step or "1")):
             raise ConfigError(
                 f"{field!r} in a schedule is no list of numbers, ranges and steps.", fix="Write 1,3 or 1-5 or */5."
             )
         # A range that begins where it ends is all there are, as Dagster reads it, and hardly what is meant.
-        if not lowest <= int(first) <= int(last) <= highest or (ranged and first == last) or int(step or 1) < 1:
+        all_of_them = bool(ranged or stepped) and int(first) == int(last)
+        if not lowest <= int(first) <= int(last) <= highest or all_of_them or int(step or 1) < 1:
             raise ConfigError(
                 f"{field!r} in a schedule names {what} that there are not, or none.",
                 fix=f"Use {lowest} to {highest}, the smaller one of a range first.",

@@ -203,7 +203,8 @@ def test_labels_that_the_last_training_did_not_have_are_counted_for_whoever_asks
     used.serve()
     used.tell()
     assert "new_labels" not in house.metadata(house.look(), "label_quality"), "nothing was trained yet"
-    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late")
+    known = pl.col("ordered_at") + TOOK
+    rows = used.orders.select("order_id", "day", event_time="ordered_at", label="is_late", label_known_at=known)
     used.lake.replace_days("features/tiny", rows, sorted(set(rows["day"])), note={})
     told: dict[str, Any] = {"dagster/row_count": 2000, "last_day": str(used.day(DAYS - 4))}
     house.instance.report_runless_asset_event(

@@ -40,8 +40,21 @@ def test_what_is_read_is_a_schedule_of_dagster_s(text: str) -> None:
 @example("0 4 1 * 0-6")
 @example("0 4 1 * *,3")
 @example("0 4 * * 0-0")
+@example("0 4 * * 1/1")
+@example("0 4 * 12/1 *")
 @given(st.tuples(st.just("0 4"), field(1, 31), field(1, 12), field(0, 7)).map(" ".join))
 def test_it_is_due_on_the_days_that_dagster_gives_it(text: str) -> None:
+    compared(text)
+
+
+@pytest.mark.parametrize("first", range(8))
+def test_a_step_over_a_single_day_of_the_week_ends_where_dagster_has_it_end(first: int) -> None:
+    for step in range(1, 8):
+        compared(f"0 4 * * {first}/{step}")
+
+
+def compared(text: str) -> None:
+    """Holds what a schedule is read as to Dagster's reading of it, if it is one here."""
     try:
         cron = read_cron(text)
     except ConfigError:
@@ -52,7 +65,19 @@ def test_it_is_due_on_the_days_that_dagster_gives_it(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", ["", "nightly", "0 25 * * *", "0 0 4 * * *", "0 0 31 2 *", "0 0 30,31 2 *", "0 4 * * 8", "٣ 4 * * *"]
+    "schedule",
+    [
+        "",
+        "nightly",
+        "0 25 * * *",
+        "0 0 4 * * *",
+        "0 0 31 2 *",
+        "0 0 30,31 2 *",
+        "0 4 * * 8",
+        "٣ 4 * * *",
+        "0 4 * 12/1 *",
+        "0 4 * * 7/2",
+    ],
 )
 def test_a_schedule_that_there_is_not_is_refused_where_it_is_declared(schedule: str) -> None:
     with pytest.raises(DeclarationError, match="schedule"):
