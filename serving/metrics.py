@@ -302,7 +302,8 @@ class ServiceMetrics:
             self.flush()
         except OSError as error:
             if not self._unshared:
-                logger.warning("Metrics can't be shared with the other workers: %s", error)
+                where = self._files.folder
+                logger.warning("Metrics can't be shared with other workers by %s: %s. Make room there.", where, error)
             self._unshared = True
         else:
             self._unshared = False

@@ -44,7 +44,8 @@ class MetricsFiles:
             merge: Adds up what several dead workers wrote.
             service: Names the service; default: ``service_of`` the process that started this worker.
         """
-        self._folder = folder / (service or service_of(os.getppid()))
+        self.folder = folder / (service or service_of(os.getppid()))
+        """Where they are."""
         self._merge = merge
         self._writes = 0
         self._path: Path | None = None
@@ -59,7 +60,7 @@ class MetricsFiles:
             OSError: They don't fit, or can't be written. On our own page they are all the same.
         """
         if len(payload) > _SLOT - _HEADER.size:
-            raise OSError(errno.EFBIG, f"{len(payload)} bytes of metrics don't fit", str(self._folder))
+            raise OSError(errno.EFBIG, f"{len(payload)} bytes of metrics don't fit", str(self.folder))
         self._unwritten = payload
         if self._file is None:
             self._file = self._open()
@@ -69,12 +70,21 @@ class MetricsFiles:
         self._unwritten = None
 
     def read(self) -> list[tuple[bytes, bool]]:
-        """What every worker wrote last, and whether it lives."""
+        """What every worker wrote last, and whether it lives.
+
+        Raises:
+            OSError: The files can't be read, and there is nothing of our own that is not in them either.
+        """
         ours = self._unwritten
         found: list[tuple[bytes, bool]] = [] if ours is None else [(ours, True)]
-        with suppress(OSError), self._locked(fcntl.LOCK_SH):
-            paths = [path for path in sorted(self._folder.glob("*.metrics")) if ours is None or path != self._path]
-            found += [(last[1], self._lives(path)) for path in paths if (last := _read(path)) is not None]
+        try:
+            with self._locked(fcntl.LOCK_SH):
+                paths = [path for path in sorted(self.folder.glob("*.metrics")) if ours is None or path != self._path]
+                found += [(last[1], self._lives(path)) for path in paths if (last := _read(path)) is not None]
+        except OSError:
+            if ours is None:
+                # A page without any number would look like a service that does nothing.
+                raise
         return found
 
     def close(self) -> None:
@@ -85,14 +95,14 @@ class MetricsFiles:
 
     def _open(self) -> int:
         """Makes this worker's file, removes those of services that are gone, and merges those of workers that are."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _remove_others(self._folder.parent, keep=self._folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _remove_others(self.folder.parent, keep=self.folder)
         with self._locked(fcntl.LOCK_EX):
             self._retire()
-            path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
-            file = _opened(path)
+            # Known to be ours before anybody can read it.
+            self._path = self.folder / f"{os.getpid()}-{os.urandom(4).hex()}.metrics"
+            file = _opened(self._path)
             fcntl.flock(file, fcntl.LOCK_EX)
-        self._path = path
         return file
 
     def _lives(self, path: Path) -> bool:
@@ -100,8 +110,8 @@ class MetricsFiles:
 
     def _retire(self) -> None:
         """Merges the files of dead workers into one: a service may lose thousands of workers in its life."""
-        dead = [path for path in self._folder.glob("*.metrics") if path.name != _RETIRED and not _is_locked(path)]
-        retired = self._folder / _RETIRED
+        dead = [path for path in self.folder.glob("*.metrics") if path.name != _RETIRED and not _is_locked(path)]
+        retired = self.folder / _RETIRED
         before = _read(retired)
         file = _opened(retired)
         try:
@@ -119,7 +129,7 @@ class MetricsFiles:
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
         # Opened each time: a lock belongs to what was opened, and would not hold between two threads that share it.
-        lock = os.open(self._folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, kind)
             yield

@@ -376,6 +376,16 @@ def test_a_worker_starts_on_a_full_disk_and_what_those_before_it_counted_stays(
     files.close()
 
 
+def test_numbers_that_can_not_be_read_are_no_page_without_numbers(tmp_path: Path):
+    files = MetricsFiles(tmp_path, merge=b"".join)
+    files.write(b"first")
+    (files.folder / "lock").unlink()
+    (files.folder / "lock").mkdir()
+    with pytest.raises(OSError, match="lock"):
+        files.read()
+    files.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room can't be made before there")
 def test_the_room_of_metrics_is_on_the_disk_before_they_are_written(tmp_path: Path):
     files = MetricsFiles(tmp_path, merge=b"".join)
