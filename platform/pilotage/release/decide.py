@@ -140,8 +140,14 @@ class Verifier:
             places = [Path(version.bundle)]
             if self._copies is not None:
                 places.append(self._copies / version.model / str(version.version))
-            wrong = [self._wrong(place, version.bundle_sha256) for place in places]
-            self._found[version.version] = None if None in wrong else wrong[0]
+            errors: list[BundleCorrupt] = []
+            for place in places:
+                if (error := self._wrong(place, version.bundle_sha256)) is None:
+                    errors = []
+                    break
+                errors.append(error)
+            # Of the registry's, if none will do.
+            self._found[version.version] = errors[0] if errors else None
         return self._found[version.version]
 
     def _wrong(self, place: Path, sha256: str) -> BundleCorrupt | None:
